@@ -1,0 +1,76 @@
+"""Documents: cleaned text for pretraining and retrieval, and the record of what was left out."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from data_contracts.contract import Contract, TableRule
+
+SPLITS = ("train", "validation")
+
+DOCUMENTS = Contract(
+    name="documents",
+    version=1,
+    summary="cleaned, deduplicated, decontaminated text with its train/validation split",
+    rules=(
+        TableRule(
+            schema=pa.schema(
+                {
+                    "doc_id": pa.string(),
+                    "source": pa.string(),
+                    "title": pa.string(),
+                    "kind": pa.string(),
+                    "language": pa.string(),
+                    "split": pa.string(),
+                    "num_bytes": pa.int64(),
+                    "text": pa.large_string(),
+                }
+            ),
+            unique="doc_id",
+            allowed={"split": SPLITS},
+        ),
+    ),
+)
+
+REJECTS = Contract(
+    name="rejects",
+    version=1,
+    summary="every document that was dropped, with the step and the reason",
+    rules=(
+        TableRule(
+            schema=pa.schema(
+                {
+                    "doc_id": pa.string(),
+                    "source": pa.string(),
+                    "title": pa.string(),
+                    "step": pa.string(),
+                    "reason": pa.string(),
+                    "detail": pa.string(),
+                    "num_bytes": pa.int64(),
+                    "preview": pa.string(),
+                }
+            ),
+        ),
+    ),
+)
+
+FUNNEL = Contract(
+    name="funnel",
+    version=1,
+    summary="documents and bytes before and after each step, in order",
+    rules=(
+        TableRule(
+            schema=pa.schema(
+                {
+                    "position": pa.int32(),
+                    "step": pa.string(),
+                    "documents_in": pa.int64(),
+                    "documents_out": pa.int64(),
+                    "bytes_in": pa.int64(),
+                    "bytes_out": pa.int64(),
+                }
+            ),
+            unique="position",
+        ),
+    ),
+)
