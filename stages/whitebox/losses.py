@@ -1,0 +1,198 @@
+"""Losses on hidden states, without ever holding the logits of all tokens.
+
+At a vocabulary of 64k the logits of 8 x 1,024 tokens take 2.1 GB, several times what the rest of the model takes.
+So every loss here goes over the tokens in chunks; a chunk's logits are made, used and forgotten.
+
+Shapes: B batch, T tokens, D width, V vocabulary, M tokens that count (those with a target), C tokens of one chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100
+"""A target with this value has no loss (Hugging Face's convention)."""
+
+CHUNK_TOKENS = 1024
+
+
+def cross_entropy_sum(
+    hidden_BxTxD: Tensor, weight_VxD: Tensor, targets_BxT: Tensor, chunk_tokens: int = CHUNK_TOKENS
+) -> tuple[Tensor, int]:
+    """Sum over all counted tokens of -log p(target), in nats, exact as `F.cross_entropy(..., reduction="sum")`.
+
+    The gradient of a chunk is made in the forward pass, while its logits are there: no second matrix product
+    (as in Liger Kernel, Hsu et al. 2024, arXiv:2410.10989).
+
+    Returns:
+        The sum (a float32 scalar, 0 where nothing is counted) and the number of counted tokens.
+    """
+    hidden_MxD, targets_M = _counted(hidden_BxTxD, targets_BxT)
+    nats_sum = _CrossEntropySum.apply(hidden_MxD, weight_VxD, targets_M, chunk_tokens)
+    return nats_sum, targets_M.numel()
+
+
+def token_log_probs(
+    hidden_BxTxD: Tensor, weight_VxD: Tensor, targets_BxT: Tensor, chunk_tokens: int = CHUNK_TOKENS
+) -> Tensor:
+    """log p(target) of each token: logp_BxT in float32, 0 where the target is ignored.
+
+    The backward pass makes a chunk's logits a second time instead of keeping them.
+    """
+    hidden_MxD, targets_M = _counted(hidden_BxTxD, targets_BxT)
+    logp_M = _TokenLogProbs.apply(hidden_MxD, weight_VxD, targets_M, chunk_tokens)
+    empty_BxT = torch.zeros(targets_BxT.shape, dtype=torch.float32, device=targets_BxT.device)
+    return empty_BxT.masked_scatter(targets_BxT != IGNORED, logp_M)
+
+
+def sequence_log_probs(
+    hidden_BxTxD: Tensor, weight_VxD: Tensor, targets_BxT: Tensor, chunk_tokens: int = CHUNK_TOKENS
+) -> Tensor:
+    """Sum of the counted tokens' log-probabilities per row: logp_B."""
+    return token_log_probs(hidden_BxTxD, weight_VxD, targets_BxT, chunk_tokens).sum(dim=-1)
+
+
+class DpoLoss(NamedTuple):
+    """The loss (mean over pairs, with gradient), and what to watch: both are means over pairs, detached."""
+
+    loss: Tensor
+    margin: Tensor
+    accuracy: Tensor
+
+
+def dpo_loss(
+    policy_chosen_B: Tensor,
+    policy_rejected_B: Tensor,
+    reference_chosen_B: Tensor,
+    reference_rejected_B: Tensor,
+    beta: float = 0.1,
+) -> DpoLoss:
+    """Direct preference optimisation: Rafailov et al. 2023, arXiv:2305.18290, equation 7.
+
+    Arguments are the sums of log-probabilities of whole completions. The margin is
+    beta x ((chosen - its reference) - (rejected - its reference)); accuracy is the share of pairs with a margin
+    above zero, half of a tie, so that an untrained policy scores 0.5 and not 0.
+    """
+    gain_B = (policy_chosen_B - reference_chosen_B) - (policy_rejected_B - reference_rejected_B)
+    margin_B = beta * gain_B
+    won_B = (margin_B > 0).float() + 0.5 * (margin_B == 0).float()
+    return DpoLoss(-F.logsigmoid(margin_B).mean(), margin_B.detach().mean(), won_B.mean())
+
+
+def bits_per_byte(total_nats: float, total_bytes: int) -> float:
+    """Loss over a text per byte of it: compares models with different tokenizers.
+
+    Raises:
+        ValueError: there are no bytes.
+    """
+    if total_bytes <= 0:
+        raise ValueError(f"bits per byte over {total_bytes} bytes; expected a text that is not empty")
+    return total_nats / math.log(2) / total_bytes
+
+
+def _counted(hidden_BxTxD: Tensor, targets_BxT: Tensor) -> tuple[Tensor, Tensor]:
+    """Only the tokens with a target: where few have one (chat), most of the output matrix's work falls away."""
+    targets = targets_BxT.reshape(-1)
+    hidden = hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1])
+    counted = targets != IGNORED
+    if bool(counted.all()):
+        return hidden, targets
+    return hidden[counted], targets[counted]
+
+
+def _logits(hidden_CxD: Tensor, weight_VxD: Tensor) -> Tensor:
+    """The product in the type of the hidden states (bfloat16 when mixed), everything after it in float32."""
+    return (hidden_CxD @ weight_VxD.T).float()
+
+
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    if torch.is_autocast_enabled(hidden.device.type):
+        return torch.get_autocast_dtype(hidden.device.type)
+    return hidden.dtype
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    """d(-log p)/d(logits) = p - onehot(target), so one chunk's gradient needs only its own logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_MxD: Tensor, weight_VxD: Tensor, targets_M: Tensor, chunk_tokens: int
+    ) -> Tensor:
+        dtype = _compute_dtype(hidden_MxD)
+        hidden, weight = hidden_MxD.to(dtype), weight_VxD.to(dtype)
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.zeros_like(hidden_MxD) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight_VxD, dtype=torch.float32) if wants_weight else None
+        nats_sum = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(targets_M), chunk_tokens):
+                part = slice(start, start + chunk_tokens)
+                logits_CxV = _logits(hidden[part], weight)
+                target_Cx1 = targets_M[part, None]
+                nats_sum -= logits_CxV.gather(1, target_Cx1).sum()
+                lse_Cx1 = logits_CxV.logsumexp(dim=1, keepdim=True)
+                nats_sum += lse_Cx1.sum()
+                if not (wants_hidden or wants_weight):
+                    continue
+                grad_CxV = logits_CxV.sub_(lse_Cx1).exp_()
+                grad_CxV.scatter_add_(1, target_Cx1, grad_CxV.new_full(target_Cx1.shape, -1.0))
+                grad_CxV = grad_CxV.to(dtype)
+                if grad_hidden is not None:
+                    grad_hidden[part] = grad_CxV @ weight
+                if grad_weight is not None:
+                    grad_weight += grad_CxV.T @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight_VxD.dtype
+        return nats_sum
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return (
+            None if grad_hidden is None else grad_hidden * grad_out.to(grad_hidden.dtype),
+            None if grad_weight is None else (grad_weight * grad_out).to(ctx.weight_dtype),
+            None,
+            None,
+        )
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """Keeps one number per token (the log of the softmax's denominator) and makes the logits anew in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_MxD: Tensor, weight_VxD: Tensor, targets_M: Tensor, chunk_tokens: int
+    ) -> Tensor:
+        ctx.dtype, ctx.chunk_tokens = _compute_dtype(hidden_MxD), chunk_tokens
+        hidden, weight = hidden_MxD.to(ctx.dtype), weight_VxD.to(ctx.dtype)
+        lse_M = torch.empty(len(targets_M), dtype=torch.float32, device=hidden.device)
+        logp_M = torch.empty_like(lse_M)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(targets_M), chunk_tokens):
+                part = slice(start, start + chunk_tokens)
+                logits_CxV = _logits(hidden[part], weight)
+                lse_M[part] = logits_CxV.logsumexp(dim=1)
+                logp_M[part] = logits_CxV.gather(1, targets_M[part, None]).squeeze(1) - lse_M[part]
+        ctx.save_for_backward(hidden_MxD, weight_VxD, targets_M, lse_M)
+        return logp_M
+
+    @staticmethod
+    def backward(ctx: Any, grad_M: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_MxD, weight_VxD, targets_M, lse_M = ctx.saved_tensors
+        hidden, weight = hidden_MxD.to(ctx.dtype), weight_VxD.to(ctx.dtype)
+        grad_hidden = torch.zeros_like(hidden_MxD)
+        grad_weight = torch.zeros_like(weight_VxD, dtype=torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(targets_M), ctx.chunk_tokens):
+                part = slice(start, start + ctx.chunk_tokens)
+                grad_CxV = -(_logits(hidden[part], weight) - lse_M[part, None]).exp_()
+                grad_CxV.scatter_add_(1, targets_M[part, None], torch.ones_like(grad_CxV[:, :1]))
+                grad_CxV = (grad_CxV * grad_M[part, None]).to(ctx.dtype)
+                grad_hidden[part] = grad_CxV @ weight
+                grad_weight += grad_CxV.T @ hidden[part]
+        return grad_hidden, grad_weight.to(weight_VxD.dtype), None, None

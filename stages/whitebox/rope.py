@@ -1,0 +1,35 @@
+"""Rotary position embeddings: RoPE, Su et al. 2021, arXiv:2104.09864.
+
+Each pair of features of a query or key is turned by an angle that grows with the token's position, so that the
+dot product of two of them depends on their distance only. Pairs are (i, i + H/2), as in Hugging Face's weights,
+and not (2i, 2i + 1), as in the paper's equation 34: the same rotation under a fixed permutation of the features.
+
+Shapes: B batch, T tokens, N heads, H head size, P positions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rope_tables(
+    num_positions: int, head_dim: int, theta: float, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the angle of every position and feature: cos_PxH, sin_PxH, in float32."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64, device=device).float() / head_dim
+    turns_per_token = 1.0 / theta**exponents
+    positions = torch.arange(num_positions, dtype=torch.float32, device=device)
+    angles = torch.outer(positions, turns_per_token)
+    angles_PxH = torch.cat([angles, angles], dim=-1)
+    return angles_PxH.cos(), angles_PxH.sin()
+
+
+def apply_rope(x_BxTxNxH: Tensor, cos_BxTx1xH: Tensor, sin_BxTx1xH: Tensor) -> Tensor:
+    """Turns every pair of features by its position's angle; keeps the type of `x`.
+
+    The tables may have a batch size of 1 when all rows have the same positions.
+    """
+    first, second = x_BxTxNxH.chunk(2, dim=-1)
+    turned_BxTxNxH = torch.cat([-second, first], dim=-1)
+    return (x_BxTxNxH * cos_BxTx1xH + turned_BxTxNxH * sin_BxTx1xH).to(x_BxTxNxH.dtype)
