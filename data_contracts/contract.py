@@ -73,7 +73,7 @@ class TableRule(FileRule):
     def problems(self, path: Path) -> Iterator[str]:
         """Compare the footer's schema, then the columns that carry invariants."""
         try:
-            found = pq.read_schema(path)  # type: ignore[no-untyped-call]
+            found = pq.read_schema(path)
         except (pa.ArrowInvalid, OSError) as error:
             yield f"is no readable Parquet file ({error})"
             return
@@ -115,7 +115,8 @@ class TensorRule(FileRule):
             return
         for name, dtypes in self.tensors.items():
             if name not in header:
-                yield f"tensor {name!r} is missing; the file holds {sorted(k for k in header if k != '__metadata__')[:6]}"
+                present = sorted(key for key in header if key != "__metadata__")
+                yield f"tensor {name!r} is missing; the file holds {present[:6]}"
             elif dtypes and header[name]["dtype"] not in dtypes:
                 yield f"tensor {name!r} is {header[name]['dtype']}, expected {' or '.join(dtypes)}"
         carried = header.get("__metadata__", {})
@@ -182,7 +183,7 @@ class Contract:
     def count_rows(self, folder: Path) -> int | None:
         """Rows over all `part-*.parquet` files, or None where the part has no such table."""
         files = sorted(folder.glob("part-*.parquet"))
-        return sum(pq.read_metadata(path).num_rows for path in files) if files else None  # type: ignore[no-untyped-call]
+        return sum(pq.read_metadata(path).num_rows for path in files) if files else None
 
     def describe(self) -> dict[str, Any]:
         """What the snapshot in `frozen/` holds: any change of it must come with a new version."""
@@ -191,7 +192,7 @@ class Contract:
 
 def _read_column(path: Path, column: str) -> pa.ChunkedArray:
     # ParquetFile, not read_table: the latter also treats folder names like `x=1` as partitions.
-    with pq.ParquetFile(path) as file:  # type: ignore[no-untyped-call]
+    with pq.ParquetFile(path) as file:
         return file.read(columns=[column]).column(0)
 
 
@@ -199,7 +200,7 @@ def schema_differences(found: pa.Schema, expected: pa.Schema) -> Iterator[str]:
     """Yield one sentence per column that is missing, unexpected or of another type."""
     for wanted in expected:
         if wanted.name not in found.names:
-            yield f"column {wanted.name!r} ({wanted.type}) is missing; found columns: {', '.join(found.names)}"
+            yield f"column {wanted.name!r} ({wanted.type}) is missing; found: {', '.join(found.names)}"
         elif found.field(wanted.name).type != wanted.type:
             yield f"column {wanted.name!r} is {found.field(wanted.name).type}, expected {wanted.type}"
     if extra := [name for name in found.names if name not in expected.names]:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MANIFEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 
 
@@ -89,7 +88,7 @@ class KeyParts(_Record):
 class Manifest(_Record):
     """The record of one artifact."""
 
-    manifest_version: Literal[1] = MANIFEST_VERSION
+    manifest_version: Literal[1] = 1
     stage: str
     fingerprint: str
     key: KeyParts

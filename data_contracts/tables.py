@@ -29,7 +29,7 @@ class PartWriter:
         self.schema = contract.schema.with_metadata({"contract": contract.identity})
         self.num_rows = 0
         self._rows: list[Mapping[str, Any]] = []
-        self._writer = pq.ParquetWriter(folder / file_name, self.schema, compression="zstd")  # type: ignore[no-untyped-call]
+        self._writer = pq.ParquetWriter(folder / file_name, self.schema, compression="zstd")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row; missing columns become null, unknown columns raise KeyError."""
@@ -55,7 +55,7 @@ class PartWriter:
 
     def __exit__(self, *_: object) -> None:
         self._flush()
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def write_part(folder: Path, contract: Contract, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -73,7 +73,7 @@ def part_files(folder: Path) -> list[Path]:
 def read_rows(folder: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Stream the part's rows as dictionaries, one row group in memory at a time."""
     for path in part_files(folder):
-        with pq.ParquetFile(path) as file:  # type: ignore[no-untyped-call]
+        with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=ROWS_PER_GROUP, columns=columns):
                 yield from batch.to_pylist()
 
@@ -82,6 +82,6 @@ def read_part(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The whole part as one Arrow table: for skinny columns, not for text."""
     tables = []
     for path in part_files(folder):
-        with pq.ParquetFile(path) as file:  # type: ignore[no-untyped-call]
+        with pq.ParquetFile(path) as file:
             tables.append(file.read(columns=list(columns) if columns else None))
     return pa.concat_tables(tables)

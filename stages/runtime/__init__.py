@@ -1,0 +1,1 @@
+"""The frame around every stage: configuration, artifacts, fingerprints, events, errors. Knows no stage."""

@@ -1,0 +1,108 @@
+"""What a running stage holds in its hand: events, a folder that survives a kill, and the question "stop?"."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.runtime.errors import StopRequested
+from stages.runtime.events import EventLog
+
+PROGRESS_EVERY_SECONDS = 0.5
+POLLS_ARE_FRESH_SECONDS = 15.0
+
+
+class StageSession:
+    """Handed to every stage's `run`."""
+
+    def __init__(self, stage: str, work_dir: Path, log: EventLog) -> None:
+        self.stage = stage
+        self.work_dir = work_dir
+        """Survives a kill: what is stored here is there again when the same artifact is built next."""
+        self._log = log
+        self._stop = False
+        self._last_poll = float("-inf")
+        self._last_progress = float("-inf")
+        self._progress_start: tuple[str, float, int] | None = None
+
+    def log(self, message: str) -> None:
+        """Say something that a reader of the log wants to know. Not for every step."""
+        self._log.emit("log", level="info", message=message)
+
+    def warn(self, message: str) -> None:
+        """Say that something is not as the user may expect."""
+        self._log.emit("log", level="warning", message=message)
+
+    def progress(self, done: int, total: int, unit: str = "steps", **info: float | str) -> None:
+        """Report `done` of `total` `unit`s; throttled, and the time that is left is computed here."""
+        now = time.monotonic()
+        if self._progress_start is None or self._progress_start[0] != unit or done < self._progress_start[2]:
+            self._progress_start = (unit, now, done)
+        if done < total and now - self._last_progress < PROGRESS_EVERY_SECONDS:
+            return
+        self._last_progress = now
+        _, started, first = self._progress_start
+        rate = (done - first) / (now - started) if now > started else 0.0
+        eta = (total - done) / rate if rate > 0 else None
+        self._log.emit(
+            "progress",
+            done=done,
+            total=total,
+            unit=unit,
+            eta_seconds=None if eta is None else round(eta, 1),
+            per_second=round(rate, 3),
+            info=info,
+        )
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Add one point at `step` to the curve of every named value."""
+        self._log.emit("metrics", step=step, values=values)
+
+    def sample(self, prompt: str, text: str, step: int | None = None, kind: str = "text") -> None:
+        """Show what a model wrote for `prompt`."""
+        self._log.emit("sample", prompt=prompt, text=text, step=step, kind=kind)
+
+    def table(
+        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = ""
+    ) -> None:
+        """A small table for the report and the Prefect UI."""
+        self._log.emit(
+            "table", name=name, columns=list(columns), rows=[list(r) for r in rows], caption=caption
+        )
+
+    def chart(
+        self,
+        name: str,
+        *,
+        title: str,
+        x_label: str,
+        y_label: str,
+        series: Mapping[str, Sequence[Sequence[Any]]],
+        kind: str = "line",
+    ) -> None:
+        """A plot: `series` maps a label to its [x, y] or, with error bars, [x, y, low, high] points."""
+        points = {label: [list(point) for point in line] for label, line in series.items()}
+        self._log.emit(
+            "chart", name=name, title=title, x_label=x_label, y_label=y_label, series=points, kind=kind
+        )
+
+    def should_stop(self) -> bool:
+        """Whether SIGTERM or Ctrl-C arrived. Whoever asks must stop in order: save, raise StopRequested."""
+        self._last_poll = time.monotonic()
+        return self._stop
+
+    def install_signal_handlers(self) -> None:
+        """SIGTERM and SIGINT set the flag; a stage that does not poll it is interrupted at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        polled = time.monotonic() - self._last_poll < POLLS_ARE_FRESH_SECONDS
+        if polled and not self._stop:
+            self._stop = True
+            return
+        name = signal.Signals(number).name
+        raise StopRequested(f"{self.stage} was stopped by {name}", hint="build again to go on")

@@ -1,0 +1,75 @@
+"""What a stage declares about itself, without importing any of the code that does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data_contracts import Contract
+from stages.runtime.errors import UserError, did_you_mean
+
+GpuPolicy = Literal["none", "preferred", "required"]
+
+
+class StageConfig(BaseModel):
+    """Base of every stage's configuration: frozen, nothing unknown, a docstring under each field."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+@dataclass(frozen=True)
+class Read:
+    """One input: `part` of the artifact that `stage` writes, under `contract`."""
+
+    stage: str
+    part: str
+    contract: Contract
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """The declaration of a stage."""
+
+    name: str
+    version: int
+    """Bumped by the author when outputs change although no code of this repository did."""
+    config: type[StageConfig]
+    writes: Mapping[str, Contract]
+    """Part name -> contract; a part is one folder of the artifact."""
+    reads: Mapping[str, Read] = field(default_factory=dict)
+    image: str = "data"
+    """Image family: data or torch."""
+    gpu: GpuPolicy = "none"
+    summary: str = ""
+    external_inputs: Callable[[Any], Mapping[str, str]] | None = None
+    """Config -> {name: sha256} of files that are read from outside the store."""
+    not_in_key: frozenset[str] = frozenset()
+    """Config fields that the fingerprint leaves out, because `external_inputs` counts their content."""
+
+    def parse_config(self, raw: Mapping[str, Any]) -> StageConfig:
+        """Validate `raw`. Raises UserError that names the field, and the nearest known one for a typo."""
+        try:
+            return self.config.model_validate(dict(raw))
+        except ValidationError as error:
+            raise self._explain(error) from None
+
+    def _explain(self, error: ValidationError) -> UserError:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        known = list(self.config.model_fields)
+        if first["type"] == "extra_forbidden":
+            message = f"[{self.name}] has no setting {where!r}{did_you_mean(where, known)}"
+            return UserError(message, hint=f"settings of {self.name}: {', '.join(known)}")
+        message = f"[{self.name}] {where} = {first.get('input')!r}: {first['msg']}"
+        documented = self.config.model_fields.get(str(first["loc"][0]) if first["loc"] else "")
+        about = f"{where}: {documented.description}" if documented and documented.description else ""
+        return UserError(message, hint=about or f"see stages/{self.name}/spec.py")
+
+    def key_config(self, config: StageConfig) -> dict[str, Any]:
+        """The part of the configuration that the fingerprint covers, as plain JSON values."""
+        return config.model_dump(mode="json", exclude=set(self.not_in_key))
