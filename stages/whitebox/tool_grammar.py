@@ -5,8 +5,8 @@ The model writes freely until it emits the control token `<tool_call>`; from the
     {"name": "TOOL", "arguments": {"ARGUMENT": "TEXT"}}
 
 completable are left to it, then `</tool_call>`, then `<|im_end|>`. The grammar works on bytes
-(`CallGrammar`); `TokenMasks` lifts it to a vocabulary by walking the trie of the tokens' bytes once per grammar
-state, and `ToolCallConstraint` follows one generation and sees to it that a call ends within the token budget.
+(`CallGrammar`); `TokenMasks` lifts it to a vocabulary by walking the trie of the tokens' bytes once per
+grammar state; `ToolCallConstraint` follows one turn and sees to it that a call ends within the token budget.
 
 Two bounds hold at once, and both are numbers per token, so that a mask is two vector comparisons:
 `bytes_needed_V`, how much room the argument must still have, and `tokens_needed_V`, how many tokens the
@@ -249,12 +249,18 @@ class TokenMasks:
         return fewest[-1]
 
     def _measure(self, start: CallState) -> TokenReach:
-        needed_V = torch.full((self.width,), NEVER, dtype=torch.int16)
-        tokens_V = torch.full((self.width,), NEVER, dtype=torch.int16)
+        ids, bytes_needed, tokens_needed = [], [], []
         for token_ids, state, needed in self._walk(start):
-            needed_V[token_ids] = needed
-            tokens_V[token_ids] = self.tokens_to_close(state)
-        return TokenReach(needed_V, tokens_V)
+            ids += token_ids
+            bytes_needed += [needed] * len(token_ids)
+            tokens_needed += [self.tokens_to_close(state)] * len(token_ids)
+        return TokenReach(self._spread(ids, bytes_needed), self._spread(ids, tokens_needed))
+
+    def _spread(self, ids: list[int], values: list[int]) -> Tensor:
+        """One vector over the vocabulary, NEVER where no value is given; written at once, not per token."""
+        spread_V = torch.full((self.width,), NEVER, dtype=torch.int16)
+        spread_V[torch.tensor(ids, dtype=torch.long)] = torch.tensor(values, dtype=torch.int16)
+        return spread_V
 
     def _walk(self, start: CallState) -> Iterator[tuple[list[int], CallState, int]]:
         """Yield (token ids, state after them, argument bytes needed) for every token that may follow."""
