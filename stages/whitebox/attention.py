@@ -1,7 +1,8 @@
 """Causal self-attention with grouped queries, twice: once to read, once to run.
 
-`reference_attend` is the formula (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1); `attend` is the same
-through PyTorch's fused kernel. A test holds them together. Grouped queries: Ainslie et al. 2023, arXiv:2305.13245.
+`reference_attend` is the formula (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1); `attend` is the
+same through PyTorch's fused kernel. A test holds them together. Grouped queries: Ainslie et al. 2023,
+arXiv:2305.13245.
 
 Shapes: B batch, T tokens, S cached and new tokens, D width, N query heads, K key/value heads, H head size.
 """
@@ -60,7 +61,8 @@ def attend(
     """Attention through the fused kernel, which never holds all scores.
 
     Args:
-        mask_Bx1xTxS: True where a query may look; None means causal, with the queries as the last T of S tokens.
+        mask_Bx1xTxS: True where a query may look; None means causal, with the queries as the last T of S
+            tokens.
 
     Returns:
         o_BxNxTxH.
@@ -88,7 +90,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, config.key_value_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, config.key_value_size, bias=False)
         self.o_proj = nn.Linear(config.query_size, config.hidden_size, bias=False)
-        # QK-norm (Henry et al. 2020, arXiv:2010.04245) bounds the scores, so that a high learning rate stays stable.
+        # QK-norm (Henry et al. 2020, arXiv:2010.04245) bounds the scores, so that a high learning rate
+        # stays stable.
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 

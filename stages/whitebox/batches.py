@@ -36,7 +36,9 @@ class TokenShards:
     def __init__(self, folder: Path, split: str) -> None:
         paths = sorted(Path(folder).glob(f"{split}-*.safetensors"))
         if not paths:
-            raise ValueError(f"{folder} has no {split}-*.safetensors; expected the `tokens` part of the tokenizer stage")
+            raise ValueError(
+                f"{folder} has no {split}-*.safetensors; expected the `tokens` part of the tokenizer stage"
+            )
         self.split = split
         shards = [_map_tensors(path) for path in paths]
         self._parts = [shard["tokens"] for shard in shards]
@@ -91,20 +93,23 @@ class TokenShards:
             ]
         )
         if (firsts != self.bos_id).any():
-            raise ValueError(f"{folder}: {self.split} documents begin with different ids, expected BOS everywhere")
+            raise ValueError(
+                f"{folder}: {self.split} documents begin with different ids, expected BOS everywhere"
+            )
 
 
 class PackedBatches:
     """Rows of exactly `context_tokens`, cut from a stream of shuffled documents; endless.
 
-    Each epoch puts the documents in a new order, cuts that stream into rows and shuffles the rows. A row's inputs
-    are BOS and the stream without its last token, its targets the stream: so a row that starts within a document
-    looks like the windows of `evaluate_bits_per_byte`, and every token is a target once per epoch. BOS itself is
-    no target; nothing is to be learned about where the next document begins. The last tokens of an epoch that fill
-    no row fall out, others each epoch.
+    Each epoch puts the documents in a new order, cuts that stream into rows and shuffles the rows. A row's
+    inputs are BOS and the stream without its last token, its targets the stream: so a row that starts
+    within a document looks like the windows of `evaluate_bits_per_byte`, and every token is a target once
+    per epoch. BOS itself is no target; nothing is to be learned about where the next document begins. The
+    last tokens of an epoch that fill no row fall out, others each epoch.
 
     Args:
-        separate_documents: also give "document_ids" and "positions", so that attention stays within documents.
+        separate_documents: also give "document_ids" and "positions", so that attention stays within
+            documents.
 
     Raises:
         ValueError: the split is shorter than one row.
@@ -120,8 +125,8 @@ class PackedBatches:
     ) -> None:
         if shards.num_tokens < context_tokens:
             raise ValueError(
-                f"the {shards.split} split has {shards.num_tokens} tokens, fewer than one row of {context_tokens}; "
-                "give the corpus more text or set a smaller context_tokens"
+                f"the {shards.split} split has {shards.num_tokens} tokens, fewer than one row of "
+                f"{context_tokens}; give the corpus more text or set a smaller context_tokens"
             )
         self.shards, self.batch_size, self.context_tokens = shards, batch_size, context_tokens
         self.seed, self.separate_documents = seed, separate_documents
@@ -130,18 +135,28 @@ class PackedBatches:
         self._shuffle()
 
     def next_batch(self) -> dict[str, Tensor]:
-        """"ids" and "targets", both BxT int64, and "document_ids" and "positions" if asked for."""
+        """ "ids" and "targets", both BxT int64, and "document_ids" and "positions" if asked for."""
         targets_BxT = torch.from_numpy(np.stack([self._next_row() for _ in range(self.batch_size)]))
-        ids_BxT = torch.cat([torch.full((self.batch_size, 1), self.shards.bos_id), targets_BxT[:, :-1]], dim=1)
-        batch = {"ids": ids_BxT, "targets": targets_BxT.masked_fill(targets_BxT == self.shards.bos_id, IGNORED)}
+        ids_BxT = torch.cat(
+            [torch.full((self.batch_size, 1), self.shards.bos_id), targets_BxT[:, :-1]], dim=1
+        )
+        batch = {
+            "ids": ids_BxT,
+            "targets": targets_BxT.masked_fill(targets_BxT == self.shards.bos_id, IGNORED),
+        }
         if self.separate_documents:
             batch["document_ids"] = (ids_BxT == self.shards.bos_id).cumsum(dim=1)
             batch["positions"] = positions_within(batch["document_ids"])
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch begins. The orders follow from seed and epoch, so no generator's state is kept."""
-        return {"seed": self.seed, "epoch": self._epoch, "row": self._row, "rows_per_epoch": self.rows_per_epoch}
+        """Where the next batch begins; the orders follow from seed and epoch."""
+        return {
+            "seed": self.seed,
+            "epoch": self._epoch,
+            "row": self._row,
+            "rows_per_epoch": self.rows_per_epoch,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on where `state_dict` was taken.
@@ -179,12 +194,16 @@ class PackedBatches:
             if place_start >= stop:
                 break
             in_shards = self.shards.doc_offsets[self._documents[place]] - place_start
-            pieces.append(self.shards.read(int(max(start, place_start) + in_shards), int(min(stop, place_end) + in_shards)))
+            pieces.append(
+                self.shards.read(
+                    int(max(start, place_start) + in_shards), int(min(stop, place_end) + in_shards)
+                )
+            )
         return np.concatenate(pieces)
 
 
 def positions_within(document_ids_BxT: Tensor) -> Tensor:
-    """Position of each token in its own document, where equal ids stand side by side: positions_BxT from 0."""
+    """Position of each token in its own document, from 0; a document's tokens stand side by side."""
     index_T = torch.arange(document_ids_BxT.shape[1], device=document_ids_BxT.device)
     is_first_BxT = torch.ones_like(document_ids_BxT, dtype=torch.bool)
     is_first_BxT[:, 1:] = document_ids_BxT[:, 1:] != document_ids_BxT[:, :-1]
@@ -193,7 +212,7 @@ def positions_within(document_ids_BxT: Tensor) -> Tensor:
 
 
 def unigram_entropy(shards: TokenShards) -> float:
-    """Nats per token of a model that knows how often each token occurs, and nothing of what stands before it."""
+    """Nats per token of a model that knows only how often each token occurs."""
     counts = np.bincount(shards.tokens, minlength=shards.vocab_size).astype(np.float64)
     counts[shards.bos_id] = 0.0
     shares = counts[counts > 0] / counts.sum()
@@ -210,14 +229,16 @@ def windows_of(document: NDArray[np.int64], context_tokens: int) -> Iterator[NDA
 def pack_windows(lengths: Sequence[int], context_tokens: int) -> list[list[int]]:
     """Puts windows into as few rows as best-fit decreasing finds; returns the indices of each row.
 
-    No window may be longer than `context_tokens`. The order of equal lengths is kept, so the result is the same
-    every time.
+    No window may be longer than `context_tokens`. The order of equal lengths is kept, so the result is the
+    same every time.
     """
     rows: list[list[int]] = []
     rows_by_room: dict[int, list[int]] = {}
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = lengths[index]
-        room = min((r for r, open_rows in rows_by_room.items() if open_rows and r >= length), default=math.inf)
+        room = min(
+            (r for r, open_rows in rows_by_room.items() if open_rows and r >= length), default=math.inf
+        )
         if room == math.inf:
             rows.append([])
             row, room = len(rows) - 1, context_tokens
@@ -246,7 +267,7 @@ def _map_tensors(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """A safetensors file is the header's length (8 bytes), the header (JSON), and the tensors side by side."""
+    """A safetensors file is the header's length (8 bytes), the header (JSON), and the tensors."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
@@ -255,5 +276,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             raise ValueError(f"{path} is no safetensors file: its header is not JSON") from error
     data_end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     if path.stat().st_size < 8 + length + data_end:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, expected {8 + length + data_end}: it is cut short")
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes, expected {8 + length + data_end}: it is cut short"
+        )
     return header, 8 + length

@@ -1,4 +1,4 @@
-"""A model as a folder that Hugging Face's `from_pretrained` opens: weights, `config.json`, `generation_config.json`."""
+"""A model as a folder that `from_pretrained` of Hugging Face opens: weights and two JSON files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def save_model(model: CausalLM, folder: Path, stop_ids: Sequence[int] = ()) -> N
     _write_json(folder / GENERATION_FILE, _generation_config(model.config, stop_ids))
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> CausalLM:
+def load_model(
+    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> CausalLM:
     """Reads a folder that `save_model` or Hugging Face wrote; the model is in evaluation mode.
 
     Args:
@@ -92,7 +94,9 @@ def _check_tensors(folder: Path, model: CausalLM, weights: dict[str, torch.Tenso
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; expected a model folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+        raise ValueError(
+            f"{path} does not exist; expected a model folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+        )
     return path
 
 

@@ -59,7 +59,7 @@ class ModelConfig:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
-                f"num_key_value_heads {self.num_key_value_heads}; every key/value head serves as many query heads"
+                f"num_key_value_heads {self.num_key_value_heads}"
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}, expected an even number: RoPE turns pairs")
@@ -118,11 +118,13 @@ class ModelConfig:
     def flops_per_token(self, context_tokens: int) -> int:
         """Floating-point operations of one training token, forward and backward.
 
-        Six per matrix parameter, the output matrix included and the embedding look-up not, plus
-        12 x layers x query size x context for attention (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
-        That counts scores above the diagonal too, as published MFU figures do.
+        Six per matrix parameter, the output matrix included and the embedding look-up not, plus 12 x layers
+        x query size x context for attention (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). That
+        counts scores above the diagonal too, as published MFU figures do.
         """
-        matrices = self.num_hidden_layers * self.num_layer_matrix_params() + self.vocab_size * self.hidden_size
+        matrices = (
+            self.num_hidden_layers * self.num_layer_matrix_params() + self.vocab_size * self.hidden_size
+        )
         return 6 * matrices + 12 * self.num_hidden_layers * self.query_size * context_tokens
 
     def to_hf(self) -> dict[str, Any]:
@@ -143,7 +145,9 @@ class ModelConfig:
             "tie_word_embeddings": self.tie_word_embeddings,
             "attention_bias": False,
             "attention_dropout": 0.0,
-            **({"use_sliding_window": False, "sliding_window": None} if self.qk_norm else {"mlp_bias": False}),
+            **(
+                {"use_sliding_window": False, "sliding_window": None} if self.qk_norm else {"mlp_bias": False}
+            ),
             "initializer_range": 0.02,
             "use_cache": True,
             "bos_token_id": self.bos_token_id,
@@ -163,8 +167,12 @@ class ModelConfig:
         """
         model_type = fields.get("model_type")
         if model_type not in _ARCHITECTURES:
-            raise ValueError(f"config.json has model_type {model_type!r}, expected one of {sorted(_ARCHITECTURES)}")
-        missing = [name for name in _SIZES if name not in fields and name not in ("head_dim", "num_key_value_heads")]
+            raise ValueError(
+                f"config.json has model_type {model_type!r}, expected one of {sorted(_ARCHITECTURES)}"
+            )
+        missing = [
+            name for name in _SIZES if name not in fields and name not in ("head_dim", "num_key_value_heads")
+        ]
         if missing:
             raise ValueError(f"config.json lacks {', '.join(missing)}")
         _refuse_unsupported(fields)
@@ -183,7 +191,7 @@ class ModelConfig:
 
 
 def _key_value_heads(num_heads: int) -> int:
-    """The largest divisor of the query heads that is at most half of them (grouped queries, arXiv:2305.13245)."""
+    """The largest divisor of the query heads that is at most half of them."""
     return max((d for d in range(1, num_heads // 2 + 1) if num_heads % d == 0), default=1)
 
 

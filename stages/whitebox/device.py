@@ -1,8 +1,8 @@
 """Where to compute, and in which type: chosen by what the processor says that it can do, and said aloud.
 
 Weights, optimizer and loss stay in float32 everywhere; the type chosen here is that of the matrix products.
-Training on a CPU with bfloat16 instructions ran 2.5 times as fast with it; a CPU without them emulates it, at less
-than float32's speed (tests/benchmarks/matmul_types.py measures both).
+Training on a CPU with bfloat16 instructions ran 2.5 times as fast with it; a CPU without them emulates it,
+at less than float32's speed (tests/benchmarks/matmul_types.py measures both).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def pick_device() -> Device:
     found = [flag for flag in _BFLOAT16_FLAGS if flag in cpu_flags()]
     if found:
         return Device(torch.device("cpu"), torch.bfloat16, f"the CPU multiplies bfloat16 ({found[0]})")
-    return Device(torch.device("cpu"), torch.float32, "no GPU, and the CPU has no bfloat16 instructions, so float32")
+    return Device(
+        torch.device("cpu"), torch.float32, "no GPU, and the CPU has no bfloat16 instructions, so float32"
+    )
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
@@ -54,10 +56,12 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def fix_threads(num_threads: int = 0) -> int:
-    """Sets the number of threads of one operation and returns it; 0 means all cores that this process may use.
+    """Sets the number of threads of one operation and returns it; 0 means all cores of this process.
 
     Sums are split among threads, so another number gives other last bits: it is fixed once, and recorded.
     """
-    wanted = num_threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    wanted = num_threads or len(
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
     torch.set_num_threads(wanted)
     return wanted

@@ -62,9 +62,9 @@ def evaluate_bits_per_byte(
 ) -> HeldOut:
     """Scores every token but BOS and EOS exactly once, each document on its own.
 
-    A document longer than `context_tokens` is cut into windows that do not overlap; each window begins with BOS and
-    sees nothing before it. So a figure depends on `context_tokens`: compare models at the same. Windows of
-    several documents share a row, and attention stays within a window.
+    A document longer than `context_tokens` is cut into windows that do not overlap; each window begins with
+    BOS and sees nothing before it. So a figure depends on `context_tokens`: compare models at the same.
+    Windows of several documents share a row, and attention stays within a window.
 
     Args:
         max_documents: score only this many, evenly spaced over the split; None scores all.
@@ -78,12 +78,10 @@ def evaluate_bits_per_byte(
         raise ValueError(f"the {len(chosen)} chosen {shards.split} documents have no text to score")
     weight_VxD = model.output_weight()
     nats, num_tokens = 0.0, 0
-    for ids_BxT, targets_BxT, document_ids_BxT in _batches(windows, shards.bos_id, batch_size, context_tokens):
-        document_ids_BxT = document_ids_BxT.to(weight_VxD.device)
-        h_BxTxD = model.hidden_states(
-            ids_BxT.to(weight_VxD.device), positions_within(document_ids_BxT), document_ids_BxT
-        )
-        batch_nats, batch_tokens = cross_entropy_sum(h_BxTxD, weight_VxD, targets_BxT.to(weight_VxD.device))
+    for batch in _batches(windows, shards.bos_id, batch_size, context_tokens):
+        ids_BxT, targets_BxT, document_ids_BxT = (part.to(weight_VxD.device) for part in batch)
+        h_BxTxD = model.hidden_states(ids_BxT, positions_within(document_ids_BxT), document_ids_BxT)
+        batch_nats, batch_tokens = cross_entropy_sum(h_BxTxD, weight_VxD, targets_BxT)
         nats += float(batch_nats)
         num_tokens += batch_tokens
     return HeldOut(nats, int(shards.num_bytes[chosen].sum()), num_tokens)
@@ -107,7 +105,7 @@ def _batches(
 
 
 def _lay_out(rows: list[list[NDArray[np.int64]]], bos_id: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """ids, targets, document ids, each BxT; the rest of a row is padding, a document of its own without targets."""
+    """ids, targets, document ids, each BxT; a row ends in padding, a document of its own without targets."""
     ids_BxT = torch.full((len(rows), width), bos_id)
     targets_BxT = torch.full((len(rows), width), IGNORED)
     document_ids_BxT = torch.zeros((len(rows), width), dtype=torch.int64)

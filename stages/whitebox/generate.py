@@ -41,8 +41,8 @@ def generate(
 ) -> list[int]:
     """The tokens that the model puts behind the prompt, without the stop token.
 
-    Ends at a stop token, after `max_new_tokens`, or where the model's context is full. The same arguments give
-    the same tokens.
+    Ends at a stop token, after `max_new_tokens`, or where the model's context is full. The same arguments
+    give the same tokens.
 
     Args:
         temperature: 0 takes the most likely token each time.
@@ -146,6 +146,8 @@ def _check(model: CausalLM, prompt_ids: Sequence[int], temperature: float) -> No
         raise ValueError("the prompt has no tokens; begin with at least the BOS id")
     limit = model.config.max_position_embeddings
     if len(prompt_ids) >= limit:
-        raise ValueError(f"the prompt has {len(prompt_ids)} tokens and the model's context {limit}; shorten the prompt")
+        raise ValueError(
+            f"the prompt has {len(prompt_ids)} tokens and the model's context {limit}; shorten the prompt"
+        )
     if temperature < 0:
         raise ValueError(f"temperature is {temperature}, expected 0 (greedy) or more")

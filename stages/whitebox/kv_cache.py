@@ -29,7 +29,7 @@ class KVCache:
         self.length = 0
 
     def extend(self, layer: int, k_BxKxTxH: Tensor, v_BxKxTxH: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes the new tokens of one layer behind the filled part; returns all keys and values of that layer.
+        """Writes the new tokens of one layer behind the filled part; returns that layer's keys and values.
 
         `length` moves only with `advance`, after the last layer has written.
 

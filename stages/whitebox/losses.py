@@ -1,9 +1,10 @@
 """Losses on hidden states, without ever holding the logits of all tokens.
 
-At a vocabulary of 64k the logits of 8 x 1,024 tokens take 2.1 GB, several times what the rest of the model takes.
-So every loss here goes over the tokens in chunks; a chunk's logits are made, used and forgotten.
+At a vocabulary of 64k the logits of 8 x 1,024 tokens take 2.1 GB, several times what the rest of the model
+takes. So every loss here goes over the tokens in chunks; a chunk's logits are made, used and forgotten.
 
-Shapes: B batch, T tokens, D width, V vocabulary, M tokens that count (those with a target), C tokens of one chunk.
+Shapes: B batch, T tokens, D width, V vocabulary, M tokens that count (those with a target), C tokens of one
+chunk.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ CHUNK_TOKENS = 1024
 def cross_entropy_sum(
     hidden_BxTxD: Tensor, weight_VxD: Tensor, targets_BxT: Tensor, chunk_tokens: int = CHUNK_TOKENS
 ) -> tuple[Tensor, int]:
-    """Sum over all counted tokens of -log p(target), in nats, exact as `F.cross_entropy(..., reduction="sum")`.
+    """Sum over all counted tokens of -log p(target), in nats, exact as `F.cross_entropy(...,
+    reduction="sum")`.
 
     The gradient of a chunk is made in the forward pass, while its logits are there: no second matrix product
     (as in Liger Kernel, Hsu et al. 2024, arXiv:2410.10989).
@@ -74,9 +76,9 @@ def dpo_loss(
 ) -> DpoLoss:
     """Direct preference optimisation: Rafailov et al. 2023, arXiv:2305.18290, equation 7.
 
-    Arguments are the sums of log-probabilities of whole completions. The margin is
-    beta x ((chosen - its reference) - (rejected - its reference)); accuracy is the share of pairs with a margin
-    above zero, half of a tie, so that an untrained policy scores 0.5 and not 0.
+    Arguments are the sums of log-probabilities of whole completions. The margin is beta x ((chosen - its
+    reference) - (rejected - its reference)); accuracy is the share of pairs with a margin above zero, half
+    of a tie, so that an untrained policy scores 0.5 and not 0.
     """
     gain_B = (policy_chosen_B - reference_chosen_B) - (policy_rejected_B - reference_rejected_B)
     margin_B = beta * gain_B
@@ -96,7 +98,7 @@ def bits_per_byte(total_nats: float, total_bytes: int) -> float:
 
 
 def _counted(hidden_BxTxD: Tensor, targets_BxT: Tensor) -> tuple[Tensor, Tensor]:
-    """Only the tokens with a target: where few have one (chat), most of the output matrix's work falls away."""
+    """Only the tokens with a target: in chats few have one, and the output matrix has less work."""
     targets = targets_BxT.reshape(-1)
     hidden = hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1])
     counted = targets != IGNORED
@@ -162,7 +164,7 @@ class _CrossEntropySum(torch.autograd.Function):
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """Keeps one number per token (the log of the softmax's denominator) and makes the logits anew in backward."""
+    """Keeps one number per token, the log of the softmax's denominator; backward makes the logits anew."""
 
     @staticmethod
     def forward(

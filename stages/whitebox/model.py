@@ -2,7 +2,8 @@
 
 Parameter names are Hugging Face's, so that the weights open elsewhere unchanged.
 
-Shapes: B batch, T tokens, S cached and new tokens, D width, F feed-forward, V vocabulary, H head size, P positions.
+Shapes: B batch, T tokens, S cached and new tokens, D width, F feed-forward, V vocabulary, H head size, P
+positions.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class CausalLM(nn.Module):
         | matrices              | normal, 0.02                    |
         | o_proj, down_proj     | normal, 0.02 / sqrt(2 x layers) |
 
-        The last row keeps the residual stream's variance independent of the depth (GPT-2, Radford et al. 2019).
+        The last row keeps the residual stream's variance independent of the depth (GPT-2, Radford et al.
+        2019).
         """
         narrow = INITIAL_STD / math.sqrt(2 * self.config.num_hidden_layers)
         for name, parameter in self.named_parameters():
@@ -116,8 +118,10 @@ class CausalLM(nn.Module):
         """The final, normalised hidden state of every token.
 
         Args:
-            positions_BxT: position of each token for RoPE; by default 0, 1, 2, ... behind what the cache holds.
-            document_ids_BxT: tokens look only at tokens with the same id (several documents packed in one row).
+            positions_BxT: position of each token for RoPE; by default 0, 1, 2, ... behind what the cache
+                holds.
+            document_ids_BxT: tokens look only at tokens with the same id (several documents packed in one
+                row).
             cache: read and extended; the tokens follow those that it holds.
 
         Returns:
@@ -160,7 +164,8 @@ class CausalLM(nn.Module):
         return cos_PxH[positions_BxT][:, :, None], sin_PxH[positions_BxT][:, :, None]
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        # Plain attributes and not buffers: they follow from the config, so they have no place in a checkpoint.
+        # Plain attributes and not buffers: they follow from the config, so they have no place in a
+        # checkpoint.
         if self._rope_tables is None or self._rope_tables[0].device != device:
             config = self.config
             self._rope_tables = rope_tables(
@@ -168,9 +173,7 @@ class CausalLM(nn.Module):
             )
         return self._rope_tables
 
-    def _mask(
-        self, ids_BxT: Tensor, document_ids_BxT: Tensor | None, cache: KVCache | None
-    ) -> Tensor | None:
+    def _mask(self, ids_BxT: Tensor, document_ids_BxT: Tensor | None, cache: KVCache | None) -> Tensor | None:
         if document_ids_BxT is not None:
             if cache is not None:
                 raise ValueError("document_ids and a cache do not go together: decode one document per row")

@@ -13,8 +13,8 @@ def build_adamw(
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), as one fused kernel.
 
-    Matrices decay; norms, other vectors and the token embedding do not: rare tokens get few gradients, and decay
-    would pull their rows to zero meanwhile.
+    Matrices decay; norms, other vectors and the token embedding do not: rare tokens get few gradients, and
+    decay would pull their rows to zero meanwhile.
     """
     decayed, kept = [], []
     for name, parameter in model.named_parameters():
@@ -22,16 +22,23 @@ def build_adamw(
             is_matrix = parameter.ndim >= 2 and "embed_tokens" not in name
             (decayed if is_matrix else kept).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, eps=ADAM_EPS, fused=True)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=lr, betas=betas, eps=ADAM_EPS, fused=True
+    )
 
 
 def warmup_decay(
-    step: int, total_steps: int, warmup_steps: int, decay_fraction: float, min_learning_rate_fraction: float = 0.0
+    step: int,
+    total_steps: int,
+    warmup_steps: int,
+    decay_fraction: float,
+    min_learning_rate_fraction: float = 0.0,
 ) -> float:
     """Share of the peak learning rate at `step` (the first is 1): linear warm-up, stable, linear decay.
 
-    Warmup-stable-decay (Hu et al. 2024, arXiv:2404.06395): with `decay_fraction` 1 there is no stable part, and the
-    rate falls from the end of the warm-up to the last step. The fraction is never 0 before the last step is done.
+    Warmup-stable-decay (Hu et al. 2024, arXiv:2404.06395): with `decay_fraction` 1 there is no stable part,
+    and the rate falls from the end of the warm-up to the last step. The fraction is never 0 before the last
+    step is done.
 
     Raises:
         ValueError: `step` is outside 1..total_steps.

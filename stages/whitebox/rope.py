@@ -1,8 +1,9 @@
 """Rotary position embeddings: RoPE, Su et al. 2021, arXiv:2104.09864.
 
-Each pair of features of a query or key is turned by an angle that grows with the token's position, so that the
-dot product of two of them depends on their distance only. Pairs are (i, i + H/2), as in Hugging Face's weights,
-and not (2i, 2i + 1), as in the paper's equation 34: the same rotation under a fixed permutation of the features.
+Each pair of features of a query or key is turned by an angle that grows with the token's position, so that
+the dot product of two of them depends on their distance only. Pairs are (i, i + H/2), as in Hugging Face's
+weights, and not (2i, 2i + 1), as in the paper's equation 34: the same rotation under a fixed permutation of
+the features.
 
 Shapes: B batch, T tokens, N heads, H head size, P positions.
 """

@@ -1,8 +1,9 @@
 """The training loop that pretraining, fine-tuning and preference tuning share.
 
-One step: add up the summed losses of several micro batches, divide the gradient by all their targets at once (so that
-accumulation gives the gradient of one large batch, whatever each micro batch counts), clip, update. A run that is
-killed goes on from its last checkpoint and ends with the same bits as one that was not.
+One step: add up the summed losses of several micro batches, divide the gradient by all their targets at
+once (so that accumulation gives the gradient of one large batch, whatever each micro batch counts), clip,
+update. A run that is killed goes on from its last checkpoint and ends with the same bits as one that was
+not.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """The loss of one micro batch as a sum (with gradient) over `num_targets`; `metrics` are means over them."""
+    """The loss of a micro batch, summed over `num_targets` (with gradient); `metrics` are means."""
 
     loss_sum: Tensor
     num_targets: int
@@ -147,7 +148,9 @@ def train(
     while run.summary.steps < settings.total_steps:
         values = run.step()
         step = run.summary.steps
-        if evaluate is not None and (step % settings.evaluate_every_steps == 0 or step == settings.total_steps):
+        if evaluate is not None and (
+            step % settings.evaluate_every_steps == 0 or step == settings.total_steps
+        ):
             values.update(_evaluate(model, evaluate))
         run.record(values)
         on_step(step, values)
@@ -155,7 +158,9 @@ def train(
         if stopping or step % settings.checkpoint_every_steps == 0 or step == settings.total_steps:
             run.save()
         if stopping:
-            raise TrainingStopped(f"stopped after step {step} of {settings.total_steps}; the checkpoint is saved")
+            raise TrainingStopped(
+                f"stopped after step {step} of {settings.total_steps}; the checkpoint is saved"
+            )
     return run.summary
 
 
@@ -199,7 +204,7 @@ class _Run:
         return {**values, "learning_rate": learning_rate, "tokens_per_second": num_targets / seconds}
 
     def _accumulate(self) -> tuple[float, int, dict[str, float]]:
-        """Adds up the gradients of the summed losses; returns their sum, the targets, and the mean metrics."""
+        """Adds up gradients of summed losses; returns the loss sum, the targets, and mean metrics."""
         loss_sum, num_targets = torch.zeros((), device=self.device), 0
         metric_sums: dict[str, float] = {}
         for _ in range(self.settings.accumulation_steps):
@@ -213,7 +218,11 @@ class _Run:
             num_targets += part.num_targets
             for name, value in part.metrics.items():
                 metric_sums[name] = metric_sums.get(name, 0.0) + value * part.num_targets
-        return float(loss_sum), num_targets, {name: total / num_targets for name, total in metric_sums.items()}
+        return (
+            float(loss_sum),
+            num_targets,
+            {name: total / num_targets for name, total in metric_sums.items()},
+        )
 
     def _update(self, num_targets: int, step: int, learning_rate: float) -> float:
         """Mean and clip in one multiplication, then the optimizer; returns the norm before clipping."""
@@ -232,8 +241,8 @@ class _Run:
         if not math.isfinite(value):
             raise TrainingDiverged(
                 f"the {what} is {value} at step {step} of {self.settings.total_steps} (learning rate "
-                f"{learning_rate:.2e}); try learning_rate {self.settings.learning_rate / 3:.1e}, a longer warm-up, "
-                f"or a smaller grad_clip than {self.settings.grad_clip}"
+                f"{learning_rate:.2e}); try learning_rate {self.settings.learning_rate / 3:.1e}, a longer "
+                f"warm-up, or a smaller grad_clip than {self.settings.grad_clip}"
             )
         return value
 
@@ -243,7 +252,12 @@ class _Run:
         every = max(1, self.settings.total_steps // HISTORY_POINTS)
         step = self.summary.steps
         for name, value in values.items():
-            if step % every == 0 or name not in ("train_loss", "learning_rate", "grad_norm", "tokens_per_second"):
+            if step % every == 0 or name not in (
+                "train_loss",
+                "learning_rate",
+                "grad_norm",
+                "tokens_per_second",
+            ):
                 self.summary.history.setdefault(name, []).append([step, value])
 
     def save(self) -> None:
@@ -257,7 +271,9 @@ class _Run:
             "summary": asdict(self.summary),
             "batches": self.batches.state_dict(),
         }
-        save_state(self.checkpoint_dir, self.summary.steps, TrainingState({**tensors, **random_states()}, fields))
+        save_state(
+            self.checkpoint_dir, self.summary.steps, TrainingState({**tensors, **random_states()}, fields)
+        )
 
     def resume(self) -> None:
         """Goes to the newest whole checkpoint, if there is one."""
@@ -280,7 +296,9 @@ class _Run:
 
     def _check_settings(self, saved: dict[str, Any]) -> None:
         mine = _settings_as_json(self.settings)
-        changed = [f"{name} {saved.get(name)} -> {mine[name]}" for name in mine if saved.get(name) != mine[name]]
+        changed = [
+            f"{name} {saved.get(name)} -> {mine[name]}" for name in mine if saved.get(name) != mine[name]
+        ]
         if changed:
             raise ValueError(
                 f"the checkpoints in {self.checkpoint_dir} are of other settings ({', '.join(changed)}); "

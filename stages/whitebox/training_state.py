@@ -1,10 +1,11 @@
-"""Checkpoints of a running training: everything that the next step depends on, written so that a kill cannot hurt.
+"""Checkpoints of a running training: all that the next step depends on, and no kill can hurt them.
 
     checkpoints/step-00000120/tensors.safetensors    weights, optimizer moments, random states
-    checkpoints/step-00000120/state.json             step, data cursor, settings, size and sha256 of the tensors
+    checkpoints/step-00000120/state.json             step, data cursor, settings, size and sha256 of the
+    tensors
 
-A checkpoint is written beside the others under a hidden name, synced, and renamed: it exists whole or not at all.
-The one before it goes only after that, and two are kept in case the disk damages the newer.
+A checkpoint is written beside the others under a hidden name, synced, and renamed: it exists whole or not
+at all. The one before it goes only after that, and two are kept in case the disk damages the newer.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def save_state(folder: Path, step: int, state: TrainingState) -> Path:
     for path in (unfinished / _TENSORS, unfinished / _STATE, unfinished):
         _sync(path)
     finished = folder / f"step-{step:08d}"
-    shutil.rmtree(finished, ignore_errors=True)  # only a damaged one can stand here: a whole one would be resumed
+    shutil.rmtree(
+        finished, ignore_errors=True
+    )  # only a damaged one can stand here: a whole one would be resumed
     unfinished.rename(finished)
     _sync(folder)
     for old in list_checkpoints(folder)[NUM_KEPT:]:
@@ -56,7 +59,7 @@ def save_state(folder: Path, step: int, state: TrainingState) -> Path:
 
 
 def load_newest(folder: Path, log: Callable[[str], None]) -> TrainingState | None:
-    """The newest whole checkpoint; what is damaged is named in a message and passed over. None if there is none."""
+    """The newest whole checkpoint, or None; a damaged one is named in a message and passed over."""
     for path in list_checkpoints(folder):
         try:
             return _load(path)
