@@ -1,6 +1,6 @@
 """The one entry point of every stage: `python -m stages.X --config c.json --input role=DIR --output DIR`.
 
-The same code runs in a shell, under the flows and inside a container. It checks what comes in, runs the stage,
+The same code runs in a shell, under the flows and in a container. It checks what comes in, runs the stage,
 checks what goes out, and commits the artifact with one rename; or it commits nothing.
 """
 
@@ -54,7 +54,7 @@ class Program:
 
 
 def main(spec: StageSpec, run: RunFunction, arguments: Sequence[str] | None = None) -> None:
-    """Run the stage and end the process: 0 done, 2 user's mistake, 3 broken contract, 75 retry, 143 stopped."""
+    """Run the stage and end the process: 0 done, 2 the user, 3 a contract, 75 retry, 143 stopped."""
     stopwatch = Stopwatch()
     options = _parse_arguments(spec, arguments)
     output: Path = options.output.resolve()
@@ -245,7 +245,8 @@ def _check_input(read: Read, role: str, folder: Path) -> InputEntry:
     part = manifest.parts[folder.name]
     if part.contract != read.contract.identity:
         raise ContractError(
-            f"input {role}: {folder} was written as {part.contract}, this code reads {read.contract.identity}",
+            f"input {role}: {folder} was written as {part.contract}, this code reads "
+            f"{read.contract.identity}",
             hint=rebuild,
         )
     if problems := stores.damage(folder.parent, manifest, folder.name):

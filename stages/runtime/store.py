@@ -121,7 +121,7 @@ class Store:
         )
 
     def why_not(self, key: KeyParts) -> list[str]:
-        """Why `key` is no hit: damage, the fields that changed since the nearest artifact, or `never built`."""
+        """Why `key` is no hit: damage, the fields that differ from the nearest artifact, or `never built`."""
         folder = self.artifact_dir(key.stage, fingerprint(key))
         if folder.is_dir():
             manifest = read_manifest(folder)

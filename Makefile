@@ -1,0 +1,33 @@
+# `make run` and `make test` do all of their own set-up, once.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test check install clean
+
+run: .venv/.installed  ## the whole chain: text on disk to a tested assistant
+	$(BIN)/glassworks build
+
+test: .venv/.installed-test check  ## style, types, import rules, then every test
+	$(BIN)/python -m pytest
+
+check: .venv/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: .venv/.installed
+
+# torch comes first and pinned: another package's loose requirement would fetch a newer one with its CUDA packages.
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[all,test]'
+	touch $@
+
+clean:  ## the environment and the caches; artifacts stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
