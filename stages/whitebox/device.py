@@ -8,11 +8,14 @@ at less than float32's speed (tests/benchmarks/matmul_types.py measures both).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "not enough memory")
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 
 
@@ -60,8 +63,41 @@ def fix_threads(num_threads: int = 0) -> int:
 
     Sums are split among threads, so another number gives other last bits: it is fixed once, and recorded.
     """
-    wanted = num_threads or len(
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
-    torch.set_num_threads(wanted)
-    return wanted
+    if num_threads == 0:
+        num_threads = (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
+    torch.set_num_threads(num_threads)
+    return num_threads
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of the device; on a CPU no more than the container may use."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = _CGROUP_LIMIT.read_text(encoding="ascii").strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch raised it because memory ran out, on a GPU or on a CPU."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(phrase in str(error).lower() for phrase in _OUT_OF_MEMORY_PHRASES)
+
+
+def why_not_compile(device: torch.device) -> str:
+    """Why `torch.compile` does not work here (no C++ compiler, no Triton); "" when it does.
+
+    Tried and not guessed: the trial takes a few seconds, less than the error in the middle of a run costs.
+    """
+    trial: Callable[[torch.Tensor], torch.Tensor] = torch.compile(lambda x: x * 2 + 1)
+    try:
+        trial(torch.ones(8, device=device))
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return ""

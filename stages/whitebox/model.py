@@ -79,6 +79,7 @@ class CausalLM(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._rope_tables: tuple[Tensor, Tensor] | None = None
+        self._run_block = _run_block
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -108,6 +109,13 @@ class CausalLM(nn.Module):
             return self.model.embed_tokens.weight
         return self.lm_head.weight
 
+    def compile_blocks(self) -> None:
+        """Fuses the small operations of a layer in training; one compilation serves all layers.
+
+        Only for shapes that stay the same: evaluation and decoding, whose shapes vary, are not compiled.
+        """
+        self._run_block = torch.compile(_run_block, dynamic=False)
+
     def hidden_states(
         self,
         ids_BxT: Tensor,
@@ -133,8 +141,9 @@ class CausalLM(nn.Module):
         rope = self._rope(ids_BxT, positions_BxT, cache)
         mask_Bx1xTxS = self._mask(ids_BxT, document_ids_BxT, cache)
         x_BxTxD = self.model.embed_tokens(ids_BxT)
+        run_block = self._run_block if self.training and cache is None else _run_block
         for block in self.model.layers:
-            x_BxTxD = block(x_BxTxD, rope, mask_Bx1xTxS, cache)
+            x_BxTxD = run_block(block, x_BxTxD, rope, mask_Bx1xTxS, cache)
         if cache is not None:
             cache.advance(ids_BxT.shape[1])
         return self.model.norm(x_BxTxD)
@@ -147,8 +156,11 @@ class CausalLM(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         """Logits of the next token at every position, BxTxV in float32; arguments as in `hidden_states`."""
-        h_BxTxD = self.hidden_states(ids_BxT, positions_BxT, document_ids_BxT, cache)
-        return F.linear(h_BxTxD, self.output_weight().to(h_BxTxD.dtype)).float()
+        return self.logits(self.hidden_states(ids_BxT, positions_BxT, document_ids_BxT, cache))
+
+    def logits(self, h_D: Tensor) -> Tensor:
+        """Logits of the token behind each final hidden state: ...xD to ...xV in float32."""
+        return F.linear(h_D, self.output_weight().to(h_D.dtype)).float()
 
     def _rope(
         self, ids_BxT: Tensor, positions_BxT: Tensor | None, cache: KVCache | None
@@ -168,9 +180,10 @@ class CausalLM(nn.Module):
         # checkpoint.
         if self._rope_tables is None or self._rope_tables[0].device != device:
             config = self.config
-            self._rope_tables = rope_tables(
-                config.max_position_embeddings, config.head_dim, config.rope_theta, device
-            )
+            with torch.inference_mode(False):  # tables made in inference mode could never be trained with
+                self._rope_tables = rope_tables(
+                    config.max_position_embeddings, config.head_dim, config.rope_theta, device
+                )
         return self._rope_tables
 
     def _mask(self, ids_BxT: Tensor, document_ids_BxT: Tensor | None, cache: KVCache | None) -> Tensor | None:
@@ -181,3 +194,14 @@ class CausalLM(nn.Module):
         if cache is None or cache.length == 0 or ids_BxT.shape[1] == 1:
             return None
         return continuation_mask(cache.length, ids_BxT.shape[1], ids_BxT.device)
+
+
+def _run_block(
+    block: Block,
+    x_BxTxD: Tensor,
+    rope: tuple[Tensor, Tensor],
+    mask_Bx1xTxS: Tensor | None,
+    cache: KVCache | None,
+) -> Tensor:
+    """A function and not the module itself, so that torch.compile makes one program for all layers."""
+    return block(x_BxTxD, rope, mask_Bx1xTxS, cache)

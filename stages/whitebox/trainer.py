@@ -43,15 +43,18 @@ class TrainerSettings:
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0
     accumulation_steps: int = 1
-    checkpoint_every_steps: int = 100
-    evaluate_every_steps: int = 100
     seed: int = 0
     compute_dtype: torch.dtype = torch.float32
+    evaluate_every_steps: int = 100
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_seconds: float | None = None
+    """Either, both or none of the two; the last step and a stop are always saved."""
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "accumulation_steps", "checkpoint_every_steps", "evaluate_every_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
 
@@ -155,7 +158,7 @@ def train(
         run.record(values)
         on_step(step, values)
         stopping = should_stop is not None and should_stop() and step < settings.total_steps
-        if stopping or step % settings.checkpoint_every_steps == 0 or step == settings.total_steps:
+        if stopping or run.is_checkpoint_due():
             run.save()
         if stopping:
             raise TrainingStopped(
@@ -182,6 +185,7 @@ class _Run:
         self.device = next(iter(self.named.values())).device
         self.optimizer = build_adamw(model, settings.learning_rate, settings.betas, settings.weight_decay)
         self.summary = TrainingSummary()
+        self._saved_at = time.monotonic()
         torch.manual_seed(settings.seed)
 
     def step(self) -> dict[str, float]:
@@ -260,6 +264,16 @@ class _Run:
             ):
                 self.summary.history.setdefault(name, []).append([step, value])
 
+    def is_checkpoint_due(self) -> bool:
+        """Whether steps or seconds since the last checkpoint say so; always after the last step."""
+        settings, step = self.settings, self.summary.steps
+        every_steps, every_seconds = settings.checkpoint_every_steps, settings.checkpoint_every_seconds
+        return (
+            step == settings.total_steps
+            or (every_steps is not None and step % every_steps == 0)
+            or (every_seconds is not None and time.monotonic() - self._saved_at >= every_seconds)
+        )
+
     def save(self) -> None:
         """Writes a checkpoint of everything that the next step depends on."""
         tensors = {f"model.{name}": t.detach().contiguous() for name, t in self.model.state_dict().items()}
@@ -274,6 +288,7 @@ class _Run:
         save_state(
             self.checkpoint_dir, self.summary.steps, TrainingState({**tensors, **random_states()}, fields)
         )
+        self._saved_at = time.monotonic()
 
     def resume(self) -> None:
         """Goes to the newest whole checkpoint, if there is one."""
@@ -318,7 +333,11 @@ def _evaluate(model: nn.Module, evaluate: Callable[[], dict[str, float]]) -> dic
 
 
 def _settings_as_json(settings: TrainerSettings) -> dict[str, Any]:
-    return {**asdict(settings), "betas": list(settings.betas), "compute_dtype": str(settings.compute_dtype)}
+    """The settings that decide the weights; when to look and when to save may change between two starts."""
+    fields = {**asdict(settings), "betas": list(settings.betas), "compute_dtype": str(settings.compute_dtype)}
+    return {
+        name: value for name, value in fields.items() if not name.startswith(("evaluate_", "checkpoint_"))
+    }
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

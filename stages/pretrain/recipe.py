@@ -1,0 +1,155 @@
+"""Everything that follows from `depth`, unless the configuration says otherwise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from stages.pretrain.spec import PretrainConfig
+from stages.whitebox.config import ModelConfig
+
+CHINCHILLA_TOKENS_PER_PARAM = 20
+MICRO_BATCH_TOKENS = 4096
+"""On a CPU more rows at once are no faster; on a GPU this many fill it at the sizes that we train."""
+MEMORY_SHARE_FOR_ACTIVATIONS = 0.25
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run, decided to the last number before it starts."""
+
+    model: ModelConfig
+    context_tokens: int
+    learning_rate: float
+    rows_per_step: int
+    micro_batch_size: int
+    total_steps: int
+    warmup_steps: int
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro batches of one update."""
+        return self.rows_per_step // self.micro_batch_size
+
+    @property
+    def global_batch_tokens(self) -> int:
+        """Tokens of one update."""
+        return self.rows_per_step * self.context_tokens
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of all updates: the budget, rounded to whole updates."""
+        return self.total_steps * self.global_batch_tokens
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the whole run."""
+        return float(self.train_tokens) * self.model.flops_per_token(self.context_tokens)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimate of the peak: weights, gradients and two moments, activations, one chunk of logits."""
+        rows = self.micro_batch_size * self.context_tokens
+        logits = 3 * 4 * min(rows, 1024) * self.model.vocab_size
+        return 16 * self.model.num_params() + rows * activation_bytes_per_token(self.model) + logits
+
+
+def make_recipe(config: PretrainConfig, model: ModelConfig, memory_bytes: int) -> Recipe:
+    """Fills in what the configuration leaves to `depth`.
+
+    Args:
+        memory_bytes: what the device has in all. Not what is free now: the choice must be the same on a
+            resume.
+    """
+    budget = config.train_tokens
+    if budget == "chinchilla":
+        budget = CHINCHILLA_TOKENS_PER_PARAM * model.num_params()
+    batch_tokens = config.global_batch_tokens
+    if batch_tokens == "auto":
+        batch_tokens = step_law_batch_tokens(budget)
+    rows = max(1, round(batch_tokens / config.context_tokens))
+    micro = config.micro_batch_size
+    if micro == "auto":
+        micro = _micro_batch_size(model, config.context_tokens, memory_bytes)
+    rows_per_step, micro = _split(rows, micro)
+    total_steps = max(1, round(budget / (rows_per_step * config.context_tokens)))
+    learning_rate = config.learning_rate
+    if learning_rate == "auto":
+        learning_rate = step_law_learning_rate(_num_body_params(model), budget)
+    return Recipe(
+        model=model,
+        context_tokens=config.context_tokens,
+        learning_rate=learning_rate,
+        rows_per_step=rows_per_step,
+        micro_batch_size=micro,
+        total_steps=total_steps,
+        warmup_steps=round(config.warmup_fraction * total_steps),
+    )
+
+
+def step_law_learning_rate(num_params: int, train_tokens: int) -> float:
+    """Peak learning rate by the Step Law, Li et al. 2025, arXiv:2503.04715: 1.79 N^-0.713 D^0.307.
+
+    N counts parameters without embeddings. The law was fitted from 60M parameters up; below, it is bounded.
+    """
+    return min(1.79 * num_params**-0.713 * train_tokens**0.307, 6e-3)
+
+
+def step_law_batch_tokens(train_tokens: int) -> int:
+    """Tokens of one update by the same law: 0.58 D^0.571."""
+    return round(0.58 * train_tokens**0.571)
+
+
+def activation_bytes_per_token(model: ModelConfig) -> int:
+    """Bytes in float32 that one token leaves behind for the backward pass."""
+    attention = 6 * model.query_size + 6 * model.key_value_size
+    per_layer = 8 * model.hidden_size + attention + 5 * model.intermediate_size
+    return 4 * (model.num_hidden_layers * per_layer + 6 * model.hidden_size)
+
+
+def recipe_rows(recipe: Recipe) -> list[list[Any]]:
+    """The table "what follows from depth"."""
+    model = recipe.model
+    return [
+        ["layers x width", f"{model.num_hidden_layers} x {model.hidden_size}"],
+        ["heads (query / key-value)", f"{model.num_attention_heads} / {model.num_key_value_heads}"],
+        ["feed-forward", model.intermediate_size],
+        ["vocabulary", model.vocab_size],
+        ["parameters", f"{model.num_params():,}"],
+        ["FLOPs per token", f"{model.flops_per_token(recipe.context_tokens):.3g}"],
+        ["context", f"{recipe.context_tokens} tokens"],
+        ["one update", _update_text(recipe)],
+        ["updates", f"{recipe.total_steps:,}, warm-up {recipe.warmup_steps:,}"],
+        ["training tokens", f"{recipe.train_tokens:,} ({_tokens_per_param(recipe):.1f} per parameter)"],
+        ["FLOPs in all", f"{recipe.flops:.3g}"],
+        ["peak learning rate", f"{recipe.learning_rate:.2e}"],
+        ["memory, estimated", f"{recipe.memory_bytes / 2**20:,.0f} MiB"],
+    ]
+
+
+def _update_text(recipe: Recipe) -> str:
+    return (
+        f"{recipe.global_batch_tokens:,} tokens = {recipe.accumulation_steps} x "
+        f"{recipe.micro_batch_size} rows of {recipe.context_tokens}"
+    )
+
+
+def _tokens_per_param(recipe: Recipe) -> float:
+    return recipe.train_tokens / recipe.model.num_params()
+
+
+def _num_body_params(model: ModelConfig) -> int:
+    return model.num_hidden_layers * model.num_layer_matrix_params()
+
+
+def _micro_batch_size(model: ModelConfig, context_tokens: int, memory_bytes: int) -> int:
+    by_memory = MEMORY_SHARE_FOR_ACTIVATIONS * memory_bytes / activation_bytes_per_token(model)
+    return max(1, int(min(by_memory, MICRO_BATCH_TOKENS)) // context_tokens)
+
+
+def _split(rows: int, micro: int) -> tuple[int, int]:
+    """Equal micro batches of at most `micro` rows that make up `rows`, or a few rows more."""
+    parts = math.ceil(rows / min(micro, rows))
+    size = math.ceil(rows / parts)
+    return parts * size, size

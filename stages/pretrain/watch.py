@@ -1,0 +1,114 @@
+"""What a person sees of a training: curves, samples, progress, and the charts at the end."""
+
+from __future__ import annotations
+
+from stages.pretrain.recipe import Recipe
+from stages.pretrain.references import References
+from stages.pretrain.spec import PretrainConfig
+from stages.pretrain.speed import Peak
+from stages.runtime.session import StageSession
+from stages.whitebox.batches import TokenShards
+from stages.whitebox.evaluation import HeldOut, evaluate_bits_per_byte
+from stages.whitebox.generate import generate
+from stages.whitebox.model import CausalLM
+from stages.whitebox.tokenizer import Tokenizer
+from stages.whitebox.trainer import TrainingSummary
+
+POINTS_PER_CURVE = 400
+EVALUATION_ROW_TOKENS = 4096
+
+
+class Watch:
+    """Measures the model on held-out text and shows what goes on; it never changes the training."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        recipe: Recipe,
+        model: CausalLM,
+        validation: TokenShards,
+        tokenizer: Tokenizer,
+        peak: Peak,
+        session: StageSession,
+    ) -> None:
+        self.config, self.recipe, self.model, self.session = config, recipe, model, session
+        self.validation, self.tokenizer, self.peak = validation, tokenizer, peak
+        self.report_every = max(1, recipe.total_steps // POINTS_PER_CURVE)
+
+    def on_step(self, step: int, values: dict[str, float]) -> None:
+        """Progress each step, a point of the curves now and then, samples where the model was evaluated."""
+        loss = {"loss": round(values["train_loss"], 3)} if "train_loss" in values else {}
+        speed = {"tokens_per_second": round(values["tokens_per_second"])}
+        self.session.progress(step, self.recipe.total_steps, "steps", **loss, **speed)
+        evaluated = "validation_loss" in values
+        if evaluated or step % self.report_every == 0:
+            self.session.metrics(step, **values, mfu=self.mfu(values["tokens_per_second"]))
+        if evaluated:
+            self._sample(step)
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out figures on the way."""
+        held_out = self.held_out(self.config.validation_documents)
+        return {
+            "validation_loss": held_out.loss,
+            "validation_bits_per_byte": held_out.bits_per_byte,
+        }
+
+    def held_out(self, max_documents: int) -> HeldOut:
+        """The model's loss on so many held-out documents, each on its own."""
+        return evaluate_bits_per_byte(
+            self.model,
+            self.validation,
+            max_documents=max_documents,
+            batch_size=max(1, EVALUATION_ROW_TOKENS // self.recipe.context_tokens),
+            context_tokens=self.recipe.context_tokens,
+        )
+
+    def mfu(self, tokens_per_second: float) -> float:
+        """Model FLOPs utilisation: the share of the peak that went into the model's own arithmetic."""
+        flops = self.recipe.model.flops_per_token(self.recipe.context_tokens)
+        return tokens_per_second * flops / self.peak.flops_per_second
+
+    def _sample(self, step: int) -> None:
+        for prompt in self.config.sample_prompts:
+            room = self.recipe.context_tokens - 1
+            prompt_ids = [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)][:room]
+            new_ids = generate(
+                self.model,
+                prompt_ids,
+                max_new_tokens=self.config.sample_tokens,
+                stop_ids=[self.tokenizer.eos_id],
+            )
+            self.session.sample(prompt, self.tokenizer.decode(new_ids), step=step)
+
+    def draw(self, summary: TrainingSummary, references: References) -> None:
+        """The two charts of the run, each with the lines to judge it by."""
+        history, last_step = summary.history, summary.steps
+        loss_series = {
+            "training": history.get("train_loss", []),
+            "held out": history.get("validation_loss", []),
+            "token frequencies only": _level(references.unigram_loss, last_step),
+            "uniform": _level(references.uniform_loss, last_step),
+        }
+        self.session.chart(
+            "pretrain_loss",
+            title="Loss of the base model",
+            x_label="step",
+            y_label="nats per token",
+            series=loss_series,
+        )
+        self.session.chart(
+            "pretrain_bits_per_byte",
+            title="Held-out text against compressors",
+            x_label="step",
+            y_label="bits per byte",
+            series={
+                "model": history.get("validation_bits_per_byte", []),
+                "gzip -9": _level(references.gzip_bits_per_byte, last_step),
+                "xz -9": _level(references.xz_bits_per_byte, last_step),
+            },
+        )
+
+
+def _level(value: float, last_step: int) -> list[list[float]]:
+    return [[1, value], [last_step, value]]
