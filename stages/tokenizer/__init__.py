@@ -1,0 +1,1 @@
+"""The tokenizer stage: learns the vocabulary and turns documents into token shards."""

@@ -1,0 +1,136 @@
+"""Text to token ids and back, on a SentencePiece BPE model with byte fallback.
+
+Two promises that raw SentencePiece does not make:
+
+* Lossless on every text. SentencePiece writes a space as U+2581 internally, so a U+2581 in the text would
+come
+  back as a space; we spell it with its three byte tokens instead.
+* `encode` never makes a control token out of text. "<|im_end|>" typed by a user, or found in a document,
+becomes
+  ordinary pieces; only `special_id` gives control ids, and only `chat_format` puts them into a prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+UNK_PIECE, BOS_PIECE, EOS_PIECE, PAD_PIECE = "<|unk|>", "<|bos|>", "<|eos|>", "<|pad|>"
+"""Names of the ids 0, 1, 2, 3. Not "<s>" and "<unk>", which real text (HTML, wikitext) contains."""
+
+SPACE_MARK = "\u2581"  # what SentencePiece writes for a space inside its pieces
+MODEL_FILE = "tokenizer.model"
+TOKENIZER_FILES = (
+    MODEL_FILE,
+    "tokenizer.vocab",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+"""What a model folder carries so that it opens on its own; absent ones are skipped by copying code."""
+
+
+class Tokenizer:
+    """Encodes and decodes with one SentencePiece model; immutable and cheap to keep around."""
+
+    def __init__(self, model_proto: bytes) -> None:
+        try:
+            self._sp = sentencepiece.SentencePieceProcessor(model_proto=model_proto)
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"the bytes are no SentencePiece model ({error})") from error
+        self.model_proto = model_proto
+        self.sha256 = hashlib.sha256(model_proto).hexdigest()
+        self.vocab_size = int(self._sp.vocab_size())
+        self.unk_id, self.bos_id = int(self._sp.unk_id()), int(self._sp.bos_id())
+        self.eos_id, self.pad_id = int(self._sp.eos_id()), int(self._sp.pad_id())
+        if (self.unk_id, self.bos_id, self.eos_id, self.pad_id) != (0, 1, 2, 3):
+            raise ValueError("unk, bos, eos and pad must be the ids 0, 1, 2, 3: this model was not made here")
+        self._bytes = [self._spell(i) for i in range(self.vocab_size)]
+        self._special = {
+            self._sp.id_to_piece(i): i
+            for i in range(self.vocab_size)
+            if self._sp.is_control(i) or self._sp.is_unknown(i)
+        }
+        byte_of = {self._bytes[i][0]: i for i in range(self.vocab_size) if self._sp.is_byte(i)}
+        self._space_mark_ids = [byte_of[byte] for byte in SPACE_MARK.encode()]
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Load `tokenizer.model` from a tokenizer or model folder. Raises ValueError when there is none."""
+        path = Path(folder) / MODEL_FILE
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: expected the folder of a tokenizer or of a model")
+        return cls(path.read_bytes())
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`: no BOS, no EOS, never a control token. Lone surrogates become U+FFFD."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, as `encode`."""
+        clean = [replace_lone_surrogates(text) for text in texts]
+        plain = [text for text in clean if SPACE_MARK not in text]
+        encoded = iter(self._sp.encode(plain, num_threads=1) if plain else [])
+        return [self._encode_marked(text) if SPACE_MARK in text else next(encoded) for text in clean]
+
+    def _encode_marked(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for position, part in enumerate(text.split(SPACE_MARK)):
+            if position:
+                ids += self._space_mark_ids
+            ids += self._sp.encode(part)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; control tokens vanish, byte sequences that are no UTF-8 become U+FFFD."""
+        return b"".join(self.token_bytes(i) for i in ids).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """UTF-8 bytes that this token stands for, b"" for control tokens. Raises ValueError on other ids."""
+        if not 0 <= token_id < self.vocab_size:
+            raise ValueError(f"token id {token_id} is outside the vocabulary of {self.vocab_size}")
+        return self._bytes[token_id]
+
+    def special_id(self, name: str) -> int:
+        """Id of a control token such as "<|im_end|>". Raises ValueError for any other string."""
+        if name not in self._special:
+            raise ValueError(f"{name!r} is no control token; there are {', '.join(self._special)}")
+        return self._special[name]
+
+    def is_special(self, token_id: int) -> bool:
+        """True for unk, bos, eos, pad and the control tokens of chat and tools."""
+        return self._sp.is_control(token_id) or self._sp.is_unknown(token_id)
+
+    def is_byte(self, token_id: int) -> bool:
+        """True for the 256 byte tokens that spell characters outside the vocabulary."""
+        return bool(self._sp.is_byte(token_id))
+
+    def piece(self, token_id: int) -> str:
+        """The token as a person reads it: its text, "<0xE2>" for a byte, its name for a control token."""
+        name = str(self._sp.id_to_piece(token_id))
+        return name if self.is_special(token_id) or self.is_byte(token_id) else name.replace(SPACE_MARK, " ")
+
+    def score(self, token_id: int) -> float:
+        """SentencePiece's score: the later a merge was learned, the lower."""
+        return float(self._sp.get_score(token_id))
+
+    def _spell(self, token_id: int) -> bytes:
+        name = self._sp.id_to_piece(token_id)
+        if self._sp.is_control(token_id) or self._sp.is_unknown(token_id):
+            return b""
+        if self._sp.is_byte(token_id):
+            return bytes([int(name[3:-1], 16)])  # "<0xE2>"
+        return str(name).replace(SPACE_MARK, " ").encode()
+
+
+def replace_lone_surrogates(text: str) -> str:
+    """`text` with every code point that UTF-8 cannot carry replaced by U+FFFD; usually `text` itself."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

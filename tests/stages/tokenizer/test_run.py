@@ -1,0 +1,110 @@
+"""The tokenizer stage from documents to bundle and shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors import safe_open
+
+from data_contracts import TOKEN_SHARDS, TOKENIZER_BUNDLE
+from data_contracts.tables import read_rows
+from stages.runtime.errors import UserError
+from stages.whitebox.batches import TokenShards
+
+
+def test_outputs_keep_their_contracts(built: Any) -> None:
+    assert TOKENIZER_BUNDLE.check(built.outputs["tokenizer"]) == []
+    assert TOKEN_SHARDS.check(built.outputs["tokens"]) == []
+
+
+def test_documents_come_back_from_the_shards(built: Any) -> None:
+    tokenizer = built.tokenizer
+    for split in ("train", "validation"):
+        rows = [row for row in read_rows(built.inputs["documents"]) if row["split"] == split]
+        shards = TokenShards(built.outputs["tokens"], split)
+        assert shards.num_documents == len(rows)
+        assert shards.num_bytes.tolist() == [len(row["text"].encode()) for row in rows]
+        for index, row in enumerate(rows):
+            first, *ids, last = shards.document(index).tolist()
+            assert (first, last) == (tokenizer.bos_id, tokenizer.eos_id)
+            assert tokenizer.decode(ids) == row["text"]
+
+
+def test_shards_open_in_safetensors(built: Any) -> None:
+    path = built.outputs["tokens"] / "train-00000.safetensors"
+    with safe_open(path, framework="numpy") as shard:
+        tokens, offsets = shard.get_tensor("tokens"), shard.get_tensor("doc_offsets")
+        metadata = shard.metadata()
+    assert (tokens.dtype, offsets.dtype) == (np.uint16, np.int64)
+    assert offsets[0] == 0
+    assert offsets[-1] == len(tokens) == built.metrics["train_tokens"]
+    assert metadata == {
+        "contract": "token_shards@1",
+        "vocab_size": "600",
+        "tokenizer_sha256": built.tokenizer.sha256,
+        "split": "train",
+    }
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_compression_counts_validation_documents(built: Any) -> None:
+    rows = {
+        row["language"]: row
+        for row in pq.ParquetFile(built.outputs["tokenizer"] / "compression.parquet").read().to_pylist()
+    }
+    assert set(rows) == {"all", "ar", "en", "other", "zh"}
+    chinese = [
+        row
+        for row in read_rows(built.inputs["documents"])
+        if row["language"] == "zh" and row["split"] == "validation"
+    ]
+    assert rows["zh"]["num_bytes"] == sum(len(row["text"].encode()) for row in chinese)
+    assert rows["zh"]["num_tokens"] == sum(len(built.tokenizer.encode(row["text"])) for row in chinese)
+    assert rows["all"]["num_tokens"] == sum(row["num_tokens"] for name, row in rows.items() if name != "all")
+    assert 0 < rows["zh"]["byte_fallback_fraction"] < 1
+
+
+def test_the_readable_vocabulary_has_one_line_per_id(built: Any) -> None:
+    header, *lines = (built.outputs["tokenizer"] / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()
+    assert header == "id\tkind\tpiece\tscore"
+    assert [int(line.split("\t")[0]) for line in lines] == list(range(600))
+    assert "5\tcontrol\t'<|im_end|>'\t0" in lines
+
+
+def test_the_stage_reports_table_chart_and_progress(built: Any) -> None:
+    kinds = {event["event"] for event in built.events}
+    assert {"table", "chart", "progress", "log"} <= kinds
+    last = [event for event in built.events if event["event"] == "progress"][-1]
+    assert last["done"] == last["total"] == len(list(read_rows(built.inputs["documents"])))
+
+
+def test_the_same_input_gives_the_same_bytes(built: Any, run_tokenizer: Callable[..., Any]) -> None:
+    again = run_tokenizer()
+    for part, folder in built.outputs.items():
+        for path in folder.iterdir():
+            assert path.read_bytes() == (again.outputs[part] / path.name).read_bytes(), path.name
+
+
+def test_a_vocabulary_that_is_too_big_names_the_largest_that_works(run_tokenizer: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="too small for vocab_size = 60000") as caught:
+        run_tokenizer(vocab_size=60_000)
+    largest = int(caught.value.hint.split("vocab_size = ")[1].split()[0])
+    assert run_tokenizer(vocab_size=largest).tokenizer.vocab_size == largest
+    with pytest.raises(UserError, match=f"too small for vocab_size = {largest + 1}"):
+        run_tokenizer(vocab_size=largest + 1)
+
+
+def test_the_smallest_vocabulary_still_loses_nothing(run_tokenizer: Callable[..., Any]) -> None:
+    small = run_tokenizer(vocab_size=400)
+    for row in read_rows(small.inputs["documents"]):
+        assert small.tokenizer.decode(small.tokenizer.encode(row["text"])) == row["text"]
+
+
+def test_an_empty_split_is_the_users_to_mend(built: Any, run_tokenizer: Callable[..., Any]) -> None:
+    rows = [row for row in read_rows(built.inputs["documents"]) if row["split"] == "train"]
+    with pytest.raises(UserError, match=r"none of the \d+ documents is in the validation split"):
+        run_tokenizer(documents=rows)
