@@ -89,7 +89,7 @@ def stream(
     ids_1xT = torch.tensor([list(prompt_ids)], device=weight.device)
     for _ in range(room):
         h_1xTxD = model.hidden_states(ids_1xT, cache=cache)
-        logits_V = (h_1xTxD[0, -1] @ weight.to(h_1xTxD.dtype).T).float().cpu()
+        logits_V = model.logits(h_1xTxD[0, -1]).cpu()
         token_id = choose(logits_V, temperature, top_k, top_p, generator, constraint)
         if token_id in stop_ids:
             return

@@ -42,8 +42,9 @@ class PairedResult(NamedTuple):
 
 
 def wilson_interval(num_right: int, num_items: int, confidence: float = CONFIDENCE) -> Interval:
-    """Interval of a fraction (Wilson 1927, JASA 22:209). Unlike the textbook's p +- z s it stays within 0 and 1
-    and is honest at 0 and at 1.
+    """Interval of a fraction (Wilson 1927, JASA 22:209).
+
+    Unlike the textbook's p +- z s it stays within 0 and 1 and is honest at 0 and at 1.
 
     Raises:
         ValueError: no items, or more right ones than items.
@@ -79,7 +80,9 @@ def bootstrap_ratio(
     over_I = np.asarray(numerators, dtype=np.float64)
     under_I = np.asarray(denominators, dtype=np.float64)
     if over_I.ndim != 1 or over_I.shape != under_I.shape or not len(over_I):
-        raise ValueError(f"{over_I.shape} numerators and {under_I.shape} denominators; expected one each per item")
+        raise ValueError(
+            f"{over_I.shape} numerators, {under_I.shape} denominators; expected one each per item"
+        )
     if (under_I <= 0).any():
         raise ValueError(f"a denominator is {under_I.min()}; expected all above 0")
     ratios_R = _resampled_ratios(over_I, under_I, seed, num_resamples)
@@ -133,7 +136,7 @@ def compare_paired(first_right: ArrayLike, second_right: ArrayLike, *, seed: int
     """
     first_I, second_I = np.asarray(first_right, dtype=bool), np.asarray(second_right, dtype=bool)
     if first_I.shape != second_I.shape or not len(first_I):
-        raise ValueError(f"{first_I.shape} and {second_I.shape} answers; expected the same items, at least one")
+        raise ValueError(f"{first_I.shape} and {second_I.shape} answers; expected the same items, 1 or more")
     gains_I = first_I.astype(np.float64) - second_I
     interval = bootstrap_ratio(gains_I, np.ones(len(gains_I)), seed=seed)
     p_value = mcnemar_exact(int((gains_I > 0).sum()), int((gains_I < 0).sum()))
