@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -188,4 +189,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # A parent in the background leaves SIGINT ignored and Python keeps it so; here it must stop answers.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -30,7 +30,7 @@ class Scenario:
     expected_answer: str
 
     @classmethod
-    def from_row(cls, row: Mapping[str, str]) -> Scenario:
+    def from_row(cls, row: Mapping[str, Any]) -> Scenario:
         """Read a row of the scenarios part. Raises ValueError when `expected_calls` is no JSON list."""
         try:
             calls = json.loads(row["expected_calls"] or "[]")

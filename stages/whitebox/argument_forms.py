@@ -10,6 +10,7 @@ calculator's form counts its parentheses: it is a pushdown automaton whose stack
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -124,7 +125,7 @@ def _after_surrogate_d(digit: int) -> TextState | None:
     return TextState("high 2") if digit < 12 else None  # \udc00..\udfff may not come first
 
 
-_HEX_STEPS = {
+_HEX_STEPS: dict[str, Callable[[int], TextState | None]] = {
     "hex 0": lambda digit: TextState("hex 1 d" if digit == 13 else "hex 1"),
     "hex 1": lambda digit: TextState("hex 2"),
     "hex 1 d": _after_surrogate_d,

@@ -237,11 +237,11 @@ class TokenMasks:
         """Fewest tokens whose bytes are `text`: a shortest path over its positions."""
         fewest = [0] + [NEVER] * len(text)
         for begin in range(len(text)):
-            node: TrieNode | None = self.trie
+            node = self.trie
             for end in range(begin, len(text)):
-                node = node.children.get(text[end])
-                if node is None:
+                if text[end] not in node.children:
                     break
+                node = node.children[text[end]]
                 if node.token_ids:
                     fewest[end + 1] = min(fewest[end + 1], fewest[begin] + 1)
         if fewest[-1] >= NEVER:
