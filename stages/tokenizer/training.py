@@ -66,7 +66,7 @@ def _too_big(error: RuntimeError) -> int | None:
 def _corpus_too_small(
     texts: Sequence[str], vocab_size: int, largest: int, character_coverage: float
 ) -> UserError:
-    """Tries the size that SentencePiece names: a smaller vocabulary has a smaller alphabet and may fill less."""
+    """Tries the size that SentencePiece names: a smaller one has a smaller alphabet and may fill less."""
     while largest >= MIN_VOCAB_SIZE:
         try:
             _train(texts, largest, character_coverage)

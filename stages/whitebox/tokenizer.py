@@ -13,6 +13,7 @@ becomes
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-"""What a model folder carries so that it opens on its own; absent ones are skipped by copying code."""
+"""What a model folder carries so that it opens on its own."""
 
 
 class Tokenizer:
@@ -125,6 +126,13 @@ class Tokenizer:
         if self._sp.is_byte(token_id):
             return bytes([int(name[3:-1], 16)])  # "<0xE2>"
         return str(name).replace(SPACE_MARK, " ").encode()
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Put the tokenizer's files beside a model, as far as `source` has them."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def replace_lone_surrogates(text: str) -> str:

@@ -1,0 +1,1 @@
+"""The DPO stage: teaches the assistant which of two answers is the better one."""

@@ -1,0 +1,83 @@
+"""What fine-tuning starts from, and the numbers that the settings leave open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from stages.sft.spec import SftConfig
+from stages.whitebox.checkpoint import load_model
+from stages.whitebox.device import Device
+from stages.whitebox.model import CausalLM
+from stages.whitebox.packing import PackedRows
+from stages.whitebox.tokenizer import Tokenizer
+from stages.whitebox.trainer import TrainerSettings
+
+MICRO_BATCH_TOKENS = 4096
+"""On a CPU more rows at once are no faster."""
+LEARNING_RATE_AT_WIDTH_256 = 2e-3
+
+
+def open_model(inputs: Mapping[str, Path], device: torch.device) -> tuple[Tokenizer, CausalLM]:
+    """The tokenizer and the base model, in float32. Raises ValueError when they do not belong together."""
+    tokenizer = Tokenizer.from_folder(inputs["tokenizer"])
+    model = load_model(inputs["model"], device, dtype=torch.float32)
+    if model.config.vocab_size != tokenizer.vocab_size:
+        raise ValueError(
+            f"the model has a vocabulary of {model.config.vocab_size}, the tokenizer of "
+            f"{tokenizer.vocab_size}; build both again: glassworks rerun tokenizer --with-downstream"
+        )
+    return tokenizer, model
+
+
+def choose_context(config: SftConfig, model: CausalLM) -> int:
+    """Tokens of a row. Raises ValueError when the model cannot read that many."""
+    longest = model.config.max_position_embeddings
+    if config.context_tokens == "auto":
+        return longest
+    if config.context_tokens > longest:
+        raise ValueError(f"context_tokens is {config.context_tokens}, the model reads at most {longest}")
+    return config.context_tokens
+
+
+def batch_shape(config: SftConfig, context_tokens: int) -> tuple[int, int]:
+    """Rows of a micro batch, and micro batches of one update."""
+    rows = max(1, round(config.batch_tokens / context_tokens))
+    micro = config.micro_batch_size
+    if micro == "auto":
+        micro = max(1, MICRO_BATCH_TOKENS // context_tokens)
+    parts = math.ceil(rows / min(micro, rows))
+    return math.ceil(rows / parts), parts
+
+
+def trainer_settings(
+    config: SftConfig,
+    model: CausalLM,
+    rows: PackedRows,
+    micro_batch_size: int,
+    accumulation_steps: int,
+    device: Device,
+) -> TrainerSettings:
+    """Everything that the trainer has to know."""
+    rows_per_step = micro_batch_size * accumulation_steps
+    planned = max(1, math.ceil(config.epochs * rows.num_rows / rows_per_step))
+    total_steps = min(planned, config.max_steps or planned)
+    learning_rate = config.learning_rate
+    if learning_rate == "auto":
+        learning_rate = LEARNING_RATE_AT_WIDTH_256 * 256 / model.config.hidden_size
+    return TrainerSettings(
+        total_steps=total_steps,
+        learning_rate=learning_rate,
+        warmup_steps=round(config.warmup_fraction * total_steps),
+        decay_fraction=1.0,
+        weight_decay=config.weight_decay,
+        grad_clip=config.grad_clip,
+        accumulation_steps=accumulation_steps,
+        seed=config.seed,
+        compute_dtype=device.compute_dtype,
+        evaluate_every_steps=max(1, total_steps // config.evaluations),
+        checkpoint_every_seconds=config.checkpoint_every_seconds,
+    )
