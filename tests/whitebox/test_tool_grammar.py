@@ -247,6 +247,13 @@ def test_json_text_accepts_what_pythons_json_accepts(body: bytes) -> None:
     assert accepts(JsonText(), body) == json_accepts(body)
 
 
+@pytest.mark.parametrize("first", ["0000", "00e9", "cfff", "D7FF", "d800", "dbff", "dc00", "dfff", "e000"])
+def test_escaped_surrogates_pass_in_pairs_only(first: str) -> None:
+    for second in ("", "\\udbff", "\\udc00", "\\uDFFF", "\\ue000", "\\u0041", "x", "\\n"):
+        body = f"\\u{first}{second}".encode()
+        assert accepts(JsonText(), body) == json_accepts(body)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable() or text.isascii()), st.booleans()
@@ -290,7 +297,8 @@ def test_arithmetic_accepts_nothing_that_python_cannot_parse(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["4 /01)*( --7", "2***3", "()", "1 2", "007", "1.", ".5", "2(3)", "a", "1+", "((((((1))))))"]
+    "text",
+    ["4 /01)*( --7", "--2", "2***3", "()", "1 2", "007", "1.", ".5", "2(3)", "a", "1+", "((((((1))))))"],
 )
 def test_arithmetic_refuses(text: str) -> None:
     assert not accepts(Arithmetic(), text.encode())
