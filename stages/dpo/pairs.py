@@ -71,8 +71,8 @@ def read_pairs(folder: Path, tokenizer: Tokenizer, context_tokens: int, max_pair
     for name, split in pairs.items():
         if not len(split):
             raise ValueError(
-                f"there are no {name} pairs of at most {context_tokens} tokens ({split.num_too_long} are
-                longer); " "give corpus_prep more text"
+                f"there are no {name} pairs of at most {context_tokens} tokens ({split.num_too_long} are longer);"
+                " give corpus_prep more text"
             )
     return pairs
 
@@ -108,7 +108,7 @@ def complete(prompt: Sequence[Mapping[str, Any]], answer: str, tokenizer: Tokeni
 
 
 def batch_of(pairs: Pairs, picked: Sequence[int], pad_id: int) -> dict[str, Tensor]:
-    """ "ids" and "targets", both BxT int64: the chosen answers of all picked pairs, then their rejected ones."""
+    """ "ids" and "targets", BxT int64: the chosen answers of all picked pairs, then the rejected ones."""
     completions = [pairs.chosen[i] for i in picked] + [pairs.rejected[i] for i in picked]
     width = max(len(completion.ids) for completion in completions)
     ids_BxT = torch.full((len(completions), width), pad_id)

@@ -5,7 +5,6 @@ Shapes: P pairs, B rows of a batch (all chosen, then all rejected), T tokens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +70,7 @@ def stored_log_probs(path: Path, pairs: Pairs, compute: Callable[[], Tensor]) ->
     log_probs = compute()
     unfinished = path.with_suffix(".unfinished")
     save_file({"log_probs": log_probs}, unfinished)
-    os.replace(unfinished, path)
+    unfinished.replace(path)
     return log_probs
 
 
@@ -85,7 +84,7 @@ class PairScore:
     wins: float
     """Pairs with a positive margin; a tie counts half."""
     num_chosen_likelier: int
-    """Pairs whose chosen answer the policy itself finds likelier, per token, whatever the reference thinks."""
+    """Pairs whose chosen answer the policy finds likelier, per token, whatever the reference says."""
 
     @property
     def accuracy(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,19 +10,17 @@ import torch
 from stages.dpo.mistakes import explained
 from stages.dpo.pairs import PairBatches, Pairs, read_pairs
 from stages.dpo.preference import preference_loss, stored_log_probs
+from stages.dpo.setup import choose_context, open_model, trainer_settings
 from stages.dpo.spec import DpoConfig
 from stages.dpo.watch import Scores, Watch
 from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
 from stages.whitebox.batches import TokenShards
 from stages.whitebox.chat_format import IM_END
-from stages.whitebox.checkpoint import load_model, save_model
+from stages.whitebox.checkpoint import save_model
 from stages.whitebox.device import fix_threads, pick_device
-from stages.whitebox.model import CausalLM
-from stages.whitebox.tokenizer import Tokenizer, copy_tokenizer
-from stages.whitebox.trainer import TrainerSettings, TrainingSummary, train
-
-LEARNING_RATE_AT_WIDTH_256 = 5e-5
+from stages.whitebox.tokenizer import copy_tokenizer
+from stages.whitebox.trainer import TrainingSummary, train
 
 
 def run(
@@ -34,8 +31,8 @@ def run(
         device = pick_device()
         threads = fix_threads(config.num_threads)
         session.log(f"computing on {device.device.type} with {threads} threads: {device.reason}")
-        tokenizer, model = _open(inputs, device.device)
-        pairs = read_pairs(inputs["preferences"], tokenizer, _context_tokens(config, model), config.max_pairs)
+        tokenizer, model = open_model(inputs, device.device)
+        pairs = read_pairs(inputs["preferences"], tokenizer, choose_context(config, model), config.max_pairs)
         _say_what_was_left_out(pairs, session)
         held_out = pairs["validation"].head(config.validation_pairs)
         documents = TokenShards(inputs["tokens"], "validation")
@@ -46,7 +43,7 @@ def run(
         batches = PairBatches(
             pairs["train"], reference_2xP, config.micro_batch_pairs, tokenizer.pad_id, config.seed
         )
-        settings = _settings(config, model, batches, device.compute_dtype)
+        settings = trainer_settings(config, model, batches, device.compute_dtype)
         watch.total_steps = settings.total_steps
         summary = train(
             model,
@@ -86,22 +83,6 @@ def check_degradation(config: DpoConfig, before: float, after: float, session: S
     )
 
 
-def _open(inputs: Mapping[str, Path], device: torch.device) -> tuple[Tokenizer, CausalLM]:
-    tokenizer = Tokenizer.from_folder(inputs["tokenizer"])
-    model = load_model(inputs["model"], device, dtype=torch.float32)
-    if model.config.vocab_size != tokenizer.vocab_size:
-        raise ValueError(
-            f"the model has a vocabulary of {model.config.vocab_size}, the tokenizer of "
-            f"{tokenizer.vocab_size}; build both again: glassworks rerun tokenizer --with-downstream"
-        )
-    return tokenizer, model
-
-
-def _context_tokens(config: DpoConfig, model: CausalLM) -> int:
-    longest = model.config.max_position_embeddings
-    return longest if config.context_tokens == "auto" else min(config.context_tokens, longest)
-
-
 def _say_what_was_left_out(pairs: Mapping[str, Pairs], session: StageSession) -> None:
     counts = ", ".join(f"{len(split):,} {name}" for name, split in pairs.items())
     session.log(f"preference pairs: {counts}")
@@ -114,29 +95,6 @@ def _say_what_was_left_out(pairs: Mapping[str, Pairs], session: StageSession) ->
 def _reference(name: str, pairs: Pairs, watch: Watch, session: StageSession) -> torch.Tensor:
     path = session.work_dir / f"reference-{name}.safetensors"
     return stored_log_probs(path, pairs, lambda: watch.log_probs(pairs, f"{name} pairs"))
-
-
-def _settings(
-    config: DpoConfig, model: CausalLM, batches: PairBatches, compute_dtype: torch.dtype
-) -> TrainerSettings:
-    accumulation_steps = max(1, round(config.batch_pairs / batches.batch_size))
-    total_steps = max(1, math.ceil(config.epochs * batches.batches_per_epoch / accumulation_steps))
-    learning_rate = config.learning_rate
-    if learning_rate == "auto":
-        learning_rate = LEARNING_RATE_AT_WIDTH_256 * 256 / model.config.hidden_size
-    return TrainerSettings(
-        total_steps=total_steps,
-        learning_rate=learning_rate,
-        warmup_steps=round(config.warmup_fraction * total_steps),
-        decay_fraction=1.0,
-        weight_decay=config.weight_decay,
-        grad_clip=config.grad_clip,
-        accumulation_steps=accumulation_steps,
-        seed=config.seed,
-        compute_dtype=compute_dtype,
-        evaluate_every_steps=max(1, total_steps // config.evaluations),
-        checkpoint_every_seconds=config.checkpoint_every_seconds,
-    )
 
 
 def _headline(before: Scores, after: Scores, summary: TrainingSummary) -> dict[str, float]:
