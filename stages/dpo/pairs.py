@@ -71,7 +71,7 @@ def read_pairs(folder: Path, tokenizer: Tokenizer, context_tokens: int, max_pair
     for name, split in pairs.items():
         if not len(split):
             raise ValueError(
-                f"there are no {name} pairs of at most {context_tokens} tokens ({split.num_too_long} are longer);"
+                f"there are no {name} pairs of at most {context_tokens} tokens ({split.num_too_long} longer);"
                 " give corpus_prep more text"
             )
     return pairs
