@@ -42,6 +42,7 @@ EVAL_PREDICTIONS = Contract(
                     "question_id": pa.string(),
                     "task": pa.string(),
                     "model": pa.string(),
+                    "protocol": pa.string(),
                     "choice_log_likelihoods": pa.list_(pa.float64()),
                     "answer_index": pa.int32(),
                     "predicted_index": pa.int32(),

@@ -81,10 +81,8 @@ def chat_prompt(question: Question, tokenizer: Tokenizer) -> Prompt:
     return Prompt(tuple(context.ids), tuple(tuple(tokenizer.encode(choice)) for choice in question.choices))
 
 
-PROTOCOLS: Mapping[str, Callable[[Question, Tokenizer], Prompt]] = {
-    "plain, 0-shot": plain_prompt,
-    "chat, 0-shot": chat_prompt,
-}
+PLAIN, CHAT = "plain, 0-shot", "chat, 0-shot"
+PROTOCOLS: Mapping[str, Callable[[Question, Tokenizer], Prompt]] = {PLAIN: plain_prompt, CHAT: chat_prompt}
 """How a question is put to a model. Numbers of different protocols are different numbers."""
 
 

@@ -72,6 +72,12 @@ class QuantizedLM(CausalLM):
         if fast_decode and isinstance(head, QuantizedEmbedding | QuantizedLinear):
             self.output_kernel = pick_exact_kernel(head.values, head.scales, head.bits)
 
+    def kernels(self) -> list[str]:
+        """What single rows are multiplied with, in words; several where layers differ."""
+        layers = [module.kernel for module in self.modules() if isinstance(module, QuantizedLinear)]
+        names = {kernel.name if kernel else "float32" for kernel in [*layers, self.output_kernel]}
+        return sorted(names)
+
     def logits(self, h_D: Tensor) -> Tensor:
         """As `CausalLM.logits`; a single row goes through the exact kernel."""
         is_one_row = h_D.numel() == self.config.hidden_size

@@ -139,7 +139,7 @@ def test_chat_prompt_continues_as_training_saw_it(tokenizer: Tokenizer) -> None:
 def test_lm_evaluation_harness_gives_the_same_sums_and_accuracies(
     model: CausalLM, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    """The oracle: lm-eval's own task code and its Hugging Face model, on the saved model and tokenizer.json."""
+    """The oracle: lm-eval's own task code and its Hugging Face model, on what we save for transformers."""
     pytest.importorskip("lm_eval")
     reference = run_harness(model, tokenizer, tmp_path)
     prompts = [plain_prompt(question, tokenizer) for question in QUESTIONS]

@@ -1,0 +1,1 @@
+"""Benchmark evaluation: five models on the same texts and questions, with intervals and verdicts."""
