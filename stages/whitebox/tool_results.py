@@ -102,14 +102,20 @@ def format_number(value: Number) -> str:
 
 def lookup_result(title: str, text: str) -> str:
     """What `lookup` answers for the document with this title: `SIGNATURE — FIRST SENTENCE`."""
-    signature, sentence = short_signature(text) or title, short_sentence(text)
+    signature, sentence = short_signature(text) or title, short_sentence(without_title(title, text))
     return f"{signature} — {sentence}" if sentence else signature
 
 
 def search_result(title: str, text: str) -> str:
     """What `search` answers for its best hit: `TITLE: FIRST SENTENCE`."""
-    sentence = short_sentence(text)
+    sentence = short_sentence(without_title(title, text))
     return f"{title}: {sentence}" if sentence else title
+
+
+def without_title(title: str, text: str) -> str:
+    """The text without a first line that only repeats the title, as encyclopedias write it."""
+    head, _, rest = text.lstrip().partition("\n")
+    return rest if title and head.strip() == title else text
 
 
 _FENCE = re.compile(r"\A(?:#[^\n]*\n\s*)?```[a-z]*\n(.*?)\n```", re.DOTALL)
@@ -172,8 +178,12 @@ _SENTENCE_END = re.compile(r"[.!?][)\"'”’]?(?=\s)|[。！？؟]")
 
 
 def first_sentence(text: str) -> str:
-    """First sentence of the first paragraph that is prose, on one line and without markup; "" without one."""
-    paragraph = _plain(_first_prose(text))
+    """First sentence of the first paragraph that is prose, on one line and without markup; "" without one.
+
+    In the document of a symbol only what stands before its first section counts: the rest is about members.
+    """
+    own = text.split("\n## ", 1)[0] if _FENCE.match(text) else text
+    paragraph = _plain(_first_prose(own))
     for end in _SENTENCE_END.finditer(paragraph):
         head = paragraph[: end.end()]
         # A number or an abbreviation before the full stop does not end a sentence.
@@ -192,7 +202,7 @@ def _first_prose(text: str) -> str:
 
 
 _UNDERLINE = re.compile(r"[=\-~^*`\"']{3,}\Z")
-_FIELD = re.compile(r":\w[\w ]*:|\.\. |>>> |[-*+•|] |\d+\. |<[!/a-zA-Z]")
+_FIELD = re.compile(r":\w[\w ]*:|\.\. |>>> |[-*+•|] |\d+\. |<[!/a-zA-Z]|(?:!!!|\?\?\?|:::)|Bases: ")
 
 
 def _is_prose(lines: list[str]) -> bool:

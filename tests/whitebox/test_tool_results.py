@@ -98,13 +98,18 @@ def test_lookup_and_search_results() -> None:
 
 def test_documents_without_signature_or_prose() -> None:
     assert lookup_result("西湖", "西湖位于杭州。它很美。") == "西湖 — 西湖位于杭州。"
+    assert (
+        search_result("Anna Lund", "Anna Lund\n\nAnna Lund was a baker.")
+        == "Anna Lund: Anna Lund was a baker."
+    )
     assert lookup_result("x.y", "# x.y\n\n```python\ny(a)\n```\n") == "y(a)"
     assert search_result("x.y", "") == "x.y"
 
 
 def test_long_signatures_lose_whole_parameters_only() -> None:
     parameters = "first: dict[str, int] = {}, second=(1, 2), third: list[tuple[int, ...]] = [], fourth=4"
-    assert short_signature(f"# a.b\n\n```python\nb({parameters})\n```\n") == "b(first: dict[str, int] = {}, second=(1, 2), ...)"
+    shortened = short_signature(f"# a.b\n\n```python\nb({parameters})\n```\n")
+    assert shortened == "b(first: dict[str, int] = {}, second=(1, 2), ...)"
 
 
 def test_a_short_signature_keeps_its_result_and_loses_def_and_class() -> None:

@@ -1,0 +1,108 @@
+"""What conversations, pairs and questions need to know of a document: its title, and what tools say of it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from stages.corpus_prep.sampling import Smallest
+from stages.whitebox.tool_results import (
+    lookup_result,
+    search_result,
+    short_sentence,
+    short_signature,
+    without_title,
+)
+
+MAX_ENTRIES_PER_SOURCE = 30_000
+MIN_SENTENCE_CHARACTERS = 12
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*\Z")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One titled document, without its text.
+
+    sentence: its first sentence as the tools give it; lookup and search: the tools' results for it.
+    """
+
+    doc_id: str
+    source: str
+    title: str
+    kind: str
+    language: str
+    split: str
+    signature: str
+    sentence: str
+    lookup: str
+    search: str
+
+    @cached_property
+    def is_symbol(self) -> bool:
+        """Whether `lookup` can be asked for it: its argument is names joined by dots."""
+        return bool(_SYMBOL.match(self.title))
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it documents a class or a function."""
+        return self.kind in ("class", "function")
+
+
+def entry_of(row: Mapping[str, Any], split: str) -> Entry | None:
+    """The entry of a document row, or None for one without a title or without a first sentence."""
+    title, text = row["title"], row["text"]
+    if not title:
+        return None
+    sentence = short_sentence(without_title(title, text))
+    if len(sentence) < MIN_SENTENCE_CHARACTERS:
+        return None
+    return Entry(
+        doc_id=row["doc_id"],
+        source=row["source"],
+        title=title,
+        kind=row["kind"],
+        language=row["language"],
+        split=split,
+        signature=short_signature(text),
+        sentence=sentence,
+        lookup=lookup_result(title, text),
+        search=search_result(title, text),
+    )
+
+
+class EntryBook:
+    """Entries of a corpus: bounded per source, and only those whose title stands for one document."""
+
+    def __init__(self) -> None:
+        self._by_source: dict[str, Smallest[Entry]] = {}
+        self._titles: Counter[str] = Counter()
+
+    def add(self, row: Mapping[str, Any], split: str) -> None:
+        """Take a document row if it makes an entry."""
+        if row["title"]:
+            self._titles[row["title"]] += 1
+        entry = entry_of(row, split)
+        if entry is not None:
+            sample = self._by_source.setdefault(entry.source, Smallest(MAX_ENTRIES_PER_SOURCE))
+            sample.add(entry.doc_id, entry)
+
+    def entries(self, without: Iterable[str] = ()) -> list[Entry]:
+        """Entries with a unique title, in the order of their ids; `without` are doc_ids to leave out."""
+        gone = set(without)
+        found = [entry for sample in self._by_source.values() for _, entry in sample.items()]
+        unique = [entry for entry in found if self._titles[entry.title] == 1 and entry.doc_id not in gone]
+        return sorted(unique, key=lambda entry: entry.doc_id)
+
+
+def words_in(text: str) -> int:
+    """Words by white space, or characters / 2 where a language writes none."""
+    return max(len(text.split()), len(text.encode()) // 6 if not text.isascii() else 0)
+
+
+def of_split(entries: Sequence[Entry], split: str) -> list[Entry]:
+    """Entries of one split."""
+    return [entry for entry in entries if entry.split == split]

@@ -1,0 +1,78 @@
+"""What corpus_prep writes and can be told."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from data_contracts import (
+    AGENT_SCENARIOS,
+    BENCHMARK,
+    CONVERSATIONS,
+    DOCUMENTS,
+    FUNNEL,
+    PREFERENCES,
+    REJECTS,
+)
+from stages.corpus_prep.sources import source_digests
+from stages.runtime.spec import StageConfig, StageSpec
+
+
+class CorpusPrepConfig(StageConfig):
+    """Settings of the corpus preparation stage."""
+
+    sources: tuple[str, ...] = ()
+    """Own data: files, folders and quoted globs (.txt .md .jsonl .json .csv .tsv .parquet, also .gz).
+    Empty: the documentation of this Python."""
+    benchmark_sources: tuple[str, ...] = ()
+    """Own multiple-choice questions, in the same file kinds; they join those made of held-out documents."""
+    packages: str | tuple[str, ...] = "runtime"
+    """What the harvest reads: "runtime" (what Glassworks itself installs), "all", or names of packages."""
+    text_field: str = ""
+    """Name of the field that holds the text, where it is none of the known names."""
+    title_field: str = ""
+    """Name of the field that holds the title, where it is none of the known names."""
+    max_megabytes: float = Field(default=12.0, gt=0)
+    """Most text to keep, shared out evenly among the sources. What is over is left out by hash of its id."""
+    languages: tuple[str, ...] = ()
+    """Languages to keep, such as en zh ar code other; empty keeps all."""
+    validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
+    """Share of the documents, conversations and pairs that are held out, by hash of their id."""
+    max_conversations: int = Field(default=20_000, ge=0)
+    """Most conversations to keep of the user's own, shared out evenly among their sources."""
+    num_question_conversations: int = Field(default=4_000, ge=0)
+    """Questions and answers about the documents; made only where the user gives no conversations."""
+    num_tool_conversations: int = Field(default=6_000, ge=0)
+    """Conversations that call the calculator, look-up and search tools; made in any case."""
+    max_preferences: int = Field(default=8_000, ge=0)
+    """Most preference pairs to keep of the user's own."""
+    num_derived_preferences: int = Field(default=3_000, ge=0)
+    """Pairs made from conversations; made only where the user gives none."""
+    num_questions: int = Field(default=300, ge=4)
+    """Benchmark questions made from held-out documents."""
+    max_questions_per_source: int = Field(default=200, ge=1)
+    """Most questions to take of each file of benchmark_sources."""
+    num_scenarios: int = Field(default=40, ge=5)
+    """Agent scenarios with phrasings that training has seen, and as many with phrasings that it has not."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+
+
+SPEC = StageSpec(
+    name="corpus_prep",
+    version=1,
+    config=CorpusPrepConfig,
+    writes={
+        "documents": DOCUMENTS,
+        "conversations": CONVERSATIONS,
+        "preferences": PREFERENCES,
+        "benchmark": BENCHMARK,
+        "scenarios": AGENT_SCENARIOS,
+        "rejects": REJECTS,
+        "funnel": FUNNEL,
+    },
+    image="data",
+    summary="text repair, quality filters, deduplication, decontamination; conversations, pairs, questions",
+    external_inputs=source_digests,
+    # They count by the content of what they name, so that a data set may move.
+    not_in_key=frozenset({"sources", "benchmark_sources"}),
+)
