@@ -10,6 +10,9 @@ import pytest
 from stages.agent_smoke import assistant as assistants
 from stages.agent_smoke.assistant import Assistant, load_any_model, load_assistant
 from stages.agent_smoke.toolbox import ToolBox, open_toolbox
+from stages.quantize.rounding import quantize_nearest
+from stages.whitebox.checkpoint import load_model
+from stages.whitebox.quantized_checkpoint import QuantizedWeights, save_quantized
 from stages.whitebox.tokenizer import Tokenizer
 
 GREETING = [{"role": "user", "content": "Hello"}]
@@ -89,6 +92,19 @@ def test_quantized_folders_are_opened_as_such(
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {}}))
     load_any_model(tmp_path)
     assert opened == [tmp_path]
+
+
+def test_a_quantized_model_answers_as_the_float_one(trained: Path, tmp_path: Path, toolbox: ToolBox) -> None:
+    model = load_model(trained)
+    weights = model.state_dict().items()
+    matrices = {name.removesuffix(".weight"): quantize_nearest(w, 8) for name, w in weights if w.ndim == 2}
+    others = {name: w for name, w in weights if w.ndim != 2}
+    save_quantized(QuantizedWeights(model.config, matrices, others), tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes((trained / "tokenizer.model").read_bytes())
+    exact, rounded = (load_assistant(folder, toolbox.grammar) for folder in (trained, tmp_path))
+    for question in ("Hello", "What is 6*7?"):
+        messages = [{"role": "user", "content": question}]
+        assert exact.turn(messages, 60) == rounded.turn(messages, 60)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path, toolbox: ToolBox) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from stages.agent_smoke.toolbox import (
     open_toolbox,
     searcher,
 )
+from stages.corpus_prep.tool_conversations import random_expression
+from stages.whitebox.tool_results import calculate
 
 
 @dataclass
@@ -106,6 +110,16 @@ def test_the_grammar_knows_the_tools_at_hand_and_no_others(toolbox: ToolBox) -> 
     assert toolbox.grammar.accepts(b'{"name": "lookup", "arguments": {"symbol": "os.path"}}')
     assert not toolbox.grammar.accepts(b'{"name": "search", "arguments": {"query": "os"}}')
     assert [signature.name for signature in toolbox.grammar.tools] == ["calculator", "lookup"]
+
+
+def test_every_calculation_of_the_training_conversations_fits_the_grammar(toolbox: ToolBox) -> None:
+    rng = random.Random(5)
+    for _ in range(300):
+        expression = random_expression(rng)
+        follow_up = f"{calculate(expression)}{rng.choice('+-*')}{rng.randint(2, 99)}"
+        for text in (expression, *([follow_up] if "e" not in follow_up else [])):
+            written = json.dumps(call("calculator", expression=text), ensure_ascii=False)
+            assert toolbox.grammar.accepts(written.encode()), written
 
 
 def test_signatures_are_those_that_the_model_was_trained_on() -> None:
