@@ -1,0 +1,88 @@
+"""Pairs as tokens: where the answer begins, how batches are laid out, in which order they come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.dpo.pairs import Completion, PairBatches, Pairs, batch_of, complete, read_pairs
+from stages.whitebox.chat_format import render
+
+
+def test_a_completion_is_the_answer_and_its_end(base_model: Any) -> None:
+    tokenizer = base_model.tokenizer
+    prompt = [
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "An earlier answer is no target."},
+        {"role": "user", "content": "Really?"},
+    ]
+    found = complete(prompt, "The keeper.", tokenizer)
+    end = tokenizer.special_id("<|im_end|>")
+    assert found.ids[found.start :] == [*tokenizer.encode("The keeper."), end]
+    assert found.ids[: found.start] == render(prompt, tokenizer, add_generation_prompt=True).ids
+
+
+def test_layout_of_a_batch() -> None:
+    pairs = Pairs(
+        chosen=[Completion([1, 7, 8, 9], 2), Completion([1, 7, 5], 2)],
+        rejected=[Completion([1, 7, 6], 2), Completion([1, 7, 4, 4, 4], 2)],
+    )
+    batch = batch_of(pairs, [1, 0], pad_id=3)
+    assert batch["ids"].tolist() == [[1, 7, 5, 3, 3], [1, 7, 8, 9, 3], [1, 7, 4, 4, 4], [1, 7, 6, 3, 3]]
+    assert batch["targets"].tolist() == [
+        [-100, 5, -100, -100, -100],
+        [-100, 8, 9, -100, -100],
+        [-100, 4, 4, 4, -100],
+        [-100, 6, -100, -100, -100],
+    ]
+
+
+def test_reading_draws_by_hash(preferences_part: Path, base_model: Any) -> None:
+    pairs = read_pairs(preferences_part, base_model.tokenizer, 128, 1000)
+    assert (len(pairs["train"]), len(pairs["validation"])) == (40, 40)
+    fewer = read_pairs(preferences_part, base_model.tokenizer, 128, 10)["train"]
+    assert len(fewer) == 10
+    assert set(fewer.ids) < set(pairs["train"].ids)
+    assert pairs["validation"].head(2).ids == ["p000", "p077"]
+
+
+def many_pairs(count: int) -> Pairs:
+    lengths = torch.randint(4, 30, (2, count), generator=torch.Generator().manual_seed(0)).tolist()
+    chosen, rejected = ([Completion([1] * n, 2) for n in side] for side in lengths)
+    return Pairs([f"p{i}" for i in range(count)], ["k"] * count, chosen, rejected)
+
+
+def test_every_pair_at_most_once_per_epoch_with_its_own_reference() -> None:
+    pairs = many_pairs(50)
+    reference = torch.arange(100.0).view(2, 50)
+    batches = PairBatches(pairs, reference, 8, 3, seed=0)
+    for _ in range(2):
+        seen = torch.cat([batches.next_batch()["reference_chosen"] for _ in range(6)]).tolist()
+        assert len(set(seen)) == 48
+    batch = batches.next_batch()
+    assert (batch["reference_rejected"] - batch["reference_chosen"]).tolist() == [50.0] * 8
+
+
+def test_batches_of_similar_length_save_padding() -> None:
+    pairs = many_pairs(400)
+    batches = PairBatches(pairs, torch.zeros(2, 400), 8, 3, seed=0)
+    widths = [batches.next_batch()["ids"].shape[1] for _ in range(50)]
+    assert sum(widths) / 50 < 24  # any eight pairs at random are about 29 wide
+
+
+def test_a_saved_place_goes_on_the_same() -> None:
+    first, second = (PairBatches(many_pairs(50), torch.zeros(2, 50), 8, 3, seed=1) for _ in range(2))
+    for _ in range(9):
+        first.next_batch()
+    second.load_state_dict(first.state_dict())
+    assert all(torch.equal(first.next_batch()["ids"], second.next_batch()["ids"]) for _ in range(9))
+    with pytest.raises(ValueError, match="num_pairs 50, these have 40"):
+        PairBatches(many_pairs(40), torch.zeros(2, 40), 8, 3, seed=1).load_state_dict(first.state_dict())
+
+
+def test_fewer_pairs_than_a_batch_still_train() -> None:
+    batches = PairBatches(many_pairs(3), torch.zeros(2, 3), 8, 3, seed=0)
+    assert batches.next_batch()["ids"].shape[0] == 6
