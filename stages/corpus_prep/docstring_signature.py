@@ -5,13 +5,17 @@ from __future__ import annotations
 import inspect
 import re
 
+MAX_OPENING = 200
+_FORM = re.compile(r"\w+\([^)]*\)(\s*-+>.*)?\Z")
+
 
 def split_signature(name: str, docstring: str) -> tuple[str, str]:
     """(signature, rest) of a docstring that opens with its own signature, as C code and stubs write it."""
     text = inspect.cleandoc(docstring)
-    if (opening := re.match(rf"(?:\w+\.)*(?={re.escape(name)}\()", text)) is None:
+    opening, parenthesis, _ = text[:MAX_OPENING].partition("(")
+    if not parenthesis or opening.rpartition(".")[2] != name or " " in opening:
         return "", text
-    text = text[opening.end() :]
+    text = text[len(opening) - len(name) :]
     end = _closing_parenthesis(text)
     returns = re.match(r"\s*-{1,2}>\s*[^\n]*", text[end + 1 :])
     stop = end + 1 + (returns.end() if returns else 0)
@@ -38,8 +42,8 @@ def _closing_parenthesis(text: str) -> int:
 
 def _further_signatures(name: str, text: str) -> str:
     """Without more one-line forms of the same call: `range(start, stop[, step])` after `range(stop)`."""
-    form = re.compile(rf"{re.escape(name)}\([^)]*\)(\s*-+>.*)?\Z")
     lines = text.strip("\n").split("\n")
-    count = next((i for i, line in enumerate(lines) if not form.match(line.strip())), len(lines))
+    forms = [line.strip().startswith(f"{name}(") and bool(_FORM.match(line.strip())) for line in lines]
+    count = forms.index(False) if False in forms else len(lines)
     ends_there = count < len(lines) and not lines[count].strip()
     return "\n".join(lines[count:] if ends_there else lines)

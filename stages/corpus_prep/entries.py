@@ -11,8 +11,8 @@ from typing import Any
 
 from stages.corpus_prep.sampling import Smallest
 from stages.whitebox.tool_results import (
-    lookup_result,
-    search_result,
+    join_lookup,
+    join_search,
     short_sentence,
     short_signature,
     without_title,
@@ -60,6 +60,7 @@ def entry_of(row: Mapping[str, Any], split: str) -> Entry | None:
     sentence = short_sentence(without_title(title, text))
     if len(sentence) < MIN_SENTENCE_CHARACTERS:
         return None
+    signature = short_signature(text)
     return Entry(
         doc_id=row["doc_id"],
         source=row["source"],
@@ -67,10 +68,10 @@ def entry_of(row: Mapping[str, Any], split: str) -> Entry | None:
         kind=row["kind"],
         language=row["language"],
         split=split,
-        signature=short_signature(text),
+        signature=signature,
         sentence=sentence,
-        lookup=lookup_result(title, text),
-        search=search_result(title, text),
+        lookup=join_lookup(title, signature, sentence),
+        search=join_search(title, sentence),
     )
 
 
@@ -96,11 +97,6 @@ class EntryBook:
         found = [entry for sample in self._by_source.values() for _, entry in sample.items()]
         unique = [entry for entry in found if self._titles[entry.title] == 1 and entry.doc_id not in gone]
         return sorted(unique, key=lambda entry: entry.doc_id)
-
-
-def words_in(text: str) -> int:
-    """Words by white space, or characters / 2 where a language writes none."""
-    return max(len(text.split()), len(text.encode()) // 6 if not text.isascii() else 0)
 
 
 def of_split(entries: Sequence[Entry], split: str) -> list[Entry]:

@@ -11,6 +11,7 @@ a word of its own.
 from __future__ import annotations
 
 import re
+import string
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 
 _DENSE = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(f"[{_DENSE}]|[^\\W_{_DENSE}]+")
+_SYMBOL = re.compile("[^\\w\\s.,;:!?'\"()\u3001\u3002\uff0c\uff1b\uff1a\uff1f\uff01\u060c\u061b\u061f-]")
+_ASCII_LETTERS = string.ascii_letters.encode()
+_ASCII_PLAIN = f"{string.ascii_letters}{string.digits}{string.whitespace}_.,;:!?'\"()-".encode()
 NGRAM_WORDS = 8
 MIN_NGRAMS = 40
 MIN_LINES = 8
@@ -70,15 +74,20 @@ class Measured:
     @cached_property
     def letter_fraction(self) -> float:
         """Letters of any script per visible character."""
-        return len(re.findall(r"[^\W\d_]", self.text)) / max(1, self.num_visible)
+        if self.text.isascii():  # nearly all documentation, and ten times as fast
+            letters = len(self.text) - len(self.text.encode().translate(None, _ASCII_LETTERS))
+        else:
+            letters = sum(map(str.isalpha, self.text))
+        return letters / max(1, self.num_visible)
 
     @cached_property
     def symbol_fraction(self) -> float:
         """Characters that are neither letter, digit, space nor common punctuation, per visible character."""
-        symbols = re.findall(
-            "[^\\w\\s.,;:!?'\"()\u3001\u3002\uff0c\uff1b\uff1a\uff1f\uff01\u060c\u061b\u061f-]", self.text
-        )
-        return len(symbols) / max(1, self.num_visible)
+        if self.text.isascii():
+            symbols = len(self.text.encode().translate(None, _ASCII_PLAIN))
+        else:
+            symbols = len(_SYMBOL.findall(self.text))
+        return symbols / max(1, self.num_visible)
 
     @cached_property
     def duplicate_line_fraction(self) -> float:
@@ -100,7 +109,7 @@ def hashed_ngrams(words: list[str], size: int) -> NDArray[np.uint64]:
     """uint64 [len(words) - size + 1]: a hash of every run of `size` words, the same in every process."""
     if len(words) < size:
         return np.empty(0, np.uint64)
-    codes = np.fromiter((zlib.crc32(word.encode()) for word in words), np.uint64, len(words))
+    codes = np.fromiter(map(zlib.crc32, map(str.encode, words)), np.uint64, len(words))
     length = len(words) - size + 1
     hashes = np.zeros(length, np.uint64)
     for offset in range(size):

@@ -250,7 +250,8 @@ def _query_of(entry: Entry) -> str:
     query = " ".join(words).rstrip(",")
     if len(words) < MIN_QUERY_WORDS or len(query) > MAX_QUERY_CHARACTERS or not _PLAIN_QUERY.match(query):
         return ""
-    return query[0].lower() + query[1:] if query[1:2].islower() else query
+    first = words[0]
+    return query[0].lower() + query[1:] if first[1:] == first[1:].lower() else query
 
 
 _LOOSE_ENDS = frozenset(

@@ -195,7 +195,7 @@ def _pair_row(source: str, kind: str, split: str, prompt: list[Row], chosen: str
 
 
 def _with_both_splits(rows: list[Row]) -> list[Row]:
-    """At least one row of each split, where there are two rows: stages measure on what they do not train on."""
+    """At least one row of each split, where there are two rows: stages measure on what they did not see."""
     for split, index in (("validation", 0), ("train", -1)):
         if len(rows) > 1 and all(row["split"] != split for row in rows):
             rows[index] = {**rows[index], "split": split}

@@ -22,6 +22,7 @@ MAX_DEPTH = 12
 MAX_BITS = 512
 MAX_EXPONENT = 64
 MAX_SIGNATURE_CHARACTERS = 60
+MAX_SEARCHED_CHARACTERS = 8000
 MAX_SENTENCE_WORDS = 24
 MAX_SENTENCE_CHARACTERS = 160
 
@@ -102,13 +103,21 @@ def format_number(value: Number) -> str:
 
 def lookup_result(title: str, text: str) -> str:
     """What `lookup` answers for the document with this title: `SIGNATURE — FIRST SENTENCE`."""
-    signature, sentence = short_signature(text) or title, short_sentence(without_title(title, text))
-    return f"{signature} — {sentence}" if sentence else signature
+    return join_lookup(title, short_signature(text), short_sentence(without_title(title, text)))
 
 
 def search_result(title: str, text: str) -> str:
     """What `search` answers for its best hit: `TITLE: FIRST SENTENCE`."""
-    sentence = short_sentence(without_title(title, text))
+    return join_search(title, short_sentence(without_title(title, text)))
+
+
+def join_lookup(title: str, signature: str, sentence: str) -> str:
+    """`lookup_result` of parts that are known already; without a signature the title stands for it."""
+    return f"{signature or title} — {sentence}" if sentence else signature or title
+
+
+def join_search(title: str, sentence: str) -> str:
+    """`search_result` of parts that are known already."""
     return f"{title}: {sentence}" if sentence else title
 
 
@@ -182,6 +191,7 @@ def first_sentence(text: str) -> str:
 
     In the document of a symbol only what stands before its first section counts: the rest is about members.
     """
+    text = text[:MAX_SEARCHED_CHARACTERS]
     own = text.split("\n## ", 1)[0] if _FENCE.match(text) else text
     paragraph = _plain(_first_prose(own))
     for end in _SENTENCE_END.finditer(paragraph):
