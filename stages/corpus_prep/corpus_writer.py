@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from data_contracts.tables import PartWriter
 from stages.corpus_prep.benchmark_questions import Passage
 from stages.corpus_prep.cleaning import scratch_rows
 from stages.corpus_prep.decontamination import ContaminationIndex, Overlap
-from stages.corpus_prep.entries import EntryBook
+from stages.corpus_prep.entries import Entry, EntryBook
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.sampling import Smallest, split_of
 from stages.corpus_prep.selection import DUPLICATE, KEPT, OVER_LIMIT, Selection
@@ -107,16 +107,34 @@ class Written:
         self.split_bytes[split] += size
 
 
-@dataclass(frozen=True)
+@dataclass
 class Contamination:
-    """The questions to keep out: the user's own of all documents, derived ones of training documents only."""
+    """What must stay out: the user's questions of all documents, derived ones of training documents.
+
+    derived: doc_id of a training document -> what it gives away, by the doc_id of the held-out document.
+    asked: held-out documents that there is a question about.
+    """
 
     own: ContaminationIndex
-    derived: ContaminationIndex
+    derived: dict[str, list[Overlap]] = field(default_factory=dict)
+    asked: frozenset[str] = frozenset()
 
-    def find(self, text: str, split: str) -> Overlap | None:
-        """The question that a document of this split gives away, or None."""
-        return self.own.find(text) or (self.derived.find(text) if split == "train" else None)
+    def find(self, doc_id: str, text: str) -> Overlap | None:
+        """The question that a document gives away, or None."""
+        leaks = (leak for leak in self.derived.get(doc_id, ()) if leak.item in self.asked)
+        return next(leaks, None) or self.own.find(text)
+
+
+def find_leaks(
+    scratch: Path, selection: Selection, splits: Splits, held_out: Sequence[Entry]
+) -> dict[str, list[Overlap]]:
+    """Training documents that hold the first sentence of a held-out one: doc_id -> which."""
+    index = ContaminationIndex([(entry.doc_id, entry.sentence) for entry in held_out])
+    leaks: dict[str, list[Overlap]] = {}
+    for row in kept_rows(scratch, selection):
+        if splits.of(row["doc_id"]) == "train" and (found := index.find_all(row["text"])):
+            leaks[row["doc_id"]] = found
+    return leaks
 
 
 def write_documents(
@@ -141,7 +159,7 @@ def write_documents(
                 funnel.left_out("size_limit", row["num_bytes"])
                 continue
             funnel.passed("size_limit", row["num_bytes"])
-            if (overlap := contamination.find(row["text"], split)) is not None:
+            if (overlap := contamination.find(row["doc_id"], row["text"])) is not None:
                 detail = f"{overlap.item}: {overlap.detail}"
                 funnel.dropped("decontaminated", "benchmark_overlap", row["text"], detail, **about)
                 written.contaminated.add(row["doc_id"])

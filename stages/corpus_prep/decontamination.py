@@ -78,24 +78,22 @@ class ContaminationIndex:
 
     def find(self, text: str) -> Overlap | None:
         """The first question (in the order of the index) that the text gives away, or None."""
+        return next(iter(self.find_all(text)), None)
+
+    def find_all(self, text: str) -> list[Overlap]:
+        """Every question that the text gives away, in the order of the index."""
         if not self.names:
-            return None
+            return []
         ids = self._ids
         codes = np.array([ids.get(word, UNKNOWN) for word in word_list(text.lower())], np.uint64)
+        known = np.cumsum(np.concatenate(([0], codes != UNKNOWN)))
         found: dict[int, str] = {}
         for size in self._grams:
             # A gram with a word that no question has cannot match; most texts end here.
-            known = (
-                np.convolve(codes != UNKNOWN, np.ones(size, np.int64), "valid") == size
-                if len(codes) >= size
-                else []
-            )
-            if np.any(known):
-                found |= self._matches(codes, np.flatnonzero(known), size)
-        if not found:
-            return None
-        first = min(found)
-        return Overlap(self.names[first], found[first])
+            starts = np.flatnonzero(known[size:] - known[:-size] == size) if len(codes) >= size else ()
+            if len(starts):
+                found |= self._matches(codes, np.asarray(starts), size)
+        return [Overlap(self.names[item], found[item]) for item in sorted(found)]
 
     def _matches(self, codes: NDArray[np.uint64], starts: NDArray[np.int64], size: int) -> dict[int, str]:
         """Item -> how it matches, for items with n-grams of `size` words."""

@@ -93,7 +93,8 @@ class Gatherer:
 
     def _read_files(self, files: list[SourceFile]) -> None:
         sizes = {file.name: max(1, _text_size(file)) for file in files}
-        shares = fair_shares(sizes, int(self.max_bytes * OVERSAMPLE))
+        texts = {file.name: sizes[file.name] for file in files if self._holds_documents(file)}
+        shares = sizes | fair_shares(texts, int(self.max_bytes * OVERSAMPLE))
         done, total = 0, sum(sizes.values())
         for file in files:
             self.session.log(f"reading {file.name} ({sizes[file.name] / 1e6:.1f} MB)")
@@ -108,6 +109,14 @@ class Gatherer:
             done += sizes[file.name]
             self._note(file, notes)
         self.session.progress(int(total / 1e3), int(total / 1e3), "kB")
+
+    def _holds_documents(self, file: SourceFile) -> bool:
+        """Whether the first row is a document: only those compete for the size limit."""
+        first = next(read_rows(file, ReadNotes()), None)
+        form = (
+            recognise(first, self.config.text_field, self.config.title_field) if first is not None else None
+        )
+        return form is not None and form.kind == "document"
 
     def _note(self, file: SourceFile, notes: ReadNotes) -> None:
         self.result.encodings.update(notes.encodings)

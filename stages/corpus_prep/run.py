@@ -7,23 +7,23 @@ sentences, once into the documents part.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stages.corpus_prep.benchmark_forms import Question
-from stages.corpus_prep.benchmark_questions import DerivedQuestion
 from stages.corpus_prep.cleaning import Cleaner
 from stages.corpus_prep.corpus_writer import (
     Contamination,
     Splits,
-    Survey,
     Written,
+    find_leaks,
     kept_rows,
     survey,
     write_documents,
 )
 from stages.corpus_prep.decontamination import ContaminationIndex
+from stages.corpus_prep.entries import of_split
 from stages.corpus_prep.findings import (
     show_conversations,
     show_corpus,
@@ -62,12 +62,14 @@ def run(
         (row["doc_id"] for row in kept_rows(scratch, selection)), config.validation_fraction
     )
     found = survey(scratch, selection, splits)
-    questions = make_questions(found, config)
+    leaks = find_leaks(scratch, selection, splits, of_split(found.book.entries(), "validation"))
+    questions = make_questions(found, leaks, config)
     tasks = write_benchmark(questions, own_questions, outputs["benchmark"])
     if not tasks:
         session.warn("no benchmark question could be made: too few held-out documents")
 
-    contamination = _contamination(questions, found, own_questions)
+    asked = frozenset(question.doc_id for question in questions)
+    contamination = Contamination(_index_of(own_questions), leaks, asked)
     written = write_documents(scratch, selection, splits, contamination, funnel, outputs["documents"])
     session.log(
         f"kept {sum(written.sources.values()):,} documents, {sum(written.source_bytes.values()) / 1e6:.1f} MB"
@@ -97,22 +99,15 @@ def _log_repairs(session: StageSession, cleaner: Cleaner) -> None:
         session.log(f"documents repaired: {named}")
 
 
-def _contamination(
-    questions: Sequence[DerivedQuestion], found: Survey, own: Mapping[str, Smallest[Question]]
-) -> Contamination:
-    """What training text must not hold: right answers of derived questions, the user's own questions."""
-    sentences = {entry.doc_id: entry.sentence for entry in found.book.entries()}
-    derived = [(f"question on {q.doc_id}", sentences.get(q.doc_id, _right(q.question))) for q in questions]
-    given = [
-        (f"{source} {key[:8]}", question.question)
-        for source, sample in own.items()
-        for key, question in sample.items()
-    ]
-    return Contamination(ContaminationIndex(given), ContaminationIndex(derived))
-
-
-def _right(question: Question) -> str:
-    return question.choices[question.answer_index]
+def _index_of(own: Mapping[str, Smallest[Question]]) -> ContaminationIndex:
+    """The user's own questions, which no text and no record may hold."""
+    return ContaminationIndex(
+        [
+            (f"{source} {key[:8]}", question.question)
+            for source, sample in own.items()
+            for key, question in sample.items()
+        ]
+    )
 
 
 def _headline(

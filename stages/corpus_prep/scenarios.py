@@ -71,7 +71,7 @@ def _chat(
     """No tool is wanted: small talk, and every second time a plain question about a name."""
     code = [entry for entry in entries if entry.is_code and entry.title not in reserved]
     if turn % 2 == 0 or not code:
-        requests, _ = SMALL_TALK[(turn // 2) % len(SMALL_TALK)]
+        requests, _ = SMALL_TALK[(turn // 2 if code else turn) % len(SMALL_TALK)]
         prompt = requests[0] if phrasing == "seen" else requests[-1]
     else:
         entry = rng.choice(code)

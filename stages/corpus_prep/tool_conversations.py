@@ -250,13 +250,17 @@ def _query_of(entry: Entry) -> str:
     query = " ".join(words).rstrip(",")
     if len(words) < MIN_QUERY_WORDS or len(query) > MAX_QUERY_CHARACTERS or not _PLAIN_QUERY.match(query):
         return ""
-    first = words[0]
-    return query[0].lower() + query[1:] if first[1:] == first[1:].lower() else query
+    is_verb = entry.is_code and words[0][1:] == words[0][1:].lower()
+    return query[0].lower() + query[1:] if is_verb else query
 
 
-_LOOSE_ENDS = frozenset(
-    ("a", "an", "the", "of", "to", "in", "for", "and", "or", "with", "on", "by", "is", "that", "from", "as")
-)
+# fmt: off
+_LOOSE_ENDS = frozenset((
+    "a", "an", "the", "of", "to", "in", "for", "and", "or", "with", "on", "by", "is", "that", "from", "as",
+    "at", "who", "which", "was", "are", "located", "its", "this", "be", "has", "into", "if", "when", "where",
+    "also",
+))
+# fmt: on
 
 
 def _found(result: str) -> str:

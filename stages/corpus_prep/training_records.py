@@ -19,7 +19,7 @@ from stages.corpus_prep.benchmark_questions import (
     derive_questions,
 )
 from stages.corpus_prep.corpus_writer import Survey
-from stages.corpus_prep.decontamination import ContaminationIndex
+from stages.corpus_prep.decontamination import ContaminationIndex, Overlap
 from stages.corpus_prep.derived_preferences import Answered, derive_pairs
 from stages.corpus_prep.entries import Entry, of_split
 from stages.corpus_prep.funnel import Funnel
@@ -33,15 +33,23 @@ from stages.corpus_prep.tool_conversations import ToolTaskMaker, tool_tasks
 
 ASSISTANT_SOURCE = "glassworks"
 FEWEST_QUESTIONS = 8
+MAX_LEAKS_PER_QUESTION = 2
 
 Row = dict[str, Any]
 
 
-def make_questions(found: Survey, config: CorpusPrepConfig) -> list[DerivedQuestion]:
-    """Benchmark questions about held-out documents; about neighbouring sentences where titles are too few."""
+def make_questions(
+    found: Survey, leaks: Mapping[str, Sequence[Overlap]], config: CorpusPrepConfig
+) -> list[DerivedQuestion]:
+    """Benchmark questions about held-out documents; about neighbouring sentences where titles are too few.
+
+    leaks: training documents that give a held-out one away. Where those are many, the sentence is a phrase
+    that everybody uses, and the question is left out; where they are few, they will be.
+    """
     entries = found.book.entries()
-    held_out, trained = of_split(entries, "validation"), of_split(entries, "train")
-    questions = derive_questions(held_out, trained, config.num_questions, config.seed)
+    uses = Counter(overlap.item for overlaps in leaks.values() for overlap in overlaps)
+    held_out = [e for e in of_split(entries, "validation") if uses[e.doc_id] <= MAX_LEAKS_PER_QUESTION]
+    questions = derive_questions(held_out, of_split(entries, "train"), config.num_questions, config.seed)
     if len(questions) < FEWEST_QUESTIONS:
         passages = [passage for _, passage in found.passages.items()]
         missing = config.num_questions - len(questions)

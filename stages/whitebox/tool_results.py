@@ -215,7 +215,12 @@ _UNDERLINE = re.compile(r"[=\-~^*`\"']{3,}\Z")
 _FIELD = re.compile(r":\w[\w ]*:|\.\. |>>> |[-*+•|] |\d+\. |<[!/a-zA-Z]|(?:!!!|\?\?\?|:::)|Bases: ")
 
 
+_HEADER = re.compile(r"[A-Z][\w-]*:\s")
+
+
 def _is_prose(lines: list[str]) -> bool:
+    if len(lines) > 1 and sum(bool(_HEADER.match(line)) for line in lines) * 2 > len(lines):
+        return False  # `Title: ...` and `Author: ...`, as in mails and PEPs
     if _FIELD.match(lines[0]) or any(_UNDERLINE.match(line) for line in lines[:3]):
         return False
     return any(character.isalpha() for character in lines[0]) and not lines[0].endswith("::")
@@ -227,6 +232,7 @@ _MARKUP = (
     (re.compile(r"\[([^\]\[]+)\]\([^)\s]*\)"), r"\1"),
     (re.compile(r"\*\*([^*]+)\*\*"), r"\1"),
     (re.compile(r"(?<!\w)\*(\w[^*]*)\*(?!\w)"), r"\1"),
+    (re.compile(r"\s*\([\s,;]*\)(?![\w.])"), ""),  # what is left of a note in another script
 )
 
 
