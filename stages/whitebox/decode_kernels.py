@@ -24,14 +24,10 @@ EXACT_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class RowKernel:
-    """x_1xI to y_1xO in float32."""
+    """`multiply` takes x_1xI to y_1xO, in the type of x."""
 
     name: str
     multiply: Callable[[Tensor], Tensor]
-
-    def __call__(self, x_1xI: Tensor) -> Tensor:
-        """Returns y_1xO."""
-        return self.multiply(x_1xI)
 
 
 def pick_kernel(values_OxI: Tensor, scales_OxG: Tensor, bits: int) -> RowKernel | None:
@@ -55,7 +51,7 @@ def _int8_kernel(values_OxI: Tensor, scales_OxG: Tensor) -> RowKernel:
     scales_O = scales_OxG[:, 0].to(torch.bfloat16).contiguous()
 
     def multiply(x_1xI: Tensor) -> Tensor:
-        return torch._weight_int8pack_mm(x_1xI.to(torch.bfloat16), values_OxI, scales_O).float()
+        return torch._weight_int8pack_mm(x_1xI.to(torch.bfloat16), values_OxI, scales_O).to(x_1xI.dtype)
 
     return RowKernel("int8 weights, bfloat16 activations", multiply)
 
@@ -66,11 +62,10 @@ def _int4_kernel(values_OxI: Tensor, scales_OxG: Tensor) -> RowKernel:
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values_OxI.int() + 8, 1)
     scales_GxO = scales_OxG.T.to(torch.bfloat16)
     scales_and_zeros_GxOx2 = torch.stack([scales_GxO, torch.zeros_like(scales_GxO)], dim=-1).contiguous()
+    product = torch.ops.aten._weight_int4pack_mm_for_cpu
 
     def multiply(x_1xI: Tensor) -> Tensor:
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x_1xI.to(torch.bfloat16), packed, group_size, scales_and_zeros_GxOx2
-        ).float()
+        return product(x_1xI.to(torch.bfloat16), packed, group_size, scales_and_zeros_GxOx2).to(x_1xI.dtype)
 
     return RowKernel("int4 weights, bfloat16 activations", multiply)
 
@@ -78,9 +73,10 @@ def _int4_kernel(values_OxI: Tensor, scales_OxG: Tensor) -> RowKernel:
 def _half_kernel(values_OxI: Tensor, scales_OxG: Tensor) -> RowKernel:
     packed = torch.ops.quantized.linear_prepack_fp16(values_OxI.float(), None)
     scales_1xO = scales_OxG.float().T.contiguous()
+    product = torch.ops.quantized.linear_dynamic_fp16
 
     def multiply(x_1xI: Tensor) -> Tensor:
-        return torch.ops.quantized.linear_dynamic_fp16(x_1xI.float(), packed) * scales_1xO
+        return product(x_1xI.float(), packed) * scales_1xO
 
     return RowKernel("float16 weights, float32 activations", multiply)
 
@@ -94,7 +90,7 @@ def _verified(
     x_1xI = torch.randn(1, values_OxI.shape[1], generator=torch.Generator().manual_seed(0))
     try:
         kernel = make(values_OxI, scales_OxG)
-        found_1xO = kernel(x_1xI)
+        found_1xO = kernel.multiply(x_1xI)
     except (RuntimeError, AttributeError, NotImplementedError):
         return None
     repeats = values_OxI.shape[1] // scales_OxG.shape[1]

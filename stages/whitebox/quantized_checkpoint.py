@@ -80,9 +80,8 @@ class QuantizedLM(CausalLM):
 
     def logits(self, h_D: Tensor) -> Tensor:
         """As `CausalLM.logits`; a single row goes through the exact kernel."""
-        is_one_row = h_D.numel() == self.config.hidden_size
-        if self.output_kernel is not None and is_one_row and h_D.device.type == "cpu":
-            return self.output_kernel(h_D.reshape(1, -1)).view(*h_D.shape[:-1], -1)
+        if self.output_kernel is not None and h_D.numel() == self.config.hidden_size and h_D.is_cpu:
+            return self.output_kernel.multiply(h_D.view(1, -1)).view(*h_D.shape[:-1], -1)
         return super().logits(h_D)
 
 

@@ -117,9 +117,8 @@ class QuantizedLinear(_QuantizedModule):
 
     def forward(self, x_I: Tensor) -> Tensor:
         """x_...xI to y_...xO, in the type of x."""
-        is_one_row = x_I.numel() == self.in_features
-        if self.kernel is not None and is_one_row and x_I.device.type == "cpu":
-            return self.kernel(x_I.reshape(1, -1)).view(*x_I.shape[:-1], -1).to(x_I.dtype)
+        if self.kernel is not None and x_I.numel() == self.in_features and x_I.is_cpu:
+            return self.kernel.multiply(x_I.view(1, -1)).view(*x_I.shape[:-1], self.out_features)
         return F.linear(x_I, self.weight.to(x_I.dtype))
 
     def extra_repr(self) -> str:
