@@ -1,0 +1,148 @@
+"""Chunked losses are exact: against plain PyTorch, against TRL, and where nothing counts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stages.whitebox.losses import (
+    IGNORED,
+    bits_per_byte,
+    cross_entropy_sum,
+    dpo_loss,
+    sequence_log_probs,
+    token_log_probs,
+)
+
+B, T, D, V = 2, 13, 16, 37
+
+
+@pytest.fixture
+def case() -> tuple[Tensor, Tensor, Tensor]:
+    """hidden, weight, targets; every third target is ignored."""
+    torch.manual_seed(0)
+    hidden = torch.randn(B, T, D, requires_grad=True)
+    weight = torch.randn(V, D, requires_grad=True)
+    targets = torch.randint(0, V, (B, T))
+    targets[:, ::3] = IGNORED
+    return hidden, weight, targets
+
+
+def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy((hidden @ weight.T).flatten(0, 1), targets.flatten(), reduction="sum")
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 5, 1024])
+def test_cross_entropy_and_its_gradients_are_exact(
+    case: tuple[Tensor, Tensor, Tensor], chunk_tokens: int
+) -> None:
+    hidden, weight, targets = case
+    found, num_tokens = cross_entropy_sum(hidden, weight, targets, chunk_tokens=chunk_tokens)
+    expected = plain(hidden, weight, targets)
+    assert num_tokens == int((targets != IGNORED).sum())
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(3.0 * found, (hidden, weight))
+    torch.testing.assert_close(gradients, torch.autograd.grad(3.0 * expected, (hidden, weight)))
+
+
+def test_float64_inputs_give_float64_gradients(case: tuple[Tensor, Tensor, Tensor]) -> None:
+    hidden, weight, targets = (part.detach() for part in case)
+    h, w = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    found = torch.autograd.grad(-token_log_probs(h, w, targets, chunk_tokens=2).sum(), (h, w))
+    expected = torch.autograd.grad(plain(h, w, targets), (h, w))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_only_the_gradient_that_is_asked_for_is_made(case: tuple[Tensor, Tensor, Tensor]) -> None:
+    hidden, weight, targets = case
+    loss, _ = cross_entropy_sum(hidden, weight.detach(), targets)
+    expected = torch.autograd.grad(plain(hidden, weight, targets), hidden)
+    torch.testing.assert_close(torch.autograd.grad(loss, hidden), expected)
+
+
+@pytest.mark.parametrize("chunk_tokens", [4, 1024])
+def test_token_log_probs_and_their_gradients_are_exact(
+    case: tuple[Tensor, Tensor, Tensor], chunk_tokens: int
+) -> None:
+    hidden, weight, targets = case
+    found_BxT = token_log_probs(hidden, weight, targets, chunk_tokens=chunk_tokens)
+    all_logp = (hidden @ weight.T).log_softmax(dim=-1)
+    expected_BxT = all_logp.gather(-1, targets.clamp(min=0)[..., None])[..., 0] * (targets != IGNORED)
+    torch.testing.assert_close(found_BxT, expected_BxT)
+    factor_BxT = torch.randn(B, T)
+    found = torch.autograd.grad((found_BxT * factor_BxT).sum(), (hidden, weight))
+    expected = torch.autograd.grad((expected_BxT * factor_BxT).sum(), (hidden, weight))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        sequence_log_probs(hidden, weight, targets, chunk_tokens), expected_BxT.sum(dim=-1)
+    )
+
+
+def test_nothing_to_predict_is_zero_and_not_nan(case: tuple[Tensor, Tensor, Tensor]) -> None:
+    hidden, weight, targets = case
+    ignored = torch.full_like(targets, IGNORED)
+    loss, num_tokens = cross_entropy_sum(hidden, weight, ignored)
+    assert (loss.item(), num_tokens) == (0.0, 0)
+    assert all(not g.any() for g in torch.autograd.grad(loss, (hidden, weight)))
+    logp_B = sequence_log_probs(hidden, weight, ignored)
+    assert logp_B.tolist() == [0.0, 0.0]
+    assert all(not g.any() for g in torch.autograd.grad(logp_B.sum(), (hidden, weight)))
+
+
+def test_large_logits_do_not_overflow() -> None:
+    hidden, weight = 1e4 * torch.eye(4)[None], torch.eye(4)
+    loss, _ = cross_entropy_sum(hidden, weight, torch.tensor([[0, 1, 2, 0]]))
+    assert loss.item() == pytest.approx(1e4)
+
+
+def test_autocast_gives_bfloat16_products_and_float32_losses(case: tuple[Tensor, Tensor, Tensor]) -> None:
+    hidden, weight, targets = case
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, num_tokens = cross_entropy_sum(hidden, weight, targets)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(
+        loss / num_tokens, plain(hidden, weight, targets) / num_tokens, atol=0.05, rtol=0
+    )
+    grad_hidden, grad_weight = torch.autograd.grad(loss, (hidden, weight))
+    assert (grad_hidden.dtype, grad_weight.dtype) == (torch.float32, torch.float32)
+
+
+def test_all_logits_are_never_kept_for_the_backward_pass() -> None:
+    hidden = torch.randn(1, 64, 8, requires_grad=True)
+    weight = torch.randn(512, 8, requires_grad=True)
+    targets = torch.randint(0, 512, (1, 64))
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+        cross_entropy_sum(hidden, weight, targets, chunk_tokens=8)
+        token_log_probs(hidden, weight, targets, chunk_tokens=8)
+    assert kept
+    assert max(kept) <= weight.numel() < 64 * 512
+
+
+def test_dpo_is_the_papers_formula() -> None:
+    chosen, rejected = torch.tensor([-5.0, -9.0, -7.0]), torch.tensor([-6.0, -8.0, -7.0])
+    reference_chosen, reference_rejected = torch.tensor([-6.0, -8.5, -7.0]), torch.tensor([-6.5, -8.5, -7.0])
+    found = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta=0.5)
+    margins = [0.5 * (1.0 - 0.5), 0.5 * (-0.5 - 0.5), 0.0]
+    assert found.margin.item() == pytest.approx(sum(margins) / 3)
+    assert found.loss.item() == pytest.approx(sum(math.log1p(math.exp(-m)) for m in margins) / 3)
+    assert found.accuracy.item() == pytest.approx(1.5 / 3)
+
+
+def test_dpo_pushes_chosen_up_and_rejected_down() -> None:
+    chosen, rejected = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    loss = dpo_loss(chosen, rejected, torch.zeros(2), torch.zeros(2), beta=0.1).loss
+    assert loss.item() == pytest.approx(math.log(2))
+    up, down = torch.autograd.grad(loss, (chosen, rejected))
+    assert (up < 0).all()
+    assert torch.equal(up, -down)
+
+
+def test_bits_per_byte() -> None:
+    assert bits_per_byte(math.log(2) * 30, 10) == pytest.approx(3.0)
+    with pytest.raises(ValueError, match="over 0 bytes"):
+        bits_per_byte(1.0, 0)
