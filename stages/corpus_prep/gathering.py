@@ -144,7 +144,7 @@ class Gatherer:
         record = form.convert(row) if form is not None else None
         self.result.forms[file.name, form.name if form is not None else "unknown"] += 1
         if isinstance(record, Document):
-            self._take_document(RawDocument(file.name, record.title, "text", record.text), fraction)
+            self._take_document(RawDocument(file.name, record.title, record.kind, record.text), fraction)
         elif isinstance(record, Conversation):
             self._take_conversation(file.name, record)
         elif isinstance(record, PreferencePair):

@@ -22,6 +22,8 @@ MESSAGE_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialog
 QUESTION_FIELDS = ("question", "prompt", "query", "problem")
 ANSWER_FIELDS = ("answer", "response", "output", "completion", "std_answer", "solution")
 
+KINDS = ("module", "class", "function", "text")
+
 RECOGNISED = (
     "text [title]; instruction [input] output; question answer; prompt response; "
     "messages or conversations (role/content or from/value); prompt chosen rejected; "
@@ -31,10 +33,11 @@ RECOGNISED = (
 
 @dataclass(frozen=True)
 class Document:
-    """A text with its title ("" if it has none)."""
+    """A text with its title ("" if it has none) and its kind, one of `KINDS`."""
 
     title: str
     text: str
+    kind: str = "text"
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def _document(row: Row, text_field: str, title_field: str) -> Document | None:
     text = text_of(row.get(text_field))
     title_name = title_field or _first(row, TITLE_FIELDS) or ""
     title = " ".join(text_of(row.get(title_name)).split())[:200] if title_name != text_field else ""
-    return Document(title, text)
+    kind = row.get("kind")
+    return Document(title, text, kind if kind in KINDS else "text")
 
 
 def _conversation_form(row: Row) -> Form | None:
