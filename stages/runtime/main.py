@@ -118,6 +118,7 @@ def _parse_arguments(spec: StageSpec, arguments: Sequence[str] | None) -> argpar
     )
     parser.add_argument("--work", type=Path, help="folder for checkpoints (default: OUTPUT.work)")
     parser.add_argument("--expect", help="fingerprint that the caller planned with")
+    parser.add_argument("--force", action="store_true", help="build it again although it is there and whole")
     parser.add_argument("--events", choices=("text", "json"), default="text", help="how to print events")
     parser.add_argument("--lease", choices=("none", "stdin"), default="none", help="stop when stdin ends")
     return parser.parse_args(arguments)
@@ -133,7 +134,7 @@ def _build(program: Program) -> None:
     with exclusive(lock, program.session.log, program.session.should_stop):
         key = key_parts(spec, config, {role: entry.digest for role, entry in entries.items()})
         _check_expectation(program, fingerprint(key))
-        if _is_built(program.output, fingerprint(key)):
+        if not program.options.force and _is_built(program.output, fingerprint(key)):
             program.log.emit("finished", fingerprint=fingerprint(key), already_built=True)
         else:
             _run_and_commit(program, config, inputs, entries, key)

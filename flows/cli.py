@@ -1,0 +1,229 @@
+"""The command line. Starts at once: Prefect is imported only by what runs flows, torch never."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.commands import build_command, chat_command, plan_rows, rerun_command
+from flows.compare import compare_runs
+from flows.garbage import find_garbage, remove
+from flows.plan import plan_build
+from flows.preflight import run_checks
+from flows.records import find_artifact, latest_record, read_record
+from flows.settings import DEFAULT_PRESET, build_settings
+from flows.show import show_artifact
+from stages.runtime.errors import GlassworksError
+from stages.runtime.events import format_seconds
+from stages.runtime.store import Store
+
+app = typer.Typer(
+    name="glassworks",
+    help="From raw text to a tested assistant: nine stages, each of them glass.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StoreOption = Annotated[
+    Path, typer.Option("--store", envvar="GLASSWORKS_STORE", help="Folder of the artifacts.")
+]
+PresetOption = Annotated[str, typer.Option("--preset", "-p", help="tiny, laptop, gpu, or a TOML file.")]
+SourceOption = Annotated[
+    list[str] | None, typer.Option("--source", help="Own data: file, folder or quoted glob. Repeat it.")
+]
+BenchmarkOption = Annotated[
+    list[str] | None, typer.Option("--benchmark", help="Own multiple-choice questions. Repeat it.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="STAGE.FIELD=VALUE, such as pretrain.depth=6. Repeat it.")
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-code", help="Keep artifacts although only code changed; they then say so.")
+]
+DEFAULT_STORE = Path("store")
+
+
+@app.command()
+def build(
+    preset: PresetOption = DEFAULT_PRESET,
+    source: SourceOption = None,
+    benchmark: BenchmarkOption = None,
+    change: SetOption = None,
+    force: Annotated[list[str] | None, typer.Option("--force", help="Run this stage in any case.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Stop after this stage.")] = None,
+    trust_code: TrustOption = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Build everything that is not there yet: interrupt it, repeat it, it goes on."""
+    settings = build_settings(
+        preset,
+        sources=source or (),
+        benchmarks=benchmark or (),
+        changes=change or (),
+        force=force or (),
+        trust_code=trust_code,
+    )
+    sys.exit(build_command(Store(store), settings, until))
+
+
+@app.command()
+def plan(
+    preset: PresetOption = DEFAULT_PRESET,
+    source: SourceOption = None,
+    benchmark: BenchmarkOption = None,
+    change: SetOption = None,
+    force: Annotated[list[str] | None, typer.Option("--force", help="As in build.")] = None,
+    trust_code: TrustOption = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Say what a build would do, stage by stage, and why. Runs nothing."""
+    settings = build_settings(
+        preset,
+        sources=source or (),
+        benchmarks=benchmark or (),
+        changes=change or (),
+        force=force or (),
+        trust_code=trust_code,
+    )
+    planned = plan_build(settings, Store(store))
+    for line in plan_rows(planned):
+        print(line)
+    known = [stage.estimated_seconds for stage in planned if stage.outcome == "RUN"]
+    if known and all(seconds is not None for seconds in known):
+        print(
+            f"about {format_seconds(sum(s for s in known if s is not None))}, as long as they took last time"
+        )
+
+
+@app.command()
+def rerun(
+    stage: Annotated[str, typer.Argument(help="The stage to run again.")],
+    with_downstream: Annotated[
+        bool, typer.Option("--with-downstream", help="And every stage that reads its output.")
+    ] = False,
+    run: Annotated[str, typer.Option("--run", help="Take inputs and settings of this run.")] = "latest",
+    change: SetOption = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Run one stage again on an earlier run's inputs."""
+    place = Store(store)
+    sys.exit(rerun_command(place, read_record(place, run), stage, with_downstream, change or []))
+
+
+@app.command()
+def show(
+    artifact: Annotated[str, typer.Argument(help="A stage, STAGE@RUN, a fingerprint, or a folder.")],
+    rows: Annotated[int, typer.Option(help="How many rows of each table.")] = 3,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Look inside an artifact: figures, rows, samples; for sft a batch with its masked tokens dimmed."""
+    show_artifact(find_artifact(Store(store), artifact), Console(), rows)
+
+
+@app.command()
+def compare(
+    old: Annotated[str, typer.Argument(help="A run id or its beginning.")],
+    new: Annotated[str, typer.Argument(help="Another, or latest.")] = "latest",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """What two runs were told differently, and what came of it."""
+    place = Store(store)
+    print(compare_runs(place, read_record(place, old), read_record(place, new)), end="")
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="A run id, or latest.")] = "latest",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Write a run's report anew and print its path."""
+    from flows.build import write_report
+
+    place = Store(store)
+    print(write_report(place, read_record(place, run)))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def chat(
+    context: typer.Context,
+    run: Annotated[str, typer.Option("--run", help="Talk to this run's model.")] = "latest",
+    model: Annotated[str, typer.Option(help="base, sft, dpo, int8 or int4.")] = "int8",
+    compare: Annotated[str, typer.Option(help="Answer with several, such as base,dpo,int4.")] = "",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Talk to the assistant. Other options go to it: --prompt TEXT, --no-tools."""
+    place = Store(store)
+    command = chat_command(place, read_record(place, run), model, compare, context.args)
+    sys.exit(
+        subprocess.run(command, check=False, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}).returncode
+    )
+
+
+@app.command()
+def doctor(store: StoreOption = DEFAULT_STORE) -> None:
+    """Check what a build needs, and say how to mend what is missing."""
+    checks = run_checks(store.resolve())
+    for number, check in enumerate(checks, start=1):
+        mark = "✓" if check.passed else "-" if check.optional else "✗"
+        print(f"[{number}/{len(checks)}] {mark} {check.name}: {check.found}")
+        if not check.passed and check.remedy:
+            print(f"        {check.remedy}")
+    sys.exit(0 if all(check.passed or check.optional for check in checks) else 1)
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it, not only list it.")] = False,
+    keep: Annotated[int, typer.Option(help="How many of the newest runs to keep whole.")] = 5,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """List what the store can drop: nothing that a kept run or a ref uses."""
+    place = Store(store)
+    garbage = find_garbage(place, keep)
+    table = Table("folder", "why", "MiB", box=None)
+    for item in garbage:
+        table.add_row(str(item.folder.relative_to(place.root)), item.reason, f"{item.num_bytes / 2**20:,.1f}")
+    Console().print(table)
+    if yes:
+        print(f"freed {remove(place, garbage) / 2**20:,.1f} MiB")
+    else:
+        total = sum(item.num_bytes for item in garbage) / 2**20
+        print(
+            f"{len(garbage)} folders, {total:,.1f} MiB; remove them with: glassworks gc --yes --keep {keep}"
+        )
+
+
+@app.command()
+def pin(
+    name: Annotated[str, typer.Argument(help="The name to give.")],
+    run: Annotated[str, typer.Option("--run", help="The run that gets it.")] = "latest",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Give a run a name; gc keeps what it uses."""
+    place = Store(store)
+    record = latest_record(place) if run == "latest" else read_record(place, run)
+    ref = place.root / "refs" / name
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text(record.run_id + "\n", encoding="utf-8")
+    print(f"{name} is {record.run_id}")
+
+
+def main() -> None:
+    """Entry point: our own errors become a message and an exit code."""
+    try:
+        app()
+    except GlassworksError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

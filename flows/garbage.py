@@ -1,0 +1,59 @@
+"""What the store can drop: artifacts that no kept run uses, and the leftovers of builds that nobody runs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.records import read_record, run_ids
+from stages.runtime.lock import is_held
+from stages.runtime.store import Store
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One folder that can go, and why."""
+
+    folder: Path
+    reason: str
+    num_bytes: int
+
+
+def find_garbage(store: Store, keep_runs: int) -> list[Garbage]:
+    """Everything that neither the newest `keep_runs` runs nor a ref need. Looks, touches nothing."""
+    kept_runs = set(run_ids(store)[-keep_runs:]) if keep_runs else set()
+    kept_runs |= {path.read_text(encoding="utf-8").strip() for path in (store.root / "refs").glob("*")}
+    used = {
+        (stage.name, stage.fingerprint)
+        for run_id in run_ids(store)
+        if run_id in kept_runs
+        for stage in read_record(store, run_id).stages
+    }
+    garbage = []
+    for folder in sorted((store.root / "artifacts").glob("*/*/")):
+        if (folder.parent.name, folder.name) not in used:
+            garbage.append(Garbage(folder, "no kept run uses it", _size(folder)))
+    for folder in sorted((store.root / "work").glob("*/*/")):
+        if not is_held(folder.with_name(f"{folder.name}.lock")):
+            garbage.append(Garbage(folder, "unfinished, and nobody is at it", _size(folder)))
+    for run_id in run_ids(store):
+        if run_id not in kept_runs:
+            folder = store.root / "runs" / run_id
+            garbage.append(Garbage(folder, "an old run's report", _size(folder)))
+    return garbage
+
+
+def remove(store: Store, garbage: list[Garbage]) -> int:
+    """Remove what was found; returns the bytes that were freed."""
+    for item in garbage:
+        shutil.rmtree(item.folder, ignore_errors=True)
+        if item.folder.parent == store.root / "runs":
+            item.folder.with_name(f"{item.folder.name}.json").unlink(missing_ok=True)
+        if item.folder.parent.parent == store.root / "work":
+            item.folder.with_name(f"{item.folder.name}.config.json").unlink(missing_ok=True)
+    return sum(item.num_bytes for item in garbage)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,111 @@
+"""A stage's events become Prefect logs and artifacts: progress while it runs, a table and a plot when done.
+
+Prefect's API takes about 250 log lines a second, so only what a person would read is forwarded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    acreate_image_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+
+from flows.report.charts import chart_png
+from stages.runtime.events import describe_progress
+
+UPDATE_EVERY_SECONDS = 2.0
+
+
+def artifact_key(*words: str) -> str:
+    """A key as Prefect wants it: lower case, digits and dashes."""
+    text = "-".join(words).lower().replace("_", "-")
+    return "".join(c for c in text if c.isalnum() or c == "-")
+
+
+class LiveProgress:
+    """The progress artifact of one thing that runs; updated by a task of its own so that nobody waits."""
+
+    def __init__(self, key: str, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        self._key = artifact_key(key, "progress")
+        self._logger = logger
+        self._artifact: UUID | None = None
+        self._latest: tuple[float, str] | None = None
+        self._sent: tuple[float, str] | None = None
+        self._pump: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> LiveProgress:
+        self._pump = asyncio.create_task(self._send_forever())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.gather(self._pump, return_exceptions=True)
+        await self._send()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Take note of an event; never waits for the API."""
+        if event["event"] == "progress" and event["total"]:
+            self.update(100.0 * event["done"] / event["total"], describe_progress(event).strip())
+        elif event["event"] == "log":
+            warning = event.get("level") == "warning"
+            self._logger.log(logging.WARNING if warning else logging.INFO, "%s", event["message"])
+
+    def update(self, percent: float, description: str) -> None:
+        """Set what the next update will show."""
+        self._latest = (percent, description)
+
+    async def _send_forever(self) -> None:
+        while True:
+            await asyncio.sleep(UPDATE_EVERY_SECONDS)
+            await self._send()
+
+    async def _send(self) -> None:
+        if self._latest is None or self._latest == self._sent:
+            return
+        self._sent = self._latest
+        percent, description = self._latest
+        if self._artifact is None:  # a hit never gets here, and costs no call
+            self._artifact = await acreate_progress_artifact(percent, key=self._key, description=description)
+        else:
+            await aupdate_progress_artifact(self._artifact, progress=percent, description=description)
+
+
+async def publish_results(stage: str, events: list[dict[str, Any]]) -> None:
+    """The stage's tables and plots as artifacts of the current task run."""
+    started = time.monotonic()
+    for event in events:
+        if time.monotonic() - started > 30.0:  # a slow API must not hold up the build
+            break
+        if event["event"] == "table":
+            rows = [dict(zip(event["columns"], row, strict=False)) for row in event["rows"]]
+            await acreate_table_artifact(
+                table=rows,
+                key=artifact_key(stage, event["name"]),
+                description=event["caption"] or event["name"],
+            )
+        elif event["event"] == "chart":
+            picture = await asyncio.to_thread(chart_png, event)
+            await acreate_image_artifact(
+                image_url="data:image/png;base64," + base64.b64encode(picture).decode(),
+                key=artifact_key(stage, event["name"], "plot"),
+                description=event["title"],
+            )
+
+
+def one_of_each(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tables and charts, the last of each name: a resumed stage reports some of them twice."""
+    latest: Mapping[tuple[str, str], dict[str, Any]] = {
+        (e["event"], e["name"]): e for e in events if e["event"] in ("table", "chart")
+    }
+    return list(latest.values())

@@ -1,0 +1,94 @@
+"""The dry run: which stages are there already, which must run, and why, without running anything.
+
+A stage's fingerprint needs the content of its inputs. Where an input is yet to be made, the plan says so; the
+stage may still turn out to be a hit when the input comes out with the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from data_contracts.manifest import KeyParts
+from flows.settings import BuildSettings
+from stages.catalog import STAGES
+from stages.runtime.fingerprint import explain_difference, fingerprint, key_parts
+from stages.runtime.spec import StageSpec
+from stages.runtime.store import Artifact, Store
+
+Outcome = Literal["HIT", "RUN", "TRUST"]
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """What the plan says about one stage."""
+
+    spec: StageSpec
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    key: KeyParts | None
+    artifact: Artifact | None
+    estimated_seconds: float | None
+    """How long the youngest artifact of this stage took; None without history."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.spec.name
+
+
+def plan_stage(
+    spec: StageSpec, settings: BuildSettings, inputs: dict[str, Artifact | None], store: Store
+) -> PlannedStage:
+    """Plan one stage whose inputs are `inputs` (None: to be made)."""
+    estimate = _last_seconds(store, spec.name)
+    waiting = sorted({read.stage for read in spec.reads.values() if inputs[read.stage] is None})
+    if waiting:
+        reasons = tuple(f"input from {stage}, which runs" for stage in waiting)
+        return PlannedStage(spec, "RUN", _own_changes(spec, settings, store) + reasons, None, None, estimate)
+    digests = {role: _digest(inputs[r.stage], r.part) for role, r in spec.reads.items()}
+    key = key_parts(spec, settings.configs[spec.name], digests)
+    if spec.name in settings.force:
+        return PlannedStage(spec, "RUN", ("forced",), key, None, estimate)
+    if artifact := store.find(spec.name, fingerprint(key)):
+        return PlannedStage(spec, "HIT", (), key, artifact, 0.0)
+    reasons = tuple(store.why_not(key))
+    if settings.trust_code and (trusted := store.find_trusting_code(key)):
+        return PlannedStage(spec, "TRUST", reasons, key, trusted, 0.0)
+    return PlannedStage(spec, "RUN", reasons, key, None, estimate)
+
+
+def plan_build(
+    settings: BuildSettings, store: Store, specs: Iterable[StageSpec] = STAGES
+) -> list[PlannedStage]:
+    """Plan all stages in order."""
+    artifacts: dict[str, Artifact | None] = {}
+    planned = []
+    for spec in specs:
+        stage = plan_stage(spec, settings, artifacts, store)
+        artifacts[spec.name] = stage.artifact
+        planned.append(stage)
+    return planned
+
+
+def _digest(artifact: Artifact | None, part: str) -> str:
+    assert artifact is not None
+    return artifact.manifest.parts[part].digest
+
+
+def _last_seconds(store: Store, stage: str) -> float | None:
+    artifacts = list(store.artifacts(stage))
+    return artifacts[-1].manifest.provenance.seconds if artifacts else None
+
+
+def _own_changes(spec: StageSpec, settings: BuildSettings, store: Store) -> tuple[str, ...]:
+    """What changed about the stage itself, when its inputs are not known yet."""
+    own = key_parts(spec, settings.configs[spec.name], {})
+    near = store.nearest(own)
+    if near is None:
+        return ("never built in this store",)
+    roles = set(spec.reads)
+    old = near.manifest.key
+    kept = {name: digest for name, digest in old.inputs.items() if name not in roles}
+    return tuple(explain_difference(old.model_copy(update={"inputs": kept}), own))

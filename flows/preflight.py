@@ -1,0 +1,145 @@
+"""`glassworks doctor`: is everything there that a build needs? Each check names the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+MIN_FREE_DISK_BYTES = 5 * 2**30
+MIN_MEMORY_BYTES = 4 * 2**30
+PREFECT_PORT = 4200
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check. Something `optional` that fails is only worth knowing."""
+
+    name: str
+    passed: bool
+    found: str
+    remedy: str = ""
+    optional: bool = False
+
+
+def run_checks(store: Path) -> list[Check]:
+    """All checks, in order."""
+    checks: list[Callable[[], Check]] = [
+        check_python,
+        check_packages,
+        check_torch_build,
+        lambda: check_store(store),
+        lambda: check_disk(store),
+        check_memory,
+        check_compiler,
+        check_gpu,
+        check_docker,
+        check_port,
+    ]
+    return [check() for check in checks]
+
+
+def check_python() -> Check:
+    """Python 3.11 or newer."""
+    found = ".".join(str(n) for n in sys.version_info[:3])
+    return Check(
+        "Python", sys.version_info >= (3, 11), found, "install Python 3.11 or newer, then make install"
+    )
+
+
+def check_packages() -> Check:
+    """Every run-time requirement in the version that we ask for; known bad combinations are such failures."""
+    wrong = [problem for text in _requirements() if (problem := _problem(Requirement(text)))]
+    count = len(_requirements())
+    remedy = "make install (removes nothing of yours; rebuilds .venv when pyproject.toml changed)"
+    return Check("packages", not wrong, "; ".join(wrong) or f"{count} requirements are met", remedy)
+
+
+def _requirements() -> list[str]:
+    declared = metadata.requires("glassworks") or []
+    return [text for text in declared if 'extra == "test"' not in text and "glassworks[" not in text]
+
+
+def _problem(requirement: Requirement) -> str:
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"{requirement.name} {version}, needed {requirement.specifier}"
+    return ""
+
+
+def check_torch_build() -> Check:
+    """Which build of torch is installed (read from its metadata, not imported)."""
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return Check("torch", False, "not installed", "pip install torch==2.13.0")
+    return Check("torch", True, version)
+
+
+def check_store(store: Path) -> Check:
+    """The store can be written, and a rename inside it is one operation."""
+    try:
+        (store / "work").mkdir(parents=True, exist_ok=True)
+        (store / "artifacts").mkdir(parents=True, exist_ok=True)
+        probe = store / "work" / f".probe-{os.getpid()}"
+        probe.mkdir()
+        probe.rename(store / "artifacts" / probe.name).rmdir()
+    except OSError as error:
+        return Check(
+            "store", False, f"{store}: {error}", "pass --store DIR with a folder of yours on one disk"
+        )
+    return Check("store", True, str(store))
+
+
+def check_disk(store: Path) -> Check:
+    """Room for a few builds."""
+    free = shutil.disk_usage(store if store.exists() else Path.cwd()).free
+    return Check("disk", free >= MIN_FREE_DISK_BYTES, f"{free / 2**30:.0f} GiB free", "glassworks gc --yes")
+
+
+def check_memory() -> Check:
+    """The laptop preset stays under 4 GiB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = f"{memory / 2**30:.0f} GiB, {os.cpu_count()} CPUs"
+    return Check("memory", memory >= MIN_MEMORY_BYTES, found, "build with --preset tiny")
+
+
+def check_compiler() -> Check:
+    """torch.compile needs a C++ compiler; without one training is slower, not wrong."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    remedy = "install g++ (Debian: apt-get install g++) for faster training"
+    return Check("C++ compiler", compiler is not None, compiler or "none", remedy, optional=True)
+
+
+def check_gpu() -> Check:
+    """An NVIDIA device node, without starting a driver."""
+    devices = sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
+    return Check(
+        "GPU", bool(devices), ", ".join(devices) or "none", "not needed: --preset laptop", optional=True
+    )
+
+
+def check_docker() -> Check:
+    """A Docker Engine's socket."""
+    path = Path("/var/run/docker.sock")
+    found = str(path) if path.exists() else "no engine"
+    return Check("Docker", path.exists(), found, "not needed: stages run as processes", optional=True)
+
+
+def check_port() -> Check:
+    """The port that a Prefect server takes by default."""
+    with socket.socket() as probe:
+        taken = probe.connect_ex(("127.0.0.1", PREFECT_PORT)) == 0
+    found = f"{PREFECT_PORT} is {'taken' if taken else 'free'}"
+    remedy = "a Prefect server may be running already; else set PREFECT_SERVER_API_PORT"
+    return Check("Prefect's port", not taken, found, remedy, optional=True)

@@ -1,0 +1,82 @@
+"""Finding runs and artifacts by the names that people use: a run id, its beginning, `latest`, a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from flows.report.record import RunRecord
+from stages.catalog import STAGES
+from stages.runtime.errors import UserError, did_you_mean
+from stages.runtime.store import Artifact, Store, read_manifest
+
+
+def run_ids(store: Store) -> list[str]:
+    """All recorded runs, oldest first."""
+    return sorted(path.stem for path in (store.root / "runs").glob("*.json"))
+
+
+def read_record(store: Store, name: str) -> RunRecord:
+    """The run with this id, this unique beginning of an id, this ref, or `latest`."""
+    if name == "latest":
+        return latest_record(store)
+    ref = store.root / "refs" / name
+    wanted = ref.read_text(encoding="utf-8").strip() if ref.is_file() else name
+    matches = [run_id for run_id in run_ids(store) if run_id.startswith(wanted)]
+    if len(matches) != 1:
+        known = run_ids(store)
+        found = "no run" if not matches else f"{len(matches)} runs"
+        raise UserError(
+            f"{found} {name!r} in {store.root}{did_you_mean(name, known)}",
+            hint=f"newest runs: {', '.join(known[-5:]) or 'none yet (glassworks build)'}",
+        )
+    return _parse(store.root / "runs" / f"{matches[0]}.json")
+
+
+def latest_record(store: Store) -> RunRecord:
+    """The newest run. Raises UserError where there is none."""
+    known = run_ids(store)
+    if not known:
+        raise UserError(f"{store.root} holds no run yet", hint="glassworks build")
+    return _parse(store.root / "runs" / f"{known[-1]}.json")
+
+
+def _parse(path: Path) -> RunRecord:
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        message = f"{path} is no run record: {error.errors()[0]['msg']}"
+        raise UserError(message, hint="remove it, or pick another run") from None
+
+
+def artifact_of(store: Store, record: RunRecord, stage: str) -> Artifact:
+    """The artifact that a run used for a stage. Raises UserError if it has none or it is gone."""
+    fingerprint = next((s.fingerprint for s in record.stages if s.name == stage), None)
+    folder = store.artifact_dir(stage, fingerprint or "-")
+    manifest = read_manifest(folder) if fingerprint else None
+    if manifest is None:
+        raise UserError(
+            f"run {record.run_id} has no artifact of {stage}",
+            hint=f"make it: glassworks build --until {stage}",
+        )
+    return Artifact(folder, manifest)
+
+
+def find_artifact(store: Store, name: str) -> Artifact:
+    """An artifact by stage (of the latest run), `stage@run`, fingerprint, or folder."""
+    folder = Path(name)
+    if manifest := read_manifest(folder):
+        return Artifact(folder.resolve(), manifest)
+    stage, _, run = name.partition("@")
+    stages = [spec.name for spec in STAGES]
+    if stage in stages:
+        return artifact_of(store, read_record(store, run or "latest"), stage)
+    for candidate in stages:
+        for artifact in store.artifacts(candidate):
+            if artifact.manifest.fingerprint.startswith(name) and len(name) >= 6:
+                return artifact
+    raise UserError(
+        f"there is no artifact {name!r}{did_you_mean(name, stages)}",
+        hint="name a stage, STAGE@RUN, a fingerprint, or an artifact's folder",
+    )

@@ -1,0 +1,134 @@
+"""`glassworks show`: an artifact as a person can read it. Needs no torch: tables, headers, tokens, manifest."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from safetensors.numpy import load_file
+
+from data_contracts.contract import safetensors_header
+from data_contracts.tables import part_files
+from stages.runtime.events import EVENTS_NAME, format_seconds, read_events
+from stages.runtime.store import Artifact
+
+MASKED = -100
+CELL_CHARACTERS = 120
+
+
+def show_artifact(artifact: Artifact, console: Console, rows: int = 3) -> None:
+    """Print what the artifact is, what it holds, and a few of its rows, samples or tokens."""
+    manifest = artifact.manifest
+    console.print(f"[bold]{manifest.stage}[/bold] {manifest.fingerprint}", highlight=False)
+    console.print(str(artifact.folder), markup=False, soft_wrap=True)
+    made = manifest.provenance
+    peak = made.peak_memory_bytes / 2**20
+    console.print(f"made {made.started_at} in {format_seconds(made.seconds)}, peak memory {peak:,.0f} MiB")
+    for role, entry in manifest.inputs.items():
+        console.print(f"  reads {role}: {entry.stage} {entry.fingerprint} {entry.contract}", markup=False)
+    for name, value in manifest.metrics.items():
+        console.print(f"  {name} = {value:,.6g}", markup=False)
+    for part in manifest.parts:
+        _show_part(artifact, part, console, rows)
+    for event in list(read_events(artifact.folder / EVENTS_NAME)):
+        if event["event"] == "sample":
+            console.print(Text.assemble((event["prompt"], "bold"), " -> ", event["text"]))
+
+
+def _show_part(artifact: Artifact, part: str, console: Console, rows: int) -> None:
+    entry = artifact.manifest.parts[part]
+    counted = f", {entry.num_rows:,} rows" if entry.num_rows is not None else ""
+    console.print(f"\n[bold]{part}[/bold]: {entry.contract}{counted}", highlight=False)
+    folder = artifact.part(part)
+    if part == "rejects":
+        _show_reasons(folder, console, rows)
+    elif part == "preview":
+        _show_preview(folder, artifact.part("model"), console, rows)
+    elif part_files(folder):
+        _show_rows(folder, console, rows)
+    else:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            console.print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes", markup=False)
+            if path.suffix == ".safetensors":
+                console.print(f"    {_tensors(path)}", markup=False)
+
+
+def _tensors(path: Path) -> str:
+    header = safetensors_header(path)
+    named = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+    shown = ", ".join(f"{name} {entry['dtype']}{entry['shape']}" for name, entry in named[:4])
+    return shown + (f" and {len(named) - 4} more tensors" if len(named) > 4 else "")
+
+
+def _first_rows(folder: Path, rows: int) -> list[dict[str, Any]]:
+    with pq.ParquetFile(part_files(folder)[0]) as file:
+        for batch in file.iter_batches(batch_size=max(rows, 1)):
+            found: list[dict[str, Any]] = batch.to_pylist()
+            return found[:rows]
+    return []
+
+
+def _show_rows(folder: Path, console: Console, rows: int) -> None:
+    for row in _first_rows(folder, rows):
+        for name, value in row.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            cut = (
+                text
+                if len(text) <= CELL_CHARACTERS
+                else f"{text[:CELL_CHARACTERS]}... ({len(text):,} characters)"
+            )
+            console.print(Text.assemble("  ", (name, "dim"), ": ", cut.replace("\n", "\\n")), soft_wrap=True)
+        console.print()
+
+
+def _show_reasons(folder: Path, console: Console, rows: int) -> None:
+    """Dropped documents by step and reason, with a few of each."""
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], list[str]] = {}
+    for path in part_files(folder):
+        for row in pq.read_table(path, columns=["step", "reason", "title", "detail"]).to_pylist():
+            key = (row["step"], row["reason"])
+            counts[key] += 1
+            if len(examples.setdefault(key, [])) < rows:
+                examples[key].append(f"{row['title']} ({row['detail']})" if row["detail"] else row["title"])
+    table = Table("step", "reason", "documents", "examples", box=None)
+    for (step, reason), count in counts.most_common():
+        table.add_row(step, reason, f"{count:,}", "; ".join(examples[step, reason]))
+    console.print(table)
+
+
+def _show_preview(folder: Path, tokenizer_folder: Path, console: Console, rows: int) -> None:
+    """The first training batch: trained tokens bright, masked ones dim, a line between conversations."""
+    tensors = load_file(folder / "preview.safetensors")
+    pieces = _pieces(tokenizer_folder / "tokenizer.model")
+    console.print("bright: the loss counts this token; dim: it is only read")
+    for row in range(min(rows, len(tensors["ids"]))):
+        ids, labels = tensors["ids"][row], tensors["labels"][row]
+        console.print(Text.assemble(*_coloured(ids, labels, tensors["document_ids"][row], pieces)))
+        console.rule(style="dim")
+
+
+def _coloured(ids: Any, labels: Any, documents: Any, pieces: list[str]) -> Iterator[tuple[str, str]]:
+    # labels[i] is what position i must predict, so the token at i counts where the label before it is real.
+    counted = [False, *(int(label) != MASKED for label in labels[:-1])]
+    before = int(documents[0])
+    for token, counts, document in zip(ids, counted, documents, strict=True):
+        if int(document) != before:
+            yield "\n┄┄┄┄\n", "dim"
+            before = int(document)
+        if int(document) >= 0:
+            yield pieces[int(token)], "bold green" if counts else "dim"
+
+
+def _pieces(model: Path) -> list[str]:
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor(model_file=str(model))
+    return [processor.id_to_piece(i).replace("▁", " ") for i in range(processor.get_piece_size())]
