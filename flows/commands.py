@@ -43,7 +43,8 @@ def prepare_prefect(store: Store) -> None:
     """Settings that must be in the environment before Prefect is imported; the user's own win."""
     for name, value in PREFECT_SETTINGS.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("PREFECT_HOME", str(store.root / "prefect"))
+    home = Path(os.environ.setdefault("PREFECT_HOME", str(store.root / "prefect")))
+    home.mkdir(parents=True, exist_ok=True)
 
 
 def build_command(store: Store, settings: BuildSettings, until: str | None) -> int:

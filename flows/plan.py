@@ -45,8 +45,8 @@ def plan_stage(
     estimate = _last_seconds(store, spec.name)
     waiting = sorted({read.stage for read in spec.reads.values() if inputs[read.stage] is None})
     if waiting:
-        reasons = tuple(f"input from {stage}, which runs" for stage in waiting)
-        return PlannedStage(spec, "RUN", _own_changes(spec, settings, store) + reasons, None, None, estimate)
+        reasons = (*_own_changes(spec, settings, store), f"input from {', '.join(waiting)}, to be made first")
+        return PlannedStage(spec, "RUN", reasons, None, None, estimate)
     digests = {role: _digest(inputs[r.stage], r.part) for role, r in spec.reads.items()}
     key = key_parts(spec, settings.configs[spec.name], digests)
     if spec.name in settings.force:
