@@ -54,9 +54,10 @@ class DpoConfig(StageConfig):
     sample_prompts: tuple[str, ...] = ("Return a new", "The module", "class Counter", "In the year")
     """Beginnings of documents to continue; the same as in pretrain."""
     chat_prompts: tuple[str, ...] = (
-        "What does `textwrap.dedent` do?",
-        "What is 12*(3+4)?",
-        "Which function joins two paths?",
+        "What does textwrap.dedent do?",
+        "Calculate 12*(3+4).",
+        "Look up textwrap.dedent.",
+        "Search for joining two paths.",
         "Hello!",
     )
     """Questions to answer at each evaluation; the same as in sft."""

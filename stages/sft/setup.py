@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from stages.sft.conversations import Chats
 from stages.sft.spec import SftConfig
 from stages.whitebox.checkpoint import load_model
 from stages.whitebox.device import Device
@@ -19,6 +20,7 @@ from stages.whitebox.trainer import TrainerSettings
 MICRO_BATCH_TOKENS = 4096
 """On a CPU more rows at once are no faster."""
 LEARNING_RATE_AT_WIDTH_256 = 2e-3
+MIN_CONTEXT_TOKENS = 128
 
 
 def open_model(inputs: Mapping[str, Path], device: torch.device) -> tuple[Tokenizer, CausalLM]:
@@ -33,13 +35,18 @@ def open_model(inputs: Mapping[str, Path], device: torch.device) -> tuple[Tokeni
     return tokenizer, model
 
 
-def choose_context(config: SftConfig, model: CausalLM) -> int:
-    """Tokens of a row. Raises ValueError when the model cannot read that many."""
-    longest = model.config.max_position_embeddings
+def choose_context(config: SftConfig, model: CausalLM, chats: Mapping[str, Chats]) -> int:
+    """Tokens of a row. Raises ValueError when the model cannot read that many.
+
+    Short rows cost less: attention and its mask grow with the square. So "auto" takes the smallest power of
+    two that holds every conversation.
+    """
+    limit = model.config.max_position_embeddings
     if config.context_tokens == "auto":
-        return longest
-    if config.context_tokens > longest:
-        raise ValueError(f"context_tokens is {config.context_tokens}, the model reads at most {longest}")
+        longest = max(len(chat.ids) for split in chats.values() for chat in split.rendered)
+        return min(limit, max(MIN_CONTEXT_TOKENS, 1 << (longest - 1).bit_length()))
+    if config.context_tokens > limit:
+        raise ValueError(f"context_tokens is {config.context_tokens}, the model reads at most {limit}")
     return config.context_tokens
 
 

@@ -28,7 +28,7 @@ class SftConfig(StageConfig):
     replay_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training tokens that are documents of the pretraining corpus, against forgetting."""
     context_tokens: PositiveInt | Literal["auto"] = "auto"
-    """Tokens of one training row; "auto" is the longest text that the model can read."""
+    """Tokens of one training row; "auto" holds the longest conversation, as far as the model can read."""
     batch_tokens: PositiveInt = 8192
     """Tokens of one update, padding included."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
@@ -54,9 +54,10 @@ class SftConfig(StageConfig):
     sample_prompts: tuple[str, ...] = ("Return a new", "The module", "class Counter", "In the year")
     """Beginnings of documents to continue; the same as in pretrain, so that the report can show both."""
     chat_prompts: tuple[str, ...] = (
-        "What does `textwrap.dedent` do?",
-        "What is 12*(3+4)?",
-        "Which function joins two paths?",
+        "What does textwrap.dedent do?",
+        "Calculate 12*(3+4).",
+        "Look up textwrap.dedent.",
+        "Search for joining two paths.",
         "Hello!",
     )
     """Questions to answer at each evaluation, always with the most likely token."""
