@@ -109,12 +109,12 @@ class CausalLM(nn.Module):
             return self.model.embed_tokens.weight
         return self.lm_head.weight
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, backend: str = "inductor") -> None:
         """Fuses the small operations of a layer in training; one compilation serves all layers.
 
         Only for shapes that stay the same: evaluation and decoding, whose shapes vary, are not compiled.
         """
-        self._run_block = torch.compile(_run_block, dynamic=False)
+        self._run_block = torch.compile(_run_block, dynamic=False, backend=backend)
 
     def hidden_states(
         self,

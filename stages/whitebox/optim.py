@@ -1,9 +1,11 @@
-"""The optimizer and the learning rate over a run."""
+"""The optimizers, and the learning rate over a run."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
+
+from stages.whitebox.muon import Muon
 
 ADAM_EPS = 1e-8
 
@@ -11,20 +13,38 @@ ADAM_EPS = 1e-8
 def build_adamw(
     model: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), as one fused kernel.
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), as one fused kernel, for all parameters.
 
     Matrices decay; norms, other vectors and the token embedding do not: rare tokens get few gradients, and
     decay would pull their rows to zero meanwhile.
     """
-    decayed, kept = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            is_matrix = parameter.ndim >= 2 and "embed_tokens" not in name
-            (decayed if is_matrix else kept).append(parameter)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    decayed = [p for name, p in trained.items() if p.ndim >= 2 and "embed_tokens" not in name]
+    kept = [p for name, p in trained.items() if p.ndim < 2 or "embed_tokens" in name]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=lr, betas=betas, eps=ADAM_EPS, fused=True
-    )
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=ADAM_EPS, fused=True)
+
+
+def build_muon(
+    model: nn.Module,
+    lr: float,
+    matrix_lr: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 0.1,
+    compute_dtype: torch.dtype = torch.float32,
+) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices at `matrix_lr`, AdamW without decay for all else at `lr`."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    matrices = [p for name, p in trained.items() if is_hidden_matrix(name, p)]
+    others = [p for name, p in trained.items() if not is_hidden_matrix(name, p)]
+    muon = Muon(matrices, lr=matrix_lr, weight_decay=weight_decay, compute_dtype=compute_dtype)
+    return [muon, torch.optim.AdamW(others, lr=lr, betas=betas, eps=ADAM_EPS, weight_decay=0.0, fused=True)]
+
+
+def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter maps hidden features to hidden features; rows of embeddings are tokens instead."""
+    return parameter.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
 
 
 def warmup_decay(
@@ -36,20 +56,19 @@ def warmup_decay(
 ) -> float:
     """Share of the peak learning rate at `step` (the first is 1): linear warm-up, stable, linear decay.
 
-    Warmup-stable-decay (Hu et al. 2024, arXiv:2404.06395): with `decay_fraction` 1 there is no stable part,
-    and the rate falls from the end of the warm-up to the last step. The fraction is never 0 before the last
-    step is done.
+    Warmup-stable-decay (Hu et al. 2024, arXiv:2404.06395). Where the decay takes all steps that the warm-up
+    leaves, there is no stable part: the linear decay that Bergsma et al. 2025, arXiv:2502.15938, found best
+    for a budget that is known. The share is never 0 before the last step is done.
 
     Raises:
         ValueError: `step` is outside 1..total_steps.
     """
     if not 1 <= step <= total_steps:
         raise ValueError(f"step is {step}, expected 1 to {total_steps}")
-    warmup_steps = min(warmup_steps, total_steps)
     if step <= warmup_steps:
-        return step / warmup_steps
-    decay_steps = min(max(1, round(decay_fraction * total_steps)), total_steps - warmup_steps)
+        return step / min(warmup_steps, total_steps)
+    decay_steps = min(round(decay_fraction * total_steps), max(total_steps - warmup_steps, 0))
     steps_left = total_steps - step + 1
-    if decay_fraction == 0 or steps_left > decay_steps:
+    if steps_left > decay_steps:
         return 1.0
     return min_learning_rate_fraction + (1.0 - min_learning_rate_fraction) * steps_left / (decay_steps + 1)

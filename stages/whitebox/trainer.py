@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from stages.whitebox.optim import build_adamw, warmup_decay
+from stages.whitebox.optim import build_adamw, build_muon, warmup_decay
 from stages.whitebox.training_state import (
     TrainingState,
     load_newest,
@@ -28,6 +28,8 @@ from stages.whitebox.training_state import (
 )
 
 HISTORY_POINTS = 1000
+OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum")
+OF_EVERY_STEP = frozenset({"train_loss", "learning_rate", "grad_norm", "tokens_per_second"})
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class TrainerSettings:
 
     total_steps: int
     learning_rate: float
+    """Peak of AdamW, which updates everything, or everything but the matrices of the layers."""
+    matrix_learning_rate: float | None = None
+    """Peak of Muon for the matrices of the layers; None leaves these to AdamW."""
     warmup_steps: int = 0
     decay_fraction: float = 0.5
     min_learning_rate_fraction: float = 0.0
@@ -58,10 +63,23 @@ class TrainerSettings:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
 
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate of a step; the first step is 1."""
-        return self.learning_rate * warmup_decay(
+    def learning_rate_share(self, step: int) -> float:
+        """What share of the peak a step takes; the first step is 1."""
+        return warmup_decay(
             step, self.total_steps, self.warmup_steps, self.decay_fraction, self.min_learning_rate_fraction
+        )
+
+    def build_optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """AdamW alone, or Muon and AdamW."""
+        if self.matrix_learning_rate is None:
+            return [build_adamw(model, self.learning_rate, self.betas, self.weight_decay)]
+        return build_muon(
+            model,
+            self.learning_rate,
+            self.matrix_learning_rate,
+            self.betas,
+            self.weight_decay,
+            self.compute_dtype,
         )
 
 
@@ -183,7 +201,9 @@ class _Run:
         self.checkpoint_dir, self.log = checkpoint_dir, log
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.named.values())).device
-        self.optimizer = build_adamw(model, settings.learning_rate, settings.betas, settings.weight_decay)
+        self.optimizers = settings.build_optimizers(model)
+        self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.peaks = [group["lr"] for group in self.groups]
         self.summary = TrainingSummary()
         self._saved_at = time.monotonic()
         torch.manual_seed(settings.seed)
@@ -192,20 +212,23 @@ class _Run:
         """One update; returns what to report."""
         started = time.perf_counter()
         step = self.summary.steps + 1
-        learning_rate = self.settings.learning_rate_at(step)
+        share = self.settings.learning_rate_share(step)
+        for group, peak in zip(self.groups, self.peaks, strict=True):
+            group["lr"] = peak * share
         self.model.train()
         loss_sum, num_targets, values = self._accumulate()
         if num_targets > 0:
-            values["train_loss"] = self._finite("loss", loss_sum / num_targets, step, learning_rate)
-            values["grad_norm"] = self._update(num_targets, step, learning_rate)
+            values["train_loss"] = self._finite("loss", loss_sum / num_targets, step)
+            values["grad_norm"] = self._update(num_targets, step)
         else:
             self.log(f"step {step} has no targets, so it changes nothing")
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - started
         self.summary.steps = step
         self.summary.num_targets += num_targets
         self.summary.seconds += seconds
-        return {**values, "learning_rate": learning_rate, "tokens_per_second": num_targets / seconds}
+        speed = {"tokens_per_second": num_targets / seconds}
+        return {**values, "learning_rate": self.settings.learning_rate * share, **speed}
 
     def _accumulate(self) -> tuple[float, int, dict[str, float]]:
         """Adds up gradients of summed losses; returns the loss sum, the targets, and mean metrics."""
@@ -228,25 +251,24 @@ class _Run:
             {name: total / num_targets for name, total in metric_sums.items()},
         )
 
-    def _update(self, num_targets: int, step: int, learning_rate: float) -> float:
-        """Mean and clip in one multiplication, then the optimizer; returns the norm before clipping."""
+    def _update(self, num_targets: int, step: int) -> float:
+        """Mean and clip in one multiplication, then the optimizers; returns the norm before clipping."""
         grads = [p.grad for p in self.named.values() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(grads)) / num_targets
-        self._finite("gradient norm", norm, step, learning_rate)
+        self._finite("gradient norm", norm, step)
         clip = self.settings.grad_clip
         factor = min(1.0, clip / (norm + 1e-6)) if clip > 0 else 1.0
         torch._foreach_mul_(grads, factor / num_targets)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         return norm
 
-    def _finite(self, what: str, value: float, step: int, learning_rate: float) -> float:
+    def _finite(self, what: str, value: float, step: int) -> float:
         if not math.isfinite(value):
+            peak, clip = self.settings.learning_rate, self.settings.grad_clip
             raise TrainingDiverged(
-                f"the {what} is {value} at step {step} of {self.settings.total_steps} (learning rate "
-                f"{learning_rate:.2e}); try learning_rate {self.settings.learning_rate / 3:.1e}, a longer "
-                f"warm-up, or a smaller grad_clip than {self.settings.grad_clip}"
+                f"the {what} is {value} at step {step} of {self.settings.total_steps}; try learning_rate "
+                f"{peak / 3:.1e} instead of {peak:.1e}, a longer warm-up, or a smaller grad_clip than {clip}"
             )
         return value
 
@@ -256,12 +278,7 @@ class _Run:
         every = max(1, self.settings.total_steps // HISTORY_POINTS)
         step = self.summary.steps
         for name, value in values.items():
-            if step % every == 0 or name not in (
-                "train_loss",
-                "learning_rate",
-                "grad_norm",
-                "tokens_per_second",
-            ):
+            if step % every == 0 or name not in OF_EVERY_STEP:
                 self.summary.history.setdefault(name, []).append([step, value])
 
     def is_checkpoint_due(self) -> bool:
@@ -277,8 +294,8 @@ class _Run:
     def save(self) -> None:
         """Writes a checkpoint of everything that the next step depends on."""
         tensors = {f"model.{name}": t.detach().contiguous() for name, t in self.model.state_dict().items()}
-        for name, parameter in self.named.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
+        for name, parameter, optimizer in self._owners():
+            for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
         fields = {
             "settings": _settings_as_json(self.settings),
@@ -298,16 +315,26 @@ class _Run:
         self._check_settings(state.fields["settings"])
         weights = _with_prefix(state.tensors, "model.")
         self.model.load_state_dict(weights)
-        self._restore_optimizer(state.tensors)
+        self._restore_optimizers(state.tensors)
         self.batches.load_state_dict(state.fields["batches"])
         restore_random_states(state.tensors)
         self.summary = TrainingSummary(**state.fields["summary"])
         self.log(f"going on after step {self.summary.steps} of {self.settings.total_steps}")
 
-    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            for name, value in _with_prefix(tensors, f"optimizer.{key}.").items():
-                self.optimizer.state[self.named[name]][key] = value.to(self.device)
+    def _restore_optimizers(self, tensors: dict[str, Tensor]) -> None:
+        for name, parameter, optimizer in self._owners():
+            for key in OPTIMIZER_STATE:
+                value = tensors.get(f"optimizer.{key}.{name}")
+                if value is not None:
+                    optimizer.state[parameter][key] = value.to(self.device)
+
+    def _owners(self) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
+        """Every trained parameter by name, with the optimizer that updates it."""
+        names = {parameter: name for name, parameter in self.named.items()}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    yield names[parameter], parameter, optimizer
 
     def _check_settings(self, saved: dict[str, Any]) -> None:
         mine = _settings_as_json(self.settings)

@@ -137,3 +137,12 @@ def test_under_autocast_the_loss_stays_close_and_weights_float32(make_model: Mak
         logits = model(ids_BxT)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, model(ids_BxT), atol=0.15, rtol=0.05)
+
+
+def test_compiled_layers_train_the_same_and_are_left_alone_in_evaluation(make_model: Make) -> None:
+    model, ids_BxT = make_model(), random_ids(2, 8)
+    expected = model(ids_BxT)
+    model.compile_blocks(backend="eager")
+    torch.testing.assert_close(model.train()(ids_BxT), expected)
+    assert torch.equal(model.eval()(ids_BxT), expected)
+    assert list(model.state_dict()) == list(make_model().state_dict())
