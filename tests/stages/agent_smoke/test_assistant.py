@@ -30,13 +30,13 @@ def wild(untrained: Path, toolbox: ToolBox) -> Assistant:
 
 def test_every_call_of_an_untrained_model_runs(wild: Assistant, toolbox: ToolBox) -> None:
     begun = 0
-    for seed in range(40):
+    for seed in range(24):
         turn = wild.turn(GREETING, 60, temperature=1.5, seed=seed)
         assert not turn.malformed
         if turn.call is not None:
             begun += 1
             assert toolbox.problem(turn.call) is None
-    assert begun >= 3, "a model with random weights begins a call now and then"
+    assert begun >= 2, "a model with random weights begins a call now and then"
 
 
 def test_a_turn_ends_within_its_tokens(wild: Assistant) -> None:
@@ -56,7 +56,7 @@ def test_a_conversation_that_fills_the_context_gives_no_turn(wild: Assistant) ->
 
 def test_without_tools_no_call_is_ever_begun(untrained: Path, toolbox: ToolBox) -> None:
     talker = load_assistant(untrained, toolbox.grammar, allow_calls=False)
-    assert all(talker.turn(GREETING, 40, temperature=1.5, seed=seed).call is None for seed in range(40))
+    assert all(talker.turn(GREETING, 40, temperature=1.5, seed=seed).call is None for seed in range(24))
 
 
 def test_free_text_is_streamed_whole_and_calls_are_not(trained: Path, toolbox: ToolBox) -> None:
