@@ -81,7 +81,7 @@ RUNTIME_PACKAGES = (
 SKIPPED_PARTS = frozenset((
     "test", "tests", "testdata", "conftest", "_vendor", "vendor", "vendored", "_vendored", "extern",
     "externals", "_extern", "third_party", "thirdparty", "site-packages", "dist-packages", "__pycache__",
-    "__main__", "setup", "_version", "version", "examples", "_examples", "benchmarks", "_migrations",
+    "__main__", "setup", "_version", "examples", "_examples", "benchmarks", "_migrations",
     "migrations", "idlelib", "lib2to3", "turtledemo", "ensurepip", "encodings", "msilib", "distutils",
     "_pyrepl", "__phello__", "antigravity", "this", "_distutils", "sample_data",
 ))

@@ -29,6 +29,8 @@ MIN_WORDS_TO_TELL = 20
 MIN_ENGLISH_SHARE = 0.03
 _CODE_SIGNS = re.compile(r"[{}();=<>\[\]_]")
 MIN_CODE_SHARE = 0.06
+SURE_CODE_SHARE = 0.2
+"""So many signs make code of a text even if its words are English: `for`, `in`, `is`, `not` are keywords."""
 
 
 def detect_language(text: str) -> str:
@@ -61,9 +63,11 @@ def _sample(text: str) -> str:
 
 
 def _latin_language(sample: str) -> str:
+    code_share = len(_CODE_SIGNS.findall(sample)) / len(sample)
+    if code_share >= SURE_CODE_SHARE:
+        return "code"
     words = _WORD.findall(sample.lower())
     english = sum(word in _ENGLISH for word in words)
     if len(words) < MIN_WORDS_TO_TELL or english >= MIN_ENGLISH_SHARE * len(words):
         return "en"
-    is_code = len(_CODE_SIGNS.findall(sample)) >= MIN_CODE_SHARE * len(sample)
-    return "code" if is_code else "other"
+    return "code" if code_share >= MIN_CODE_SHARE else "other"

@@ -1,0 +1,346 @@
+"""The stage as a whole on small texts in three languages: contracts, the funnel, splits, bytes, messages."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages.corpus_prep.cleaning import content_id
+from stages.corpus_prep.funnel import STEPS
+from stages.corpus_prep.languages import detect_language
+from stages.corpus_prep.quality_filters import judge
+from stages.corpus_prep.run import run
+from stages.corpus_prep.spec import SPEC
+from stages.corpus_prep.text_repair import repair_text
+from stages.runtime.errors import UserError
+from stages.runtime.events import read_events
+from stages.runtime.main import main
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+SMALL = {"num_tool_conversations": 60, "num_question_conversations": 60, "num_scenarios": 10}
+PLANTED = (
+    "The old ferry crosses the grey river twice a day and carries sheep, letters and tired travellers home."
+)
+
+
+@pytest.fixture(scope="module")
+def english() -> list[dict[str, str]]:
+    lines = (FIXTURES / "corpus_english.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def sources(tmp_path: Path, english: list[dict[str, str]]) -> tuple[str, ...]:
+    """All fixtures, and a Parquet file with planted duplicates, a short, a mangled and a leaking text."""
+    planted = [
+        {"title": "again", "text": english[0]["text"].upper().replace(". ", ".\r\n")},
+        {"title": "same", "text": english[1]["text"]},
+        {"title": "short", "text": "Nothing here."},
+        {"title": "empty", "text": " \u200b "},
+        {
+            "title": "mangled",
+            "text": "Die sÃ¼ÃŸen Ã„pfel liegen im kÃ¼hlen Keller und warten auf den Winter.",
+        },
+        {"title": "leaking", "text": f"A tale. {PLANTED} The end."},
+    ]
+    pq.write_table(pa.Table.from_pylist(planted), tmp_path / "planted.parquet")
+    names = (
+        "english.jsonl",
+        "chinese.csv",
+        "arabic.jsonl",
+        "notes.md",
+        "dialogues.jsonl",
+        "preferences.jsonl",
+    )
+    return (*(str(FIXTURES / f"corpus_{name}") for name in names), str(tmp_path / "planted.parquet"))
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> tuple[str, ...]:
+    path = tmp_path / "ferry.jsonl"
+    row = {"question": PLANTED, "choices": ["yes", "no"], "answer": 0}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return (str(path),)
+
+
+def test_every_part_keeps_its_contract_and_both_splits_exist(run_stage, sources, questions) -> None:
+    result = run_stage(sources=sources, benchmark_sources=questions, **SMALL)
+    for part, contract in SPEC.writes.items():
+        assert contract.check(result.parts[part]) == [], part
+    for part in ("documents", "conversations", "preferences"):
+        assert {row["split"] for row in result.rows(part)} == {"train", "validation"}, part
+    documents = result.rows("documents")
+    assert Counter(row["language"] for row in documents)["zh"] == 20
+    assert Counter(row["language"] for row in documents)["ar"] == 20
+    assert all(row["num_bytes"] == len(row["text"].encode()) for row in documents)
+    assert result.metrics["num_documents"] == len(documents)
+    assert result.metrics["num_bytes"] == sum(row["num_bytes"] for row in documents)
+    assert Counter(row["kind"] for row in result.rows("conversations"))["own"] == 10
+    assert Counter(row["kind"] for row in result.rows("preferences")) == {"own": 10}
+    assert not (result.folder / "work" / "scratch.parquet").exists()
+
+
+def test_the_funnel_and_the_rejects_agree_with_a_plain_loop(run_stage, sources, english) -> None:
+    result = run_stage(sources=sources, **SMALL)
+    texts = [(row["title"], row["text"]) for row in english]
+    with (FIXTURES / "corpus_chinese.csv").open(encoding="utf-8", newline="") as file:
+        texts += [(row["title"], row["text"]) for row in csv.DictReader(file)]
+    lines = (FIXTURES / "corpus_arabic.jsonl").read_text(encoding="utf-8").splitlines()
+    texts += [(row["title"], row["text"]) for row in map(json.loads, lines)]
+    texts.append(("notes", (FIXTURES / "corpus_notes.md").read_text(encoding="utf-8")))
+    texts += [(row["title"], row["text"]) for row in pq.read_table(sources[-1]).to_pylist()]
+    counts = {"read": len(texts)}
+    repaired = [(title, repair_text(text).text) for title, text in texts]
+    repaired = [(title, text) for title, text in repaired if text.strip()]
+    counts["repaired"] = len(repaired)
+    good = [(title, text) for title, text in repaired if judge(text, detect_language(text))[0]]
+    counts["quality"] = len(good)
+    counts["deduplicated"] = len({" ".join(text.split()).casefold() for _, text in good})
+    steps = {row["step"]: row for row in result.rows("funnel")}
+    assert {name: steps[name]["documents_out"] for name in counts} == counts
+    assert counts == {"read": 67, "repaired": 66, "quality": 65, "deduplicated": 63}
+    rejects = Counter(row["step"] for row in result.rows("rejects"))
+    ordered = [steps[name] for name in STEPS]
+    assert [row["position"] for row in ordered] == list(range(len(STEPS)))
+    for before, after in itertools.pairwise(ordered):
+        assert before["documents_out"] == after["documents_in"]
+        assert before["bytes_out"] == after["bytes_in"]
+    for row in ordered:
+        dropped = row["documents_in"] - row["documents_out"]
+        assert dropped == (0 if row["step"] in ("sampled", "size_limit") else rejects[row["step"]])
+    assert ordered[-1]["documents_out"] == len(result.rows("documents"))
+    assert ordered[-1]["bytes_out"] == sum(row["num_bytes"] for row in result.rows("documents"))
+
+
+def test_each_planted_text_is_dropped_for_its_reason(run_stage, sources, questions) -> None:
+    result = run_stage(sources=sources, benchmark_sources=questions, **SMALL)
+    reasons = {row["title"]: (row["step"], row["reason"]) for row in result.rows("rejects")}
+    assert reasons == {
+        "again": ("deduplicated", "exact_duplicate"),
+        "same": ("deduplicated", "exact_duplicate"),
+        "short": ("quality", "too_short"),
+        "empty": ("repaired", "empty"),
+        "leaking": ("decontaminated", "benchmark_overlap"),
+    }
+    documents = {row["title"]: row for row in result.rows("documents")}
+    assert documents["mangled"]["text"].startswith("Die süßen Äpfel")
+    duplicate = next(row for row in result.rows("rejects") if row["title"] == "same")
+    assert duplicate["doc_id"] == documents["How to store apples"]["doc_id"]
+    leak = next(row for row in result.rows("rejects") if row["title"] == "leaking")
+    assert "ferry.jsonl" in leak["detail"]
+    assert leak["preview"].startswith("A tale.")
+    assert result.metrics["dropped_exact_duplicate"] == 2
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+
+
+def test_the_same_input_gives_the_same_bytes(run_stage, sources, questions) -> None:
+    first = run_stage(sources=sources, benchmark_sources=questions, **SMALL)
+    second = run_stage(sources=sources, benchmark_sources=questions, **SMALL)
+    assert len(_digests(first.folder / "out")) == 7
+    assert _digests(first.folder / "out") == _digests(second.folder / "out")
+    other_seed = run_stage(sources=sources, benchmark_sources=questions, seed=1, **SMALL)
+    changed = {
+        name for name, digest in _digests(other_seed.folder / "out").items()
+        if digest != _digests(first.folder / "out")[name]
+    }  # fmt: skip
+    assert "documents/part-00000.parquet" not in changed
+    assert "scenarios/part-00000.parquet" in changed
+
+
+def test_ids_and_splits_do_not_depend_on_the_order_of_sources(run_stage, sources) -> None:
+    forward = run_stage(sources=sources, **SMALL)
+    backward = run_stage(sources=tuple(reversed(sources)), **SMALL)
+
+    def splits(result: Any) -> dict[str, str]:
+        return {row["doc_id"]: row["split"] for row in result.rows("documents")}
+
+    assert splits(forward) == splits(backward)
+    assert all(row["doc_id"] == content_id(row["text"]) for row in forward.rows("documents"))
+
+
+def test_missing_records_are_derived_from_documents(run_stage) -> None:
+    result = run_stage(
+        sources=(str(FIXTURES / "corpus_english.jsonl"), str(FIXTURES / "corpus_chinese.csv")), **SMALL
+    )
+    conversations = result.rows("conversations")
+    kinds = Counter(row["kind"] for row in conversations)
+    assert kinds["qa"] > 20
+    assert kinds["tool"] == 60
+    tales = {row["messages"][0]["content"]: row["messages"][1]["content"] for row in conversations}
+    chinese = {row["title"]: row["text"] for row in result.rows("documents") if row["language"] == "zh"}
+    asked = {
+        title: answer
+        for title in chinese
+        for question, answer in tales.items()
+        if question.startswith(f"{title}是什么")
+    }
+    assert asked
+    assert all(chinese[title].startswith(answer) for title, answer in asked.items())
+    assert {"wrong_answer", "truncated", "garbled"} <= {row["kind"] for row in result.rows("preferences")}
+    splits = {row["title"]: row["split"] for row in result.rows("documents")}
+    held_out = [title for title, split in splits.items() if split == "validation"]
+    trained = "\n".join(
+        m["content"] for row in conversations if row["split"] == "train" for m in row["messages"]
+    )
+    assert held_out
+    assert not [title for title in held_out if title in trained]
+
+
+def test_documents_are_made_of_conversations_where_there_are_none(run_stage) -> None:
+    result = run_stage(sources=(str(FIXTURES / "corpus_dialogues.jsonl"),), **SMALL)
+    texts = [row["text"] for row in result.rows("documents")]
+    assert any("rain gauge" in text and "straight glass" in text for text in texts)
+    assert {
+        call["name"] for row in result.rows("scenarios") for call in json.loads(row["expected_calls"])
+    } == {"calculator"}
+
+
+def test_a_tight_limit_is_shared_out_and_small_sources_stay_whole(run_stage, tmp_path, english) -> None:
+    words = "lamp river stone apple bridge keeper storm bell light boat garden field".split()  # noqa: SIM905
+    large = tmp_path / "large.jsonl"
+    with large.open("w", encoding="utf-8") as file:
+        for i in range(3000):
+            text = " ".join(words[(i * 7 + k * (i % 11 + 1)) % 12] + str(i * k % 97) for k in range(40))
+            file.write(json.dumps({"text": text}) + "\n")
+    small = str(FIXTURES / "corpus_english.jsonl")
+    result = run_stage(sources=(str(large), small), max_megabytes=0.1, **SMALL)
+    kept = Counter(row["source"] for row in result.rows("documents"))
+    assert kept["corpus_english.jsonl"] == len(english)
+    assert 100 < kept["large.jsonl"] < 1000
+    assert 90_000 < result.metrics["num_bytes"] <= 100_000
+    steps = {row["step"]: row for row in result.rows("funnel")}
+    assert steps["sampled"]["documents_out"] < 1500
+    assert steps["size_limit"]["documents_out"] < steps["size_limit"]["documents_in"]
+    assert result.rows("rejects") == []
+
+
+def test_only_some_languages(run_stage, sources) -> None:
+    result = run_stage(sources=sources, languages=("zh", "ar"), **SMALL)
+    assert {row["language"] for row in result.rows("documents")} == {"zh", "ar"}
+    assert Counter(row["reason"] for row in result.rows("rejects"))["other_language"] > 20
+
+
+def test_records_that_give_questions_away_are_left_out(run_stage, tmp_path, sources, questions) -> None:
+    extra = tmp_path / "talk.jsonl"
+    rows = [
+        {"question": PLANTED, "answer": "Yes, it does."},
+        {"prompt": PLANTED, "chosen": "Yes, it does.", "rejected": "No."},
+    ]
+    extra.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = run_stage(sources=(*sources, str(extra)), benchmark_sources=questions, **SMALL)
+    assert Counter(r["step"] for r in result.rows("rejects") if r["reason"] == "benchmark_overlap") == {
+        "decontaminated": 1,
+        "records": 2,
+    }
+    assert "talk.jsonl" not in {row["source"] for row in result.rows("conversations")}
+    assert "talk.jsonl" not in {row["source"] for row in result.rows("preferences")}
+
+
+def test_odd_rows_are_rejects_and_do_not_stop_the_build(run_stage, tmp_path, sources) -> None:
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text(f'{{"text": "{PLANTED}"}}\nnot json\n{{"weather": "fine"}}\n', encoding="utf-8")
+    result = run_stage(sources=(*sources, str(odd)), **SMALL)
+    reasons = {row["reason"]: row["detail"] for row in result.rows("rejects") if row["source"] == "odd.jsonl"}
+    assert reasons == {"bad_json": "line 2", "unknown_fields": "row 2"}
+
+
+def test_benchmark_questions_do_not_become_training_data(run_stage, questions) -> None:
+    with pytest.raises(UserError, match="holds benchmark questions") as caught:
+        run_stage(sources=questions, **SMALL)
+    assert "benchmark_sources" in caught.value.hint
+
+
+def test_wrong_columns_and_wrong_questions_and_nothing_left(run_stage, tmp_path) -> None:
+    path = tmp_path / "wrong.parquet"
+    pq.write_table(pa.table({"book": ["b"], "source": ["s"]}), path)
+    with pytest.raises(UserError, match="book, source") as caught:
+        run_stage(sources=(str(path),), **SMALL)
+    assert "text_field" in caught.value.hint
+    with pytest.raises(UserError, match="no known multiple-choice form"):
+        run_stage(sources=(str(FIXTURES / "corpus_notes.md"),), benchmark_sources=(str(path),), **SMALL)
+    (tmp_path / "tiny.txt").write_text("Hi.", encoding="utf-8")
+    with pytest.raises(UserError, match="no document that it could keep") as caught:
+        run_stage(sources=(str(tmp_path / "tiny.txt"),), **SMALL)
+    assert "too_short" in caught.value.hint
+
+
+def test_a_named_field_is_read(run_stage, tmp_path) -> None:
+    path = tmp_path / "books.jsonl"
+    rows = [{"book": f"Book {i}", "source": f"{PLANTED} Chapter {i} of the long story."} for i in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = run_stage(sources=(str(path),), text_field="source", title_field="book", **SMALL)
+    assert {row["title"] for row in result.rows("documents")} == {f"Book {i}" for i in range(6)}
+
+
+def test_the_harvest_of_one_package(run_stage) -> None:
+    result = run_stage(packages=("packaging",), **SMALL)
+    documents = {row["title"]: row for row in result.rows("documents")}
+    assert documents["packaging.version.Version"]["kind"] == "class"
+    assert {row["source"] for row in documents.values()} == {"packaging"}
+    called = {
+        call["name"]
+        for row in result.rows("conversations")
+        for message in row["messages"]
+        for call in json.loads(message["tool_calls"] or "[]")
+    }
+    assert called == {"calculator", "lookup", "search"}
+    assert {row["task"] for row in result.rows("benchmark")} <= {"docs_describe", "docs_name"}
+
+
+def test_what_the_stage_shows(run_stage, sources) -> None:
+    result = run_stage(sources=sources, **SMALL)
+    events = list(read_events(result.folder / "work" / "events.jsonl"))
+    tables = {event["name"]: event for event in events if event["event"] == "table"}
+    assert set(tables) == {"funnel", "rejects", "languages", "sources", "records"}
+    assert [row[0] for row in tables["funnel"]["rows"]] == list(STEPS)
+    assert ["quality", "too_short", 1, "short"] in tables["rejects"]["rows"]
+    (chart,) = (event for event in events if event["event"] == "chart")
+    assert chart["kind"] == "bar"
+    assert any(event["event"] == "progress" and event["done"] == event["total"] for event in events)
+
+
+def test_a_missing_file_ends_the_program_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"sources": [str(tmp_path / "missing.parquet")]}), encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        main(SPEC, run, ["--config", str(config), "--output", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert "missing.parquet does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_tiny_data_can_be_made_again(tmp_path: Path) -> None:
+    script = FIXTURES / "tiny" / "make_tiny.py"
+    module = importlib.util.module_from_spec(
+        spec := importlib.util.spec_from_file_location("make_tiny", script)
+    )
+    spec.loader.exec_module(module)
+    module.write(tmp_path)
+    for name in ("documents.jsonl", "conversations.jsonl", "preferences.jsonl"):
+        assert (tmp_path / name).read_bytes() == (FIXTURES / "tiny" / name).read_bytes()
+
+
+def test_the_tiny_data_gives_every_part(run_stage) -> None:
+    settings = {**SMALL, "validation_fraction": 0.15, "num_questions": 40}
+    result = run_stage(sources=(str(FIXTURES / "tiny" / "*.jsonl"),), **settings)
+    assert all(result.rows(part) for part in SPEC.writes)
+    assert result.metrics["num_questions"] >= 20
+    assert result.metrics["validation_bytes"] > 10_000
+    families = Counter(row["family"] for row in result.rows("scenarios"))
+    assert families == dict.fromkeys(("calculator", "lookup", "search", "multi_step", "chat"), 4)
