@@ -74,7 +74,7 @@ class Build:
                 raise NotReached(f"{spec.name} was not reached: {needed} did not finish")
         if self.only is not None and spec.name in self.only:
             return self._hit(spec, self.only[spec.name], "as in the earlier run")
-        known: dict[str, Artifact | None] = dict(self.artifacts)
+        known = {name: artifact.manifest for name, artifact in self.artifacts.items()}
         planned = await asyncio.to_thread(plan_stage, spec, self.settings, known, self.store)
         if planned.outcome == "HIT" and planned.artifact is not None:
             return self._hit(spec, planned.artifact)

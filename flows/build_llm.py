@@ -58,7 +58,7 @@ async def _prepared(run_id: str) -> Path:
 
 
 async def run_build(build: Build) -> Path:
-    """Run all stages of a build as tasks of the current flow run. Raises the first stage's error at the end."""
+    """Run all stages of a build as tasks of the current flow run; raises at the end if one failed."""
     CURRENT.set(build)
     pending: dict[str, asyncio.Task[None]] = {}
     for spec in build.specs:

@@ -1,21 +1,22 @@
 """The dry run: which stages are there already, which must run, and why, without running anything.
 
-A stage's fingerprint needs the content of its inputs. Where an input is yet to be made, the plan says so; the
-stage may still turn out to be a hit when the input comes out with the same bytes.
+A stage's fingerprint needs the content of its inputs. Where an input is yet to be made, the plan says so; that
+stage may still be a hit when the input comes out with the same bytes. Where an artifact is only
+damaged, its manifest tells what will come out again, so what follows it is planned as the hit that it will be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from data_contracts.manifest import KeyParts
+from data_contracts.manifest import KeyParts, Manifest
 from flows.settings import BuildSettings
 from stages.catalog import STAGES
 from stages.runtime.fingerprint import explain_difference, fingerprint, key_parts
 from stages.runtime.spec import StageSpec
-from stages.runtime.store import Artifact, Store
+from stages.runtime.store import Artifact, Store, read_manifest
 
 Outcome = Literal["HIT", "RUN", "TRUST"]
 
@@ -31,6 +32,8 @@ class PlannedStage:
     artifact: Artifact | None
     estimated_seconds: float | None
     """How long the youngest artifact of this stage took; None without history."""
+    expected: Manifest | None = None
+    """What is there, or was before it was damaged: stages are reproducible, so it tells what will come."""
 
     @property
     def name(self) -> str:
@@ -39,9 +42,9 @@ class PlannedStage:
 
 
 def plan_stage(
-    spec: StageSpec, settings: BuildSettings, inputs: dict[str, Artifact | None], store: Store
+    spec: StageSpec, settings: BuildSettings, inputs: Mapping[str, Manifest | None], store: Store
 ) -> PlannedStage:
-    """Plan one stage whose inputs are `inputs` (None: to be made)."""
+    """Plan one stage whose inputs are described by `inputs` (None: to be made, and nobody knows how)."""
     estimate = _last_seconds(store, spec.name)
     waiting = sorted({read.stage for read in spec.reads.values() if inputs[read.stage] is None})
     if waiting:
@@ -52,29 +55,30 @@ def plan_stage(
     if spec.name in settings.force:
         return PlannedStage(spec, "RUN", ("forced",), key, None, estimate)
     if artifact := store.find(spec.name, fingerprint(key)):
-        return PlannedStage(spec, "HIT", (), key, artifact, 0.0)
+        return PlannedStage(spec, "HIT", (), key, artifact, 0.0, artifact.manifest)
     reasons = tuple(store.why_not(key))
     if settings.trust_code and (trusted := store.find_trusting_code(key)):
-        return PlannedStage(spec, "TRUST", reasons, key, trusted, 0.0)
-    return PlannedStage(spec, "RUN", reasons, key, None, estimate)
+        return PlannedStage(spec, "TRUST", reasons, key, trusted, 0.0, trusted.manifest)
+    damaged = read_manifest(store.artifact_dir(spec.name, fingerprint(key)))
+    return PlannedStage(spec, "RUN", reasons, key, None, estimate, damaged)
 
 
 def plan_build(
     settings: BuildSettings, store: Store, specs: Iterable[StageSpec] = STAGES
 ) -> list[PlannedStage]:
     """Plan all stages in order."""
-    artifacts: dict[str, Artifact | None] = {}
+    expected: dict[str, Manifest | None] = {}
     planned = []
     for spec in specs:
-        stage = plan_stage(spec, settings, artifacts, store)
-        artifacts[spec.name] = stage.artifact
+        stage = plan_stage(spec, settings, expected, store)
+        expected[spec.name] = stage.expected
         planned.append(stage)
     return planned
 
 
-def _digest(artifact: Artifact | None, part: str) -> str:
-    assert artifact is not None
-    return artifact.manifest.parts[part].digest
+def _digest(manifest: Manifest | None, part: str) -> str:
+    assert manifest is not None
+    return manifest.parts[part].digest
 
 
 def _last_seconds(store: Store, stage: str) -> float | None:

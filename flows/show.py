@@ -1,4 +1,4 @@
-"""`glassworks show`: an artifact as a person can read it. Needs no torch: tables, headers, tokens, manifest."""
+"""`glassworks show`: an artifact as a person can read it: tables, headers, tokens. Needs no torch."""
 
 from __future__ import annotations
 
