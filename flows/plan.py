@@ -1,8 +1,8 @@
 """The dry run: which stages are there already, which must run, and why, without running anything.
 
-A stage's fingerprint needs the content of its inputs. Where an input is yet to be made, the plan says so; that
-stage may still be a hit when the input comes out with the same bytes. Where an artifact is only
-damaged, its manifest tells what will come out again, so what follows it is planned as the hit that it will be.
+A stage's fingerprint needs the content of its inputs. Where an input is yet to be made, the plan says so;
+that stage may still be a hit when the input comes out with the same bytes. Where an artifact is only damaged,
+its manifest tells what will come out again, so what follows it is planned as the hit that it will be.
 """
 
 from __future__ import annotations
