@@ -13,6 +13,10 @@ CHINCHILLA_TOKENS_PER_PARAM = 20
 MICRO_BATCH_TOKENS = 4096
 """On a CPU more rows at once are no faster; on a GPU this many fill it at the sizes that we train."""
 MEMORY_SHARE_FOR_ACTIVATIONS = 0.25
+MUON_BATCH = 2
+"""Muon loses less by large batches (Shah et al. 2025, arXiv:2505.02222), and its updates cost more."""
+EMBEDDING_LEARNING_RATE, EMBEDDING_WIDTH = 0.02, 256
+"""Measured at this width beside Muon; it falls with the root of the width, as each row grows longer."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Recipe:
     model: ModelConfig
     context_tokens: int
     learning_rate: float
+    matrix_learning_rate: float | None
     rows_per_step: int
     micro_batch_size: int
     total_steps: int
@@ -67,20 +72,18 @@ def make_recipe(config: PretrainConfig, model: ModelConfig, memory_bytes: int) -
         budget = CHINCHILLA_TOKENS_PER_PARAM * model.num_params()
     batch_tokens = config.global_batch_tokens
     if batch_tokens == "auto":
-        batch_tokens = step_law_batch_tokens(budget)
+        batch_tokens = step_law_batch_tokens(budget) * (MUON_BATCH if config.optimizer == "muon" else 1)
     rows = max(1, round(batch_tokens / config.context_tokens))
     micro = config.micro_batch_size
     if micro == "auto":
         micro = _micro_batch_size(model, config.context_tokens, memory_bytes)
     rows_per_step, micro = _split(rows, micro)
     total_steps = max(1, round(budget / (rows_per_step * config.context_tokens)))
-    learning_rate = config.learning_rate
-    if learning_rate == "auto":
-        learning_rate = step_law_learning_rate(_num_body_params(model), budget)
     return Recipe(
         model=model,
         context_tokens=config.context_tokens,
-        learning_rate=learning_rate,
+        learning_rate=_learning_rate(config, model, budget),
+        matrix_learning_rate=config.matrix_learning_rate if config.optimizer == "muon" else None,
         rows_per_step=rows_per_step,
         micro_batch_size=micro,
         total_steps=total_steps,
@@ -123,7 +126,7 @@ def recipe_rows(recipe: Recipe) -> list[list[Any]]:
         ["updates", f"{recipe.total_steps:,}, warm-up {recipe.warmup_steps:,}"],
         ["training tokens", f"{recipe.train_tokens:,} ({_tokens_per_param(recipe):.1f} per parameter)"],
         ["FLOPs in all", f"{recipe.flops:.3g}"],
-        ["peak learning rate", f"{recipe.learning_rate:.2e}"],
+        ["peak learning rate", _rates_text(recipe)],
         ["memory, estimated", f"{recipe.memory_bytes / 2**20:,.0f} MiB"],
     ]
 
@@ -135,12 +138,22 @@ def _update_text(recipe: Recipe) -> str:
     )
 
 
+def _rates_text(recipe: Recipe) -> str:
+    if recipe.matrix_learning_rate is None:
+        return f"{recipe.learning_rate:.2e} (AdamW)"
+    return f"matrices {recipe.matrix_learning_rate:.2e} (Muon), else {recipe.learning_rate:.2e} (AdamW)"
+
+
 def _tokens_per_param(recipe: Recipe) -> float:
     return recipe.train_tokens / recipe.model.num_params()
 
 
-def _num_body_params(model: ModelConfig) -> int:
-    return model.num_hidden_layers * model.num_layer_matrix_params()
+def _learning_rate(config: PretrainConfig, model: ModelConfig, train_tokens: int) -> float:
+    if config.learning_rate != "auto":
+        return config.learning_rate
+    if config.optimizer == "muon":
+        return EMBEDDING_LEARNING_RATE * math.sqrt(EMBEDDING_WIDTH / model.hidden_size)
+    return step_law_learning_rate(model.num_hidden_layers * model.num_layer_matrix_params(), train_tokens)
 
 
 def _micro_batch_size(model: ModelConfig, context_tokens: int, memory_bytes: int) -> int:

@@ -81,6 +81,7 @@ def _train(
     settings = TrainerSettings(
         total_steps=recipe.total_steps,
         learning_rate=recipe.learning_rate,
+        matrix_learning_rate=recipe.matrix_learning_rate,
         warmup_steps=recipe.warmup_steps,
         decay_fraction=config.decay_fraction,
         min_learning_rate_fraction=config.min_learning_rate_fraction,

@@ -29,8 +29,12 @@ class PretrainConfig(StageConfig):
     """Tokens of one update; "auto" follows from the token budget (Step Law, arXiv:2503.04715)."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Rows in memory at once; lower it when memory runs out, the result stays the same to rounding."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """Of the layers' matrices; embeddings and norms always have AdamW. Muon needs a third of the tokens."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
-    """Peak learning rate; "auto" follows from parameters and token budget (Step Law, arXiv:2503.04715)."""
+    """AdamW's peak; "auto" follows from the width, or without Muon from the Step Law (arXiv:2503.04715)."""
+    matrix_learning_rate: PositiveFloat = 0.02
+    """Muon's peak. It is the length of an update whatever the width, so it follows from nothing."""
     warmup_fraction: Fraction = 0.05
     """Share of the steps in which the learning rate rises to its peak."""
     decay_fraction: Fraction = 0.95
@@ -38,7 +42,7 @@ class PretrainConfig(StageConfig):
     min_learning_rate_fraction: Fraction = 0.0
     """Where the learning rate ends, as a share of its peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """AdamW's decay of the matrices; norms and embeddings have none."""
+    """Decay of the matrices; norms and embeddings have none."""
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Longest gradient that is taken as it is, by norm; 0 switches clipping off."""
     qk_norm: bool = True

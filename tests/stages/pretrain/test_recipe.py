@@ -1,0 +1,99 @@
+"""What follows from `depth`, and that everything can be set by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from stages.pretrain.recipe import (
+    activation_bytes_per_token,
+    make_recipe,
+    recipe_rows,
+    step_law_batch_tokens,
+    step_law_learning_rate,
+)
+from stages.pretrain.spec import SPEC, PretrainConfig
+from stages.runtime.errors import UserError
+from stages.whitebox.config import ModelConfig
+
+GIB = 2**30
+
+
+def model_of(depth: int) -> ModelConfig:
+    return ModelConfig.from_depth(depth, vocab_size=4096, max_position_embeddings=512)
+
+
+def test_depth_alone_decides_everything() -> None:
+    model = model_of(4)
+    recipe = make_recipe(PretrainConfig(depth=4), model, 16 * GIB)
+    assert recipe.train_tokens == pytest.approx(20 * model.num_params(), rel=0.01)
+    assert recipe.rows_per_step == recipe.micro_batch_size * recipe.accumulation_steps
+    assert recipe.total_steps * recipe.global_batch_tokens == recipe.train_tokens
+    assert 0 < recipe.warmup_steps < 0.1 * recipe.total_steps
+    assert (recipe.learning_rate, recipe.matrix_learning_rate) == (0.02, 0.02)
+
+
+def test_what_is_set_by_hand_stays() -> None:
+    config = PretrainConfig(
+        depth=2,
+        context_tokens=128,
+        train_tokens=100_000,
+        global_batch_tokens=2048,
+        micro_batch_size=4,
+        learning_rate=0.5,
+        optimizer="adamw",
+        warmup_fraction=0.1,
+    )
+    recipe = make_recipe(config, model_of(2), 16 * GIB)
+    assert (recipe.global_batch_tokens, recipe.micro_batch_size, recipe.accumulation_steps) == (2048, 4, 4)
+    assert (recipe.total_steps, recipe.warmup_steps) == (49, 5)
+    assert (recipe.learning_rate, recipe.matrix_learning_rate) == (0.5, None)
+
+
+def test_a_wider_model_has_gentler_embeddings() -> None:
+    rates = [make_recipe(PretrainConfig(depth=d), model_of(d), GIB).learning_rate for d in (4, 16)]
+    assert rates[0] == pytest.approx(2 * rates[1])
+
+
+@pytest.mark.parametrize("rows", [1, 5, 7, 12])
+def test_micro_batches_are_equal_and_make_up_the_batch(rows: int) -> None:
+    config = PretrainConfig(context_tokens=64, global_batch_tokens=64 * rows, micro_batch_size=4)
+    recipe = make_recipe(config, model_of(4), 16 * GIB)
+    assert recipe.micro_batch_size <= 4
+    assert rows <= recipe.rows_per_step <= rows + 3
+
+
+def test_little_memory_makes_small_micro_batches_and_the_same_batch() -> None:
+    config = PretrainConfig(depth=8, context_tokens=256, global_batch_tokens=16_384)
+    large, small = (make_recipe(config, model_of(8), memory) for memory in (64 * GIB, GIB))
+    assert small.micro_batch_size < large.micro_batch_size
+    assert small.global_batch_tokens == large.global_batch_tokens
+    assert small.memory_bytes < large.memory_bytes
+    assert small.micro_batch_size * 256 * activation_bytes_per_token(model_of(8)) <= GIB // 4
+
+
+def test_the_step_law_is_the_papers() -> None:
+    # Li et al. 2025, table of fitted constants: 1B parameters, 100B tokens
+    assert step_law_learning_rate(10**9, 10**11) == pytest.approx(1.79 * 1e9**-0.713 * 1e11**0.307)
+    assert step_law_batch_tokens(10**11) == pytest.approx(0.58 * 1e11**0.571, abs=1)
+    assert step_law_learning_rate(10**5, 10**9) == 6e-3
+
+
+def test_the_table_says_what_a_user_asks() -> None:
+    rows = dict(recipe_rows(make_recipe(PretrainConfig(), model_of(4), GIB)))
+    assert rows["layers x width"] == "4 x 256"
+    assert rows["parameters"] == f"{model_of(4).num_params():,}"
+    assert "per parameter" in rows["training tokens"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"dept": 4}, "did you mean 'depth'"),
+        ({"depth": 0}, "depth = 0"),
+        ({"train_tokens": "chinchila"}, "chinchila"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+    ],
+)
+def test_a_wrong_setting_is_explained(raw: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SPEC.parse_config(raw)

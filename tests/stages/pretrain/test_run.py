@@ -1,0 +1,191 @@
+"""The stage as a whole: what it writes opens elsewhere, and a kill at any time costs no bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data_contracts.checkpoint import CHECKPOINT
+from stages.pretrain.run import run
+from stages.pretrain.spec import SPEC, PretrainConfig
+from stages.runtime.errors import UserError
+from stages.runtime.session import StageSession
+from stages.whitebox import model as whitebox_model
+from stages.whitebox.checkpoint import load_model
+from stages.whitebox.tokenizer import Tokenizer
+
+Events = Callable[[str], list[dict[str, Any]]]
+HEADLINES = {"validation_bits_per_byte", "validation_loss", "train_tokens", "tokens_per_second", "num_params"}
+
+
+def changed(config: PretrainConfig, **changes: object) -> PretrainConfig:
+    return PretrainConfig(**{**config.model_dump(), **changes})
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    return tmp_path / "model"
+
+
+def test_it_learns_reports_and_writes_a_model_that_opens_elsewhere(
+    config: PretrainConfig,
+    inputs: dict[str, Path],
+    model_folder: Path,
+    session: StageSession,
+    read_events: Events,
+) -> None:
+    metrics = run(config, inputs, {"model": model_folder}, session)
+
+    assert metrics.keys() >= HEADLINES
+    assert metrics["validation_bits_per_byte"] < 2.5
+    assert metrics["num_params"] == sum(p.numel() for p in load_model(model_folder).parameters())
+    assert CHECKPOINT.check(model_folder) == []
+
+    names = {event["name"] for kind in ("table", "chart") for event in read_events(kind)}
+    assert names == {"pretrain_recipe", "pretrain_references", "pretrain_loss", "pretrain_bits_per_byte"}
+    curve = {name for event in read_events("metrics") for name in event["values"]}
+    assert curve >= {
+        "train_loss",
+        "validation_loss",
+        "learning_rate",
+        "grad_norm",
+        "mfu",
+        "tokens_per_second",
+    }
+    assert {event["prompt"] for event in read_events("sample")} == {"The hen"}
+    assert len(read_events("sample")) >= 2
+    last = read_events("progress")[-1]
+    assert last["done"] == last["total"] > 0
+
+    transformers = pytest.importorskip("transformers")
+    peer = transformers.AutoModelForCausalLM.from_pretrained(model_folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
+    ours = Tokenizer.from_folder(model_folder)
+    ids = [ours.bos_id, *ours.encode("The hen sleeps")]
+    assert tokenizer("The hen sleeps")["input_ids"] == ids
+    with torch.no_grad():
+        logits = peer(torch.tensor([ids])).logits
+        torch.testing.assert_close(load_model(model_folder)(torch.tensor([ids])), logits, atol=1e-4, rtol=0)
+
+
+class Program:
+    """The stage as its own process, as the flows start it."""
+
+    def __init__(self, folder: Path, inputs: dict[str, Path], config: PretrainConfig) -> None:
+        self.output, self.work = folder / "artifact", folder / "work"
+        (folder / "config.json").write_text(config.model_dump_json())
+        self.command = [sys.executable, "-m", "stages.pretrain", "--config", str(folder / "config.json")]
+        self.command += [f"--input={role}={path}" for role, path in inputs.items()]
+        self.command += [f"--output={self.output}", f"--work={self.work}"]
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def finish(self) -> str:
+        process = self.start()
+        text, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, text
+        return text
+
+    def end_with(self, number: signal.Signals, after_step: int) -> tuple[int, str]:
+        process = self.start()
+        while process.poll() is None and self.newest_step() < after_step:
+            time.sleep(0.02)
+        os.kill(process.pid, number)
+        text, _ = process.communicate(timeout=60)
+        return process.returncode, text
+
+    def newest_step(self) -> int:
+        found = sorted(self.work.glob("checkpoints/step-*"))
+        return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
+def test_sigkill_and_sigterm_cost_no_bit(
+    config: PretrainConfig,
+    inputs: dict[str, Path],
+    model_folder: Path,
+    tmp_path: Path,
+    session: StageSession,
+) -> None:
+    config = changed(config, train_tokens=40_000, checkpoint_every_seconds=0.2, evaluations=1)
+    program = Program(tmp_path, inputs, config)
+
+    code, _ = program.end_with(signal.SIGKILL, after_step=3)
+    assert code == -signal.SIGKILL
+    assert not program.output.exists()
+    code, text = program.end_with(signal.SIGTERM, after_step=program.newest_step() + 5)
+    assert code == 143, text
+    assert "the checkpoint is saved" in text
+    assert "going on after step" in program.finish()
+
+    run(config, inputs, {"model": model_folder}, session)
+    expected = (model_folder / "model.safetensors").read_bytes()
+    assert (program.output / "model" / "model.safetensors").read_bytes() == expected
+    assert json.loads((program.output / "manifest.json").read_text())["stage"] == SPEC.name
+
+
+def fails_with(
+    config: PretrainConfig, inputs: dict[str, Path], folder: Path, session: StageSession
+) -> UserError:
+    with pytest.raises(UserError) as caught:
+        run(config, inputs, {"model": folder}, session)
+    return caught.value
+
+
+def test_lack_of_memory_names_the_setting(
+    config: PretrainConfig,
+    inputs: dict[str, Path],
+    model_folder: Path,
+    session: StageSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12 bytes")
+
+    monkeypatch.setattr(whitebox_model, "_run_block", no_memory)
+    error = fails_with(config, inputs, model_folder, session)
+    assert "memory ran out" in error.message
+    assert "micro_batch_size" in error.hint
+
+
+def test_a_diverging_run_names_the_step_and_the_setting(
+    config: PretrainConfig, inputs: dict[str, Path], model_folder: Path, session: StageSession
+) -> None:
+    wild = changed(config, optimizer="adamw", learning_rate=1e30, grad_clip=0.0, qk_norm=False)
+    error = fails_with(wild, inputs, model_folder, session)
+    assert "at step" in error.message
+    assert "try learning_rate" in error.message
+
+
+def test_too_little_text_names_the_setting(
+    config: PretrainConfig, inputs: dict[str, Path], model_folder: Path, session: StageSession
+) -> None:
+    error = fails_with(changed(config, context_tokens=100_000), inputs, model_folder, session)
+    assert "smaller context_tokens" in error.message
+
+
+def test_tokens_of_another_tokenizer_are_refused(
+    config: PretrainConfig,
+    inputs: dict[str, Path],
+    model_folder: Path,
+    session: StageSession,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    for path in inputs["tokens"].iterdir():
+        raw = path.read_bytes().replace(b'"vocab_size":"320"', b'"vocab_size":"321"')
+        (folder / path.name).write_bytes(raw)
+    error = fails_with(config, {**inputs, "tokens": folder}, model_folder, session)
+    assert "vocabulary of 321, the tokenizer has 320" in error.message
