@@ -76,7 +76,7 @@ class Conversation:
                 ),
                 self.toolbox,
                 options.max_steps,
-                on_step=self._show,
+                on_step=lambda step: self._show(step, partner.label),
             )
         except KeyboardInterrupt:
             partner.history = before
@@ -88,10 +88,11 @@ class Conversation:
             partner.history = before
             terminal.note(ENDINGS[episode.status])
 
-    def _show(self, step: Step) -> None:
+    def _show(self, step: Step, label: str) -> None:
         self.terminal.end_line()
         if step.call is not None:
-            self.terminal.note(f"{call_text(step.call)} -> {step.result or step.status}")
+            who = f"{label}: " if len(self.partners) > 1 else ""
+            self.terminal.note(f"{who}{call_text(step.call)} -> {step.result or step.status}")
 
     def obey(self, command: str) -> bool:
         """Carry out a line that begins with a slash; False when it says to leave."""
@@ -170,22 +171,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     terminal = Terminal(sys.stdin, sys.stdout)
     try:
-        conversation = open_conversation(options, terminal)
-    except (ValueError, OSError) as error:
+        terminal.wait_note("loading ...")
+        converse(open_conversation(options, terminal))
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         print(f"error: {error}\n  hint: `glassworks show` lists the artifacts of a store", file=sys.stderr)
         return 2
-    try:
-        if options.prompt:
-            conversation.follow(terminal.echo(options.prompt))
-        else:
-            terminal.greet([partner.label for partner in conversation.partners], conversation.toolbox.tools)
-            conversation.follow(terminal.questions())
-            terminal.note("bye")
     except KeyboardInterrupt:
         terminal.note("\nbye")
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()
     return 0
+
+
+def converse(conversation: Conversation) -> None:
+    """Answer the questions of the command line, or else those that come from standard input."""
+    terminal = conversation.terminal
+    if conversation.options.prompt:
+        conversation.follow(terminal.echo(conversation.options.prompt))
+        return
+    terminal.greet([partner.label for partner in conversation.partners], conversation.toolbox.tools)
+    conversation.follow(terminal.questions())
+    terminal.note("bye")
 
 
 if __name__ == "__main__":

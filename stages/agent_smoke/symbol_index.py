@@ -18,12 +18,18 @@ SIMILAR_ENOUGH = 0.6
 class SymbolIndex:
     """Titles in memory, texts on disk: a text is read when its title is asked for.
 
-    folder: a documents part. Where several documents carry one title, the first in the part's order is meant.
+    folder: a documents part; ValueError where it is none. Where several documents carry one title, the first
+    in the part's order is meant.
     """
 
     def __init__(self, folder: Path) -> None:
         self._places: dict[str, tuple[Path, int, int]] = {}
-        for path in part_files(folder):
+        files = part_files(folder)
+        if not files:
+            raise ValueError(
+                f"{folder} holds no documents: expected part-*.parquet, as corpus_prep writes them"
+            )
+        for path in files:
             self._add_titles(path)
         self._by_last_name: dict[str, list[str]] = {}
         for title in self._places:

@@ -29,6 +29,11 @@ class Terminal:
                 import readline  # noqa: F401  (arrow keys and history in `input`)
             self.note(f"{', '.join(labels)}; tools: {', '.join(tools)}\n/help for help, /quit to leave")
 
+    def wait_note(self, text: str) -> None:
+        """A note for a person who waits; nothing elsewhere."""
+        if self.interactive:
+            self.note(text)
+
     def questions(self) -> Iterator[str]:
         """Lines as they are typed, until end of file. KeyboardInterrupt at the prompt is passed on."""
         if not self.interactive:

@@ -66,6 +66,8 @@ def test_commands(talk: Talk) -> None:
 def test_compare_lets_each_model_answer(talk: Talk, untrained: Path) -> None:
     _, out, _ = talk("--compare", str(untrained), "--prompt", "Hello", "--max-new-tokens", "24")
     assert "> Hello! Ask me." in out
+    _, calls, _ = talk("--compare", str(untrained), "--prompt", "What is 2+3?", "--max-new-tokens", "40")
+    assert ': calculator(expression="2+3") -> 5' in calls, "several models: each call says whose it is"
     assert len(out.splitlines()) >= 3, "the untrained model says something or says that it cannot"
 
 
@@ -82,6 +84,15 @@ def test_an_episode_without_an_answer_says_why(talk: Talk) -> None:
 def test_a_wrong_folder_is_named(talk: Talk, tmp_path: Path) -> None:
     code, _, err = talk(model=tmp_path)
     assert code == 2 and f"{tmp_path} holds no model" in err and "hint:" in err
+
+
+def test_ctrl_c_while_loading_leaves_quietly(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat, "open_conversation", interrupted)
+    code, out, err = talk()
+    assert (code, out, err) == (0, "\nbye\n", "")
 
 
 def test_history_is_kept_and_reset(trained: Path, documents: Path) -> None:

@@ -51,6 +51,11 @@ def test_of_two_documents_with_one_title_the_first_is_meant(tmp_path: Path) -> N
     assert (len(index), index.answer("a")) == (1, "a — First.")
 
 
+def test_a_folder_without_documents_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no documents: expected part-"):
+        SymbolIndex(tmp_path)
+
+
 def test_texts_are_found_in_every_row_group_and_file(tmp_path: Path) -> None:
     from data_contracts.tables import ROWS_PER_GROUP, PartWriter
 
