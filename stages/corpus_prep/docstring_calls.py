@@ -111,9 +111,11 @@ def _table(node: ast.expr, tables: Mapping[str, dict[str, str]]) -> dict[str, st
     if isinstance(node, ast.Name):
         return tables.get(node.id)
     if isinstance(node, ast.Dict):
-        pairs = [(key, _text(value, tables)) for key, value in zip(node.keys, node.values, strict=True)]
-        found = {key.value: text for key, text in pairs if isinstance(key, ast.Constant) and text is not None}
-        return found or None
+        pairs = zip(node.keys, node.values, strict=True)
+        texts = {
+            str(key.value): _text(value, tables) for key, value in pairs if isinstance(key, ast.Constant)
+        }
+        return {name: text for name, text in texts.items() if text is not None} or None
     if _called(node) == "parse_kwargs" and isinstance(node, ast.Call) and node.args:
         return _described(_text(node.args[0], tables) or "")
     if _called(node) == "merge_dicts" and isinstance(node, ast.Call):

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,7 +75,7 @@ def _open(file: SourceFile, notes: ReadNotes) -> IO[bytes]:
     if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         notes.count("utf-16")
         stream = codecs.EncodedFile(stream, "utf-8", "utf-16", errors="replace")
-    return stream
+    return cast("IO[bytes]", stream)
 
 
 def _read_text(file: SourceFile, notes: ReadNotes) -> Iterator[Row]:

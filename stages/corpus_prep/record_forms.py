@@ -135,20 +135,17 @@ def _document(row: Row, text_field: str, title_field: str) -> Document | None:
 
 
 def _conversation_form(row: Row) -> Form | None:
-    if name := _first(row, MESSAGE_FIELDS):
-        return Form(name, "conversation", lambda r: _dialogue(r, name))
+    if messages := _first(row, MESSAGE_FIELDS) or "":
+        return Form(messages, "conversation", lambda r: _dialogue(r, messages))
     if "instruction" in row and "instances" in row:
         return Form("instruction/instances", "conversation", _seed_task)
-    if "instruction" in row and (answer := _first(row, ANSWER_FIELDS)):
-        return Form(
-            f"instruction/{answer}", "conversation", lambda r: _exchange(instruction_of(r), r[answer])
-        )
-    question, answer = _first(row, QUESTION_FIELDS), _first(row, ANSWER_FIELDS)
-    if question and answer:
-        return Form(
-            f"{question}/{answer}", "conversation", lambda r: _exchange(text_of(r[question]), r[answer])
-        )
-    return None
+    question, answer = _first(row, QUESTION_FIELDS) or "", _first(row, ANSWER_FIELDS) or ""
+    if "instruction" in row and answer:
+        name = f"instruction/{answer}"
+        return Form(name, "conversation", lambda r: _exchange(instruction_of(r), r[answer]))
+    if not question or not answer:
+        return None
+    return Form(f"{question}/{answer}", "conversation", lambda r: _exchange(text_of(r[question]), r[answer]))
 
 
 def instruction_of(row: Row) -> str:

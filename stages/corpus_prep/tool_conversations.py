@@ -26,6 +26,7 @@ from stages.corpus_prep.phrasings import (
     SEARCH,
     SEARCH_THEN_LOOKUP,
     THEN_CALCULATE,
+    Phrasings,
 )
 from stages.corpus_prep.record_forms import Message
 from stages.whitebox.tool_results import calculate
@@ -173,7 +174,7 @@ class ToolTaskMaker:
         answer, expected = _found(entry.lookup), _probe(entry.sentence)
         return ToolTask("multi_step", prompt, calls, results, answer, expected, entry.title)
 
-    def _ask(self, phrasings: Any, **arguments: str) -> str:
+    def _ask(self, phrasings: Phrasings, **arguments: str) -> str:
         template = self.rng.choice(phrasings.of(self.phrasing))
         return self.rng.choice(PREFIXES) + template.format(**arguments)
 

@@ -13,6 +13,10 @@ from stages.corpus_prep.languages import detect_language
 from stages.corpus_prep.quality_filters import FILTERS, hashed_ngrams, judge, word_list
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+FRENCH = (
+    "Ce matin nous avons pris le petit train qui va vers les montagnes, et le soir nous avons dormi sous les "
+    "arbres au bord du lac."
+)
 ENGLISH = "The keeper of the lighthouse climbs the stairs every evening and lights the lamp. "
 
 
@@ -41,7 +45,7 @@ def test_ordinary_texts_are_kept_and_their_language_is_known(name: str, language
         ("これは日本語の文章です。漢字とかなを使います。", "ja"),
         ("한국어로 쓴 문장입니다.", "ko"),
         ("Это предложение написано по-русски.", "ru"),
-        ("Ce matin nous avons pris le petit train qui va vers les montagnes et nous y avons dormi tous.", "other"),
+        (FRENCH, "other"),
         ("x = {a[i]: f(b_c) for i in r}; y = [k(z_1), (w_2)]; " * 5, "code"),
         ("12 34 56 -- 78", "other"),
         ("Short words", "en"),
