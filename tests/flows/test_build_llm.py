@@ -1,0 +1,153 @@
+"""What Prefect shows of a build: a task per stage, `Cached` hits, failures that stop only what follows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.testing.utilities import prefect_test_harness
+
+from data_contracts.manifest import Hardware, KeyParts, Manifest, Provenance
+from flows.build import Build
+from flows.build_llm import build_flow
+from flows.settings import build_settings
+from stages.runtime.errors import GlassworksError, UserError
+from stages.runtime.events import EVENTS_NAME, EventLog
+from stages.runtime.session import StageSession
+from stages.runtime.spec import StageSpec
+from stages.runtime.store import Artifact, Store
+
+
+class Silent:
+    """Nobody is listening."""
+
+    def started(self, *_: Any) -> None: ...
+
+    def event(self, *_: Any) -> None: ...
+
+    def finished(self, *_: Any) -> None: ...
+
+
+class RehearsedBuild(Build):
+    """A build whose stages do nothing but report; `script` says how each of them ends."""
+
+    script: dict[str, str]
+    order: list[str]
+
+    async def stage(self, spec: StageSpec, on_event: Any) -> Artifact:
+        for needed in {read.stage for read in spec.reads.values()}:
+            if needed not in self.artifacts:
+                return await super().stage(spec, on_event)
+        self.order.append(f"start {spec.name}")
+        folder = self.store.artifact_dir(spec.name, "f" * 24)
+        folder.mkdir(parents=True)
+        log = EventLog(folder / EVENTS_NAME, as_json=True)
+        session = StageSession(spec.name, folder, log)
+        session.progress(1, 2)
+        session.table("figures", ["name", "value"], [["loss", 1.5]])
+        session.chart(
+            "curve", title="loss", x_label="step", y_label="nats", series={"train": [[0, 2.0], [1, 1.0]]}
+        )
+        on_event({"event": "progress", "done": 1, "total": 2, "unit": "steps", "eta_seconds": 1.0})
+        await asyncio.sleep(0.05)
+        self.order.append(f"end {spec.name}")
+        return self._end(spec, folder)
+
+    def _end(self, spec: StageSpec, folder: Path) -> Artifact:
+        outcome: Any = self.script.get(spec.name, "ran")
+        self._note(spec, outcome, (), "f" * 24, 0.1, "")
+        if outcome == "failed":
+            raise UserError("found nothing", hint="look elsewhere")
+        self.artifacts[spec.name] = Artifact(folder, manifest(spec.name))
+        return self.artifacts[spec.name]
+
+
+def manifest(stage: str) -> Manifest:
+    hardware = Hardware(cpu="test", num_cpus=1, memory_bytes=1, platform="test")
+    return Manifest(
+        stage=stage,
+        fingerprint="f" * 24,
+        key=KeyParts(stage=stage, version=1, config={}, code={}, inputs={}),
+        config={},
+        inputs={},
+        parts={},
+        files=(),
+        provenance=Provenance(
+            started_at="2026-01-01T00:00:00+00:00",
+            seconds=1.0,
+            peak_memory_bytes=1,
+            git_commit=None,
+            packages={},
+            python="3",
+            hardware=hardware,
+        ),
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def rehearse(folder: Path, **script: str) -> RehearsedBuild:
+    build = RehearsedBuild(Store(folder), build_settings("tiny"), Silent())
+    build.script, build.order = script, []
+    return build
+
+
+async def seen(build: Build) -> tuple[Any, dict[str, Any], list[Any]]:
+    """The flow run of a build, its task runs by name, its artifacts."""
+    async with get_client() as client:
+        [flow_run] = [run for run in await client.read_flow_runs() if run.name == build.run_id]
+        tasks = {}
+        for _ in range(100):  # task runs arrive as events, a little later
+            runs = [r for r in await client.read_task_runs(limit=200) if r.flow_run_id == flow_run.id]
+            tasks = {run.name: run for run in runs if run.state and run.state.is_final()}
+            if len(tasks) == 9:
+                break
+            await asyncio.sleep(0.2)
+        found = await client.read_artifacts(limit=200)
+        return flow_run, tasks, [artifact for artifact in found if artifact.flow_run_id == flow_run.id]
+
+
+def test_a_build_as_prefect_shows_it(tmp_path: Path) -> None:
+    build = rehearse(tmp_path, corpus_prep="hit")
+    report = asyncio.run(build_flow(build))
+    assert report.read_text(encoding="utf-8").startswith("<!")
+    flow_run, tasks, artifacts = asyncio.run(seen(build))
+    assert flow_run.state.is_completed()
+    assert len(tasks) == 9
+    assert tasks["corpus_prep"].state.name == "Cached"
+    assert tasks["pretrain"].state.name == "Completed"
+    kinds = {(artifact.key, artifact.type) for artifact in artifacts}
+    assert {("pretrain-progress", "progress"), ("pretrain-figures", "table")} <= kinds
+    assert ("pretrain-curve-plot", "image") in kinds
+    assert (f"report-{build.run_id}", "markdown") in kinds
+
+
+def test_independent_stages_run_side_by_side(tmp_path: Path) -> None:
+    build = rehearse(tmp_path)
+    asyncio.run(build_flow(build))
+    order = build.order
+    assert order.index("start vector_store") < order.index("end pretrain")
+    assert order.index("start pretrain") < order.index("end vector_store")
+    assert order.index("start sft") > order.index("end pretrain")
+
+
+def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
+    build = rehearse(tmp_path, sft="failed")
+    with pytest.raises(GlassworksError, match="sft did not finish"):
+        asyncio.run(build_flow(build))
+    flow_run, tasks, _ = asyncio.run(seen(build))
+    assert flow_run.state.is_failed()
+    assert tasks["sft"].state.is_failed()
+    assert "look elsewhere" in tasks["sft"].state.message
+    assert tasks["vector_store"].state.is_completed()
+    assert tasks["quantize"].state.is_cancelled()
+    assert build.outcomes["quantize"].outcome == "not reached"
+    assert build.record().status == "failed"

@@ -1,0 +1,43 @@
+"""The doctor finds what is wrong and names the command that mends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from flows import preflight
+from flows.preflight import check_disk, check_packages, check_store, run_checks
+
+
+def test_this_environment_is_fit(tmp_path: Path) -> None:
+    assert [check for check in run_checks(tmp_path) if not check.passed and not check.optional] == []
+
+
+def test_a_wrong_and_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_requirements", lambda: ["prefect==1.0", "no-such-package>=1"])
+    check = check_packages()
+    assert not check.passed
+    assert "needed ==1.0" in check.found
+    assert "no-such-package is not installed" in check.found
+    assert "make install" in check.remedy
+
+
+def test_the_known_bad_pins_are_among_the_requirements() -> None:
+    pins = {Requirement(text).name: Requirement(text).specifier for text in preflight._requirements()}
+    assert not pins["fastapi"].contains("0.165.0")
+    assert not pins["sqlalchemy"].contains("2.1.9")
+    assert pins["prefect"].contains("3.8.8")
+
+
+def test_a_store_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("")
+    check = check_store(tmp_path / "store")
+    assert not check.passed
+    assert "--store" in check.remedy
+
+
+def test_a_small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "MIN_FREE_DISK_BYTES", 2**60)
+    assert not check_disk(tmp_path).passed

@@ -1,0 +1,96 @@
+"""Runs and artifacts are found by the names that people use; garbage is what no kept run needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.compare import compare_runs
+from flows.garbage import find_garbage, remove
+from flows.records import find_artifact, latest_record, read_record
+from flows.report.record import RunRecord, StageRecord
+from flows.rerun_stage import downstream
+from stages.runtime.errors import UserError
+from stages.runtime.lock import exclusive
+from stages.runtime.store import Store, write_durably
+
+
+def record(run_id: str, key: str, depth: int = 4) -> RunRecord:
+    return RunRecord(
+        run_id=run_id,
+        preset="tiny",
+        started_at="2026-01-01T00:00:00+00:00",
+        seconds=1.0,
+        command="glassworks build",
+        status="completed",
+        stages=(StageRecord(name="tokenizer", outcome="ran", fingerprint=key),),
+        configs={"pretrain": {"depth": depth}},
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    place = Store(tmp_path)
+    for run_id, key in (("20260101-a", "aaa"), ("20260102-b", "bbb")):
+        write_durably(place.root / "runs" / f"{run_id}.json", record(run_id, key).model_dump_json())
+        write_durably(place.root / "runs" / run_id / "report.html", "x" * 10)
+        write_durably(place.artifact_dir("tokenizer", key) / "tokens" / "t", "x" * 100)
+    return place
+
+
+def test_runs_by_id_beginning_ref_and_latest(store: Store) -> None:
+    assert latest_record(store).run_id == read_record(store, "latest").run_id == "20260102-b"
+    assert read_record(store, "20260101").run_id == "20260101-a"
+    write_durably(store.root / "refs" / "best", "20260101-a\n")
+    assert read_record(store, "best").run_id == "20260101-a"
+
+
+def test_names_that_do_not_fit(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="2 runs '2026'"):
+        read_record(store, "2026")
+    with pytest.raises(UserError, match="no run 'yesterday'"):
+        read_record(store, "yesterday")
+    with pytest.raises(UserError, match="holds no run yet"):
+        latest_record(Store(tmp_path / "empty"))
+    with pytest.raises(UserError, match=r"no artifact 'tokeniser' \(did you mean 'tokenizer'\?\)"):
+        find_artifact(store, "tokeniser")
+    (store.root / "runs" / "20260103-c.json").write_text("{}")
+    with pytest.raises(UserError, match="is no run record"):
+        latest_record(store)
+
+
+def test_what_follows_a_stage() -> None:
+    assert downstream("quantize") == {"agent_smoke", "benchmark_eval"}
+    assert downstream("benchmark_eval") == set()
+    assert "pretrain" not in downstream("sft")
+
+
+def test_garbage_is_what_no_kept_run_uses(store: Store) -> None:
+    assert find_garbage(store, keep_runs=2) == []
+    names = [item.folder.name for item in find_garbage(store, keep_runs=1)]
+    assert names == ["aaa", "20260101-a"]
+    write_durably(store.root / "refs" / "best", "20260101-a\n")
+    assert find_garbage(store, keep_runs=1) == []
+
+
+def test_removing_garbage_leaves_the_rest(store: Store) -> None:
+    assert remove(store, find_garbage(store, keep_runs=1)) == 110
+    assert read_record(store, "latest").run_id == "20260102-b"
+    assert store.artifact_dir("tokenizer", "bbb").exists()
+    assert not store.artifact_dir("tokenizer", "aaa").exists()
+    with pytest.raises(UserError):
+        read_record(store, "20260101-a")
+
+
+def test_work_that_somebody_is_at_is_no_garbage(store: Store) -> None:
+    work = store.work_dir("pretrain", "ccc")
+    write_durably(work / "checkpoints" / "x", "x")
+    with exclusive(work.with_name("ccc.lock"), print, lambda: False):
+        assert find_garbage(store, keep_runs=2) == []
+    assert [item.folder for item in find_garbage(store, keep_runs=2)] == [work]
+
+
+def test_two_runs_are_compared_field_by_field(store: Store) -> None:
+    text = compare_runs(store, record("a", "aaa"), record("b", "bbb", depth=6))
+    assert "| pretrain.depth | 4 | 6 |" in text
