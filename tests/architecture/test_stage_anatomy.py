@@ -34,7 +34,7 @@ def test_there_are_nine_in_order() -> None:
 
 
 def test_there_are_no_other_stages(repository: Path) -> None:
-    folders = {p.parent.name for p in (repository / "stages").glob("*/spec.py")}
+    folders = {p.parent.name for p in (repository / "stages").glob("*/__main__.py")}
     assert folders == {spec.name for spec in STAGES}
 
 
