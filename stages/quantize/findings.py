@@ -82,7 +82,7 @@ def show(findings: Findings, config: QuantizeConfig, session: StageSession) -> N
         ],
         [_result_row(findings, name) for name in findings.scores],
         caption=f"{num_documents} held-out documents, {num_bytes:,} bytes, interval paired over documents; "
-        "decoding on the CPU, one text at a time",
+        "decoding one text, on one CPU thread",
     )
     session.table(
         "quantize_bytes",
@@ -138,7 +138,7 @@ def _result_row(findings: Findings, name: str) -> list[float | str | None]:
     return [
         name,
         round(findings.scores[name].bits_per_byte, 4),
-        None if is_float else round(change, 4),
+        None if is_float else f"{change:+.4f}",
         None if is_float else f"{interval.low:+.4f} to {interval.high:+.4f}",
         round(findings.num_bytes(name) / MEGABYTE, 3),
         round(findings.bits_per_weight(name), 2),

@@ -84,6 +84,7 @@ def _measure(
     fast = {FLOAT: model} | {name: load_quantized(outputs[name]) for name in (INT8, INT4)}
     shards = TokenShards(inputs["tokens"], "validation")
     scores = _score(config, exact, shards, session)
+    torch.set_num_threads(1)  # one row is too little work for two: they mostly wait for each other
     drift_ids = shards.document(int(shards.num_bytes.argmax()))[: min(DRIFT_TOKENS, _limit(model))].tolist()
     drift = {name: kernel_drift(fast[name], exact[name], drift_ids) for name in (INT8, INT4)}
     for name, nats in drift.items():

@@ -23,7 +23,7 @@ class QuantizeConfig(StageConfig):
     group_size: Literal[32, 64, 128] = 32
     """Neighbouring 4-bit weights that share a scale; it must divide the model's width. Smaller is closer to
     the float model and larger on disk: 16 bits per group."""
-    calibration_tokens: PositiveInt = 16_384
+    calibration_tokens: PositiveInt = 8192
     """Training tokens that GPTQ watches the layers' inputs on."""
     max_int8_increase: Annotated[float, Field(ge=0)] = 0.01
     """The stage fails if int8 costs more bits per byte than this."""
