@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from flows.report.formats import large
 
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+MAX_DECIMALS = 6
 
 
 def nice_ticks(low: float, high: float, target: int = 5) -> list[float]:
@@ -36,10 +37,11 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     """Labels with as many decimals as the step needs, the same for all: `0.00 0.25 0.50`."""
     if max(abs(tick) for tick in ticks) >= 10_000:
         return ["0" if tick == 0 else large(tick) for tick in ticks]
-    decimals = next(
-        (n for n in range(7) if all(abs(t * 10**n - round(t * 10**n)) < 1e-6 for t in ticks)), None
-    )
-    return [f"{tick:.2e}" if decimals is None else f"{tick:,.{decimals}f}" for tick in ticks]
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(ticks[0]) or 1.0
+    for decimals in range(MAX_DECIMALS + 1):
+        if all(abs(round(tick, decimals) - tick) < 1e-3 * step for tick in ticks):
+            return [f"{tick:,.{decimals}f}" for tick in ticks]
+    return [f"{tick:.2e}" for tick in ticks]
 
 
 @dataclass(frozen=True)

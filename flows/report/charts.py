@@ -26,12 +26,13 @@ NARROW_RANGE = 0.35
 """Below this spread relative to the values, dots on a cut axis say more than bars from zero."""
 
 
-def chart_svg(event: Mapping[str, Any]) -> Html:
-    """A figure with title, legend and drawing; words instead where nothing can be drawn."""
+def chart_svg(event: Mapping[str, Any], stage: str = "") -> Html:
+    """A figure with title, legend and drawing, or words where nothing can be drawn; `stage` is its source."""
     chart = read_chart(event)
     if chart is None:
         return missing(f"{event.get('title') or event.get('name', 'a chart')}: nothing to draw")
     drawing, height = _draw_bars(chart) if chart.is_categorical else (_draw_lines(chart), LINE_HEIGHT_PX)
+    source = tag("span", text(stage), class_="source") if stage else NOTHING
     svg = tag(
         "svg",
         tag("title", text(f"{chart.title}: {chart.y_label} by {chart.x_label}")),
@@ -39,7 +40,7 @@ def chart_svg(event: Mapping[str, Any]) -> Html:
         viewBox=f"0 0 {WIDTH} {height}",
         role="img",
     )
-    return tag("figure", tag("figcaption", text(chart.title)), _legend(chart), svg)
+    return tag("figure", tag("figcaption", text(chart.title), source), _legend(chart), svg)
 
 
 def _legend(chart: Chart) -> Html:
@@ -57,16 +58,14 @@ def _legend(chart: Chart) -> Html:
 def _draw_lines(chart: Chart) -> Html:
     y_ticks = nice_ticks(*chart.extent)
     x_values = [float(point.x) for point in chart.points]
-    x_ticks = nice_ticks(min(x_values), max(x_values), 6)
     y_names = tick_labels(y_ticks)
     left = 26 + CHARACTER_PX * max(len(name) for name in y_names)
     right, bottom = WIDTH - 16.0, LINE_HEIGHT_PX - 40.0
-    x_scale = Scale(min(x_values), max(x_values), left, right) if min(x_values) < max(x_values) else None
-    x_scale = x_scale or Scale(x_ticks[0], x_ticks[-1], left, right)
+    x_scale = _x_scale(min(x_values), max(x_values), left, right)
     y_scale = Scale(y_ticks[0], y_ticks[-1], bottom, 8)
     parts = [
         _horizontal_grid(y_scale, y_ticks, y_names, left, right),
-        _x_ticks(x_scale, [t for t in x_ticks if x_scale.low <= t <= x_scale.high], bottom),
+        _x_ticks(x_scale, bottom),
         _axis_titles(chart.x_label, chart.y_label, (left + right) / 2, (8 + bottom) / 2, LINE_HEIGHT_PX - 6),
         *(_line(line, i % NUM_COLOURS, x_scale, y_scale) for i, line in enumerate(chart.series)),
     ]
@@ -84,7 +83,16 @@ def _horizontal_grid(
     return join(parts)
 
 
-def _x_ticks(scale: Scale, ticks: Sequence[float], bottom: float) -> Html:
+def _x_scale(low: float, high: float, left: float, right: float) -> Scale:
+    """From the first to the last point, from 0 where that is near; around a single point."""
+    if low == high:
+        ticks = nice_ticks(low, high)
+        return Scale(ticks[0], ticks[-1], left, right)
+    return Scale(0.0 if 0 < low <= 0.05 * high else low, high, left, right)
+
+
+def _x_ticks(scale: Scale, bottom: float) -> Html:
+    ticks = [tick for tick in nice_ticks(scale.low, scale.high) if scale.low <= tick <= scale.high]
     parts = [tag("line", x1=scale.start, x2=scale.end, y1=bottom, y2=bottom, class_="axis")]
     for tick, name in zip(ticks, tick_labels(ticks) if ticks else [], strict=True):
         x = scale(tick)
@@ -114,7 +122,7 @@ def _line(line: Series, colour: int, x_scale: Scale, y_scale: Scale) -> Html:
     path = tag(
         "polyline",
         points=" ".join(f"{x:g},{y:g}" for x, y in places),
-        class_=f"line s{colour}{' dashed' if line.is_level else ''}",
+        class_=f"line s{colour}{' dashed' if line.is_level else ' thin' if len(places) > MAX_DOTS else ''}",
     )
     if line.is_level or (len(places) > MAX_DOTS and not line.has_intervals):
         return path

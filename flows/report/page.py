@@ -17,11 +17,11 @@ from flows.report.style import STYLE
 
 SECTIONS: tuple[tuple[str, str, Callable[[RunView], Html]], ...] = (
     ("stages", "Stages", sections.stage_table),
-    ("why", "Reused, and why the rest ran", sections.reasons),
+    ("why", "Why it ran", sections.reasons),
     ("warnings", "Warnings", sections.warnings),
     ("funnel", "Funnel", sections.funnel),
     ("curves", "Loss curves", sections.curves),
-    ("samples", "From base to int4", side_by_side),
+    ("samples", "Samples, from base to int4", side_by_side),
     ("scores", "Scores", sections.scores),
     ("sizes", "Sizes", sections.sizes),
     ("details", "Stage by stage", stage_details.stages),

@@ -55,24 +55,19 @@ def _of_model(view: RunView, stage: str, model: str) -> Iterator[tuple[str, Even
 
 
 def _card(prompt: str, answers: Answers) -> Html:
-    boxes, earlier = [], dict[str, str]()
+    """Models that wrote the same share a box, so that what differs stands out."""
+    writers: dict[str, list[str]] = {}
     for model in MODELS:
-        if model not in answers:
-            continue
-        answer = answers[model]
-        same = next((name for name, written in earlier.items() if written == answer), None)
-        boxes.append(_box(model, answer, same))
-        earlier[model] = answer
-    return tag(
-        "div", tag("h4", text(prompt), dir="auto"), tag("div", join(boxes), class_="boxes"), class_="card"
-    )
+        if model in answers:
+            writers.setdefault(answers[model], []).append(model)
+    boxes = [_box(models, answer) for answer, models in writers.items()]
+    head = tag("h4", text(prompt), dir="auto")
+    return tag("div", head, tag("div", join(boxes), class_="boxes"), class_="card")
 
 
-def _box(model: str, answer: str, same_as: str | None) -> Html:
-    label = tag("b", text(model), class_="model")
-    if same_as is not None:
-        return tag("div", label, paragraph(f"the same as {same_as}", "missing"), class_="box")
-    return tag("div", label, written(answer), class_="box")
+def _box(models: list[str], answer: str) -> Html:
+    labels = join((tag("span", text(model)) for model in models), " ")
+    return tag("div", tag("div", labels, class_="models"), written(answer), class_="box")
 
 
 def written(answer: str) -> Html:

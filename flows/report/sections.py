@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from flows.report.charts import chart_svg
-from flows.report.formats import MISSING, duration, percent, size
+from flows.report.formats import MISSING, duration, size
 from flows.report.markup import (
     NOTHING,
     Html,
-    bullets,
     join,
     missing,
     paragraph,
@@ -18,6 +17,7 @@ from flows.report.markup import (
     tag,
     text,
 )
+from flows.report.record import StageRecord
 from flows.report.run_view import Event, RunView
 
 OUTCOMES = {
@@ -71,7 +71,7 @@ def _stage_row(view: RunView, name: str, with_cost: bool) -> list[Html]:
     cells = [
         tag("a", text(name), href=f"#stage-{name}"),
         join(outcome),
-        text(duration(record.seconds)),
+        text(MISSING if record.outcome == "not reached" else duration(record.seconds)),
         text(duration(made.seconds) if made else MISSING),
         text(size(made.peak_memory_bytes) if made else MISSING),
         code,
@@ -89,19 +89,25 @@ def badge(outcome: str) -> Html:
 def reasons(view: RunView) -> Html:
     """What was reused, and why the rest ran."""
     reused = [s.name for s in view.record.stages if s.outcome == "hit"]
-    parts = [paragraph(f"Reused, byte for byte: {', '.join(reused)}.") if reused else NOTHING]
-    for stage in view.record.stages:
-        if stage.outcome == "hit":
-            continue
-        why = stage.reasons or (["no reason was recorded"] if stage.outcome == "ran" else [])
-        parts += [tag("h3", text(f"{stage.name} "), badge(stage.outcome)), bullets(why) if why else NOTHING]
-        if stage.error:
-            parts.append(tag("pre", text(stage.error), class_="error"))
-        if stage.outcome in ("failed", "not reached"):
-            parts.append(_how_far(view, stage.name))
-    for name in view.stage_names:
-        parts.append(_trusted(view, name))
-    return join(parts)
+    first = paragraph(f"Reused, byte for byte: {', '.join(reused)}.") if reused else NOTHING
+    rows = [
+        [tag("b", text(stage.name)), badge(stage.outcome), _why(view, stage)]
+        for stage in view.record.stages
+        if stage.outcome not in ("hit", "not reached")
+    ]
+    head = [text(column) for column in ("stage", "outcome", "why")]
+    rest = table_of(head, rows) if rows else paragraph("Nothing had to run.")
+    later = [s.name for s in view.record.stages if s.outcome == "not reached"]
+    last = paragraph(f"Not reached: {', '.join(later)}.") if later else NOTHING
+    return join([first, rest, last, *(_trusted(view, name) for name in view.stage_names)])
+
+
+def _why(view: RunView, stage: StageRecord) -> Html:
+    reason = join(tag("div", text(reason)) for reason in stage.reasons)
+    if stage.outcome == "ran" and not stage.reasons:
+        reason = missing("no reason was recorded")
+    error = tag("pre", text(stage.error), class_="error") if stage.error else NOTHING
+    return join([reason, error, _how_far(view, stage.name) if stage.outcome == "failed" else NOTHING])
 
 
 def _how_far(view: RunView, name: str) -> Html:
@@ -147,10 +153,11 @@ def _funnel_table(event: Event) -> Html:
     rows = []
     for row in event["rows"]:
         kept = row[2] / first
-        bar = tag("div", tag("i", style=f"width:{100 * kept:.1f}%"), class_="meter", title=percent(kept))
-        rows.append([text(row[0]), *(text(_amount(value)) for value in row[1:]), bar])
-    flush = [False, *(True for _ in columns[1:]), False]
-    return table_of([text(name) for name in [*columns, "kept"]], rows, flush, event.get("caption", ""))
+        bar = tag("div", tag("i", style=f"width:{100 * kept:.1f}%"), class_="meter")
+        share = text(f"{100 * kept:.1f} %")
+        rows.append([text(row[0]), *(text(_amount(value)) for value in row[1:]), bar, share])
+    flush = [False, *(True for _ in columns[1:]), False, True]
+    return table_of([text(name) for name in [*columns, "kept", ""]], rows, flush, event.get("caption", ""))
 
 
 def _amount(value: Any) -> str:
@@ -159,14 +166,14 @@ def _amount(value: Any) -> str:
 
 def curves(view: RunView) -> Html:
     """The loss curves of the trained models; of one that did not finish, what it had measured."""
-    parts = []
+    figures, absent = [], []
     for stage in TRAINED:
         charts = [chart for chart in view.charts(stage).values() if chart.get("kind") == "line"]
         charts = charts or metric_charts(view, stage, ("loss", "bits_per_byte"))
-        figures = join(chart_svg(chart) for chart in charts)
-        shown = tag("div", figures, class_="charts") if charts else missing(f"{stage} left no curve.")
-        parts += [tag("h3", text(stage)), shown]
-    return join(parts)
+        figures += [chart_svg(chart, stage) for chart in charts]
+        absent += [] if charts else [stage]
+    note = missing(f"No curve of: {', '.join(absent)}.") if absent else NOTHING
+    return join([tag("div", join(figures), class_="charts") if figures else NOTHING, note])
 
 
 def metric_charts(view: RunView, stage: str, endings: tuple[str, ...]) -> list[Event]:
@@ -179,7 +186,7 @@ def metric_charts(view: RunView, stage: str, endings: tuple[str, ...]) -> list[E
             label = ending.replace("_", " ")
             charts.append(
                 {
-                    "title": f"{stage}: {label}",
+                    "title": label,
                     "x_label": "step",
                     "y_label": label,
                     "series": series,
@@ -226,7 +233,7 @@ def _part_bytes(view: RunView, stage: str, part: str) -> int:
 
 
 def _charts(view: RunView, wanted: tuple[tuple[str, str], ...]) -> Html:
-    found = [chart_svg(chart) for stage, name in wanted if (chart := view.charts(stage).get(name))]
+    found = [chart_svg(chart, stage) for stage, name in wanted if (chart := view.charts(stage).get(name))]
     absent = [f"{name} of {stage}" for stage, name in wanted if name not in view.charts(stage)]
     note = missing(f"Not there: {', '.join(absent)}.") if absent else NOTHING
     return join([tag("div", join(found), class_="charts") if found else NOTHING, note])

@@ -65,7 +65,9 @@ margin:.8rem 0}
 figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:12px;
 padding:.9rem 1rem .7rem;
 break-inside:avoid;min-width:0}
-figcaption{font-weight:600;font-size:.95rem;margin-bottom:.35rem}
+figcaption{display:flex;justify-content:space-between;align-items:baseline;gap:.8rem;font-weight:600;font-size:.95rem;margin-bottom:.35rem}
+.source{font-weight:400;font-size:.8rem;color:var(--soft)}
+main>section:first-child h2{border:0;margin-top:1rem}
 .legend{display:flex;flex-wrap:wrap;gap:.1rem 1rem;list-style:none;margin:0 0 .35rem;padding:0;
 font-size:.82rem;
 color:var(--soft)}
@@ -79,6 +81,7 @@ svg .value{fill:var(--ink)}
 svg .label{font-size:11.5px}.end{text-anchor:end}.mid{text-anchor:middle}
 .grid{stroke:var(--grid)}.axis{stroke:var(--soft);stroke-opacity:.55}
 .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
+.thin.line{stroke-width:1.2;stroke-opacity:.75}
 .dashed.line{stroke-width:1.6;stroke-dasharray:5 4;stroke-linecap:butt}
 .whisker{fill:none;stroke:var(--ink);stroke-opacity:.8;stroke-width:1.3}
 .line.s0,.dot.s0,.whisker.s0{stroke:var(--c0)}.line.s1,.dot.s1,.whisker.s1{stroke:var(--c1)}
@@ -96,8 +99,9 @@ background:var(--card)}
 .box{background:var(--paper);border:1px solid var(--rule);border-radius:8px;padding:.5rem .7rem .6rem;
 min-width:0;
 break-inside:avoid}
-.box p{margin:.1rem 0 .3rem;overflow-wrap:anywhere}.box .model{display:block;font-size:.8rem;
-color:var(--soft)}
+.box p{margin:.1rem 0 .3rem;overflow-wrap:anywhere}
+.models span{display:inline-block;font-size:.75rem;font-weight:600;color:var(--calm);
+background:var(--calm-bg);border-radius:4px;padding:0 .4rem;margin:0 .15rem .35rem 0}
 details{margin:.5rem 0}summary{cursor:pointer;padding:.3rem 0}summary .note{margin-left:.2rem}
 .stage>details{border:1px solid var(--rule);border-radius:12px;padding:.25rem 1rem;background:var(--card)}
 .stage>details[open]{padding-bottom:.8rem}
