@@ -156,7 +156,7 @@ def _draw_bars(chart: Chart) -> tuple[Html, int]:
     height = round(14 + len(categories) * (group + gap) + 40)
     scale, ticks = _value_axis(chart)
     bottom = height - 40.0
-    parts = [_vertical_grid(scale, ticks, bottom)]
+    parts, values = [_vertical_grid(scale, ticks, bottom)], list[Html]()
     for row, category in enumerate(categories):
         top = 8 + row * (group + gap)
         parts.append(_category(category, scale.start, top + group / 2))
@@ -165,10 +165,11 @@ def _draw_bars(chart: Chart) -> tuple[Html, int]:
             middle = top + thickness * (place + 0.5)
             drawn = [p for p in line.points if str(p.x) == category]
             parts += [_bar(p, scale, middle, thickness, colour, line.label) for p in drawn]
+            values += [_value(p, scale, middle) for p in drawn]
         parts += _marks(chart, category, scale, top - 3, top + group + 3)
     x_middle = round((scale.start + scale.end) / 2, 1)
     parts.append(tag("text", text(chart.y_label), x=x_middle, y=height - 6, class_="mid label"))
-    return join(parts), height
+    return join([*parts, *values]), height
 
 
 def _value_axis(chart: Chart) -> tuple[Scale, list[float]]:
@@ -221,9 +222,13 @@ def _bar(point: Point, scale: Scale, middle: float, thickness: float, colour: in
     if point.low is not None:
         path = f"M{low:g} {middle - 3:g}v6M{high:g} {middle - 3:g}v6M{low:g} {middle:g}H{high:g}"
         parts.append(tag("path", d=path, class_="whisker" + (f" s{colour}" if scale.low > 0 else "")))
-    value = text(short(point.y))
-    parts.append(tag("text", value, x=round(max(high, zero) + 5, 1), y=middle + 4, class_="value"))
     return join(parts)
+
+
+def _value(point: Point, scale: Scale, middle: float) -> Html:
+    """The number beside a bar; drawn last, so that no mark crosses it."""
+    end = max(scale(point.extent[1]), scale(max(scale.low, 0.0)))
+    return tag("text", text(short(point.y)), x=round(end + 5, 1), y=middle + 4, class_="value")
 
 
 def _marks(chart: Chart, category: str, scale: Scale, top: float, bottom: float) -> list[Html]:

@@ -35,7 +35,7 @@ def number(value: float) -> str:
     """`0.0123`, `12.5`, `12,345`."""
     if not math.isfinite(value):
         return MISSING
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.6g}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 or value == round(value) else f"{value:.6g}"
 
 
 def short(value: float) -> str:

@@ -38,7 +38,7 @@ def _stage(view: RunView, name: str) -> Html:
     title = join([tag("b", text(name)), text(" "), badge(view.stage(name).outcome), text(" ")])
     body = [
         _charts(view, name),
-        join(_table(event) for event in _tables(view, name)),
+        _tables(view, name),
         _metrics(view, name),
         _samples(view, name),
         _messages(view, name),
@@ -63,8 +63,9 @@ def _charts(view: RunView, name: str) -> Html:
     return tag("div", join(chart_svg(event) for event in charts), class_="charts") if charts else NOTHING
 
 
-def _tables(view: RunView, name: str) -> list[Event]:
-    return [event for key, event in view.tables(name).items() if (name, key) not in SHOWN_TABLES]
+def _tables(view: RunView, name: str) -> Html:
+    emitted = [event for key, event in view.tables(name).items() if (name, key) not in SHOWN_TABLES]
+    return tag("div", join(_table(event) for event in emitted), class_="tables") if emitted else NOTHING
 
 
 def _table(event: Event) -> Html:

@@ -48,6 +48,8 @@ margin:1.2rem 0 0}
 nav ul{display:flex;flex-wrap:wrap;gap:.1rem 1.15rem;list-style:none;margin:0;padding:.6rem 0;
 font-size:.88rem}
 section,.stage{scroll-margin-top:4rem}
+.tables{display:flex;flex-wrap:wrap;gap:0 3rem}.tables .scroll{max-width:100%}
+.tables table{min-width:0}
 .scroll{overflow-x:auto;margin:.8rem 0 1.3rem}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:min(100%,26rem)}
 caption{text-align:left;color:var(--soft);font-size:.88rem;padding:0 0 .35rem;max-width:46rem}
@@ -65,7 +67,8 @@ margin:.8rem 0}
 figure{margin:0;background:var(--card);border:1px solid var(--rule);border-radius:12px;
 padding:.9rem 1rem .7rem;
 break-inside:avoid;min-width:0}
-figcaption{display:flex;justify-content:space-between;align-items:baseline;gap:.8rem;font-weight:600;font-size:.95rem;margin-bottom:.35rem}
+figcaption{display:flex;justify-content:space-between;align-items:baseline;gap:.8rem;font-weight:600;
+font-size:.95rem;margin-bottom:.35rem}
 .source{font-weight:400;font-size:.8rem;color:var(--soft)}
 main>section:first-child h2{border:0;margin-top:1rem}
 .legend{display:flex;flex-wrap:wrap;gap:.1rem 1rem;list-style:none;margin:0 0 .35rem;padding:0;
@@ -77,7 +80,7 @@ color:var(--soft)}
 svg{display:block;width:100%;height:auto;
 font:12px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif}
 svg text{fill:var(--soft);font-variant-numeric:tabular-nums}svg .name{fill:var(--ink)}
-svg .value{fill:var(--ink)}
+svg .value{fill:var(--ink);paint-order:stroke;stroke:var(--card);stroke-width:3px;stroke-linejoin:round}
 svg .label{font-size:11.5px}.end{text-anchor:end}.mid{text-anchor:middle}
 .grid{stroke:var(--grid)}.axis{stroke:var(--soft);stroke-opacity:.55}
 .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
@@ -112,6 +115,9 @@ nav{position:static}.essence div{grid-template-columns:1fr;gap:0}svg text{font-s
 svg .label{font-size:13px}
 figure{padding:.7rem .6rem .5rem}th,td{padding-right:.9rem}}
 @media print{:root{--paper:#fff;--card:#fff}body{max-width:none;padding:0;font-size:11px}nav{display:none}
-.card,figure,.box,tr{break-inside:avoid}h2,h3{break-after:avoid}.scroll{overflow:visible}
+.card,figure,.box,tr{break-inside:avoid}h2,h3{break-after:avoid}
+.tables{display:flex;flex-wrap:wrap;gap:0 3rem}.tables .scroll{max-width:100%}
+.tables table{min-width:0}
+.scroll{overflow:visible}
 details::details-content{content-visibility:visible;height:auto}.charts{grid-template-columns:1fr 1fr}}
 """
