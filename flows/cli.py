@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +22,7 @@ from flows.settings import DEFAULT_PRESET, build_settings
 from flows.show import show_artifact
 from stages.runtime.errors import GlassworksError
 from stages.runtime.events import format_seconds
+from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.store import Store
 
 app = typer.Typer(
@@ -162,9 +163,8 @@ def chat(
     """Talk to the assistant. Other options go to it: --prompt TEXT, --no-tools."""
     place = Store(store)
     command = chat_command(place, read_record(place, run), model, compare, context.args)
-    sys.exit(
-        subprocess.run(command, check=False, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}).returncode
-    )
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the chat has the terminal: Ctrl-C stops its answer
+    sys.exit(subprocess.run(command, check=False, cwd=REPOSITORY).returncode)
 
 
 @app.command()
