@@ -22,6 +22,7 @@ from flows.settings import BuildSettings
 from stages.catalog import STAGES
 from stages.runtime.errors import GlassworksError, StopRequested
 from stages.runtime.events import EVENTS_NAME, read_events
+from stages.runtime.fingerprint import fingerprint
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store, read_manifest, write_durably
 
@@ -115,13 +116,14 @@ class Build:
             seconds = time.monotonic() - clock
             stopped = isinstance(error, StopRequested)
             self._stopped |= stopped
-            self._note(spec, "failed", planned.reasons, None, seconds, str(error))
+            self._note(spec, "failed", planned.reasons, fingerprint(planned.key), seconds, str(error))
             self.audience.finished(spec.name, "STOPPED" if stopped else "FAILED", seconds, error.message)
             raise
         except asyncio.CancelledError:
             seconds = time.monotonic() - clock
             self._stopped = True
-            self._note(spec, "failed", planned.reasons, None, seconds, "cancelled; its checkpoint is kept")
+            note = "cancelled; its checkpoint is kept"
+            self._note(spec, "failed", planned.reasons, fingerprint(planned.key), seconds, note)
             self.audience.finished(spec.name, "STOPPED", seconds, "build again to go on")
             raise
         seconds = time.monotonic() - clock
@@ -171,7 +173,7 @@ class Build:
 
 
 def gather(store: Store, record: RunRecord) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """Manifests and events of a run's artifacts; what is gone is left out."""
+    """Manifests and events of a run's artifacts; of a stage that failed, the events that it left behind."""
     manifests: dict[str, Any] = {}
     events: dict[str, list[dict[str, Any]]] = {}
     for stage in record.stages:
@@ -179,7 +181,10 @@ def gather(store: Store, record: RunRecord) -> tuple[dict[str, Any], dict[str, l
         manifest = read_manifest(folder)
         if manifest is not None:
             manifests[stage.name] = manifest
-            events[stage.name] = list(read_events(folder / EVENTS_NAME))
+        else:
+            folder = store.work_dir(stage.name, stage.fingerprint or "-")
+        if found := list(read_events(folder / EVENTS_NAME)):
+            events[stage.name] = found
     return manifests, events
 
 

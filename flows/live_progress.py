@@ -94,7 +94,7 @@ async def publish_results(stage: str, events: list[dict[str, Any]]) -> None:
                 key=artifact_key(stage, event["name"]),
                 description=event["caption"] or event["name"],
             )
-        elif event["event"] == "chart":
+        elif event["event"] == "chart" and any(event["series"].values()):
             picture = await asyncio.to_thread(chart_png, event)
             await acreate_image_artifact(
                 image_url="data:image/png;base64," + base64.b64encode(picture).decode(),
