@@ -2,7 +2,7 @@
 
 Weights, optimizer and loss stay in float32 everywhere; the type chosen here is that of the matrix products.
 Training on a CPU with bfloat16 instructions ran 2.5 times as fast with it; a CPU without them emulates it,
-at less than float32's speed (tests/benchmarks/matmul_types.py measures both).
+at less than float32's speed (tests/benchmarks/pretrain_step.py measures both).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stages.whitebox.rope import apply_rope, rope_tables
+from stages.whitebox.rope import apply_rope, reference_apply_rope, rope_tables
 
 
 def turned(x_H: torch.Tensor, position: int) -> torch.Tensor:
@@ -39,3 +39,18 @@ def test_pairs_are_half_a_head_apart_and_turn_at_their_own_speed() -> None:
 
 def test_the_type_of_the_input_is_kept() -> None:
     assert turned(torch.randn(8).bfloat16(), 3).dtype == torch.bfloat16
+
+
+def test_the_fast_form_and_its_gradient_are_the_formula() -> None:
+    cos_PxH, sin_PxH = rope_tables(12, 8, 10_000.0)
+    positions_BxT = torch.randint(0, 12, (2, 5))
+    cos_BxTx1xH, sin_BxTx1xH = cos_PxH[positions_BxT][:, :, None], sin_PxH[positions_BxT][:, :, None]
+    x_BxTxNxH = torch.randn(2, 5, 3, 8, requires_grad=True)
+    weight = torch.randn(2, 5, 3, 8)
+    found = apply_rope(x_BxTxNxH, cos_BxTx1xH, sin_BxTx1xH)
+    expected = reference_apply_rope(x_BxTxNxH, cos_BxTx1xH, sin_BxTx1xH)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad((found * weight).sum(), x_BxTxNxH),
+        torch.autograd.grad((expected * weight).sum(), x_BxTxNxH),
+    )
