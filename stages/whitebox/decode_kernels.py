@@ -59,10 +59,10 @@ def _int8_kernel(values_OxI: Tensor, scales_OxG: Tensor) -> RowKernel:
 def _int4_kernel(values_OxI: Tensor, scales_OxG: Tensor) -> RowKernel:
     group_size = values_OxI.shape[1] // scales_OxG.shape[1]
     # The kernel computes (unsigned - 8) x scale + zero; our integers are symmetric, so the zeros are zero.
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values_OxI.int() + 8, 1)
+    packed = torch._convert_weight_to_int4pack_for_cpu(values_OxI.int() + 8, 1)
     scales_GxO = scales_OxG.T.to(torch.bfloat16)
     scales_and_zeros_GxOx2 = torch.stack([scales_GxO, torch.zeros_like(scales_GxO)], dim=-1).contiguous()
-    product = torch.ops.aten._weight_int4pack_mm_for_cpu
+    product = torch._weight_int4pack_mm_for_cpu
 
     def multiply(x_1xI: Tensor) -> Tensor:
         return product(x_1xI.to(torch.bfloat16), packed, group_size, scales_and_zeros_GxOx2).to(x_1xI.dtype)
