@@ -182,7 +182,22 @@ def short_sentence(text: str) -> str:
     return cut if cut == sentence else cut.rstrip(" ,;:.") + " ..."
 
 
-_ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "cf.", "vs.", "Dr.", "Mr.", "Mrs.", "No.", "St.", "approx.")
+_ABBREVIATIONS = (
+    "e.g.",
+    "i.e.",
+    "etc.",
+    "cf.",
+    "vs.",
+    "Dr.",
+    "Mr.",
+    "Mrs.",
+    "No.",
+    "St.",
+    "Sr.",
+    "Jr.",
+    "Inc.",
+    "approx.",
+)
 _SENTENCE_END = re.compile(r"[.!?][)\"'”’]?(?=\s)|[。！？؟]")
 
 
