@@ -106,9 +106,9 @@ def step_law_batch_tokens(train_tokens: int) -> int:
 
 def activation_bytes_per_token(model: ModelConfig) -> int:
     """Bytes in float32 that one token leaves behind for the backward pass."""
-    attention = 6 * model.query_size + 6 * model.key_value_size
-    per_layer = 8 * model.hidden_size + attention + 5 * model.intermediate_size
-    return 4 * (model.num_hidden_layers * per_layer + 6 * model.hidden_size)
+    attention = 4 * model.query_size + 3 * model.key_value_size
+    per_layer = 4 * model.hidden_size + attention + 4 * model.intermediate_size
+    return 4 * (model.num_hidden_layers * per_layer + 4 * model.hidden_size)
 
 
 def recipe_rows(recipe: Recipe) -> list[list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from stages.pretrain.recipe import (
     activation_bytes_per_token,
@@ -14,6 +15,7 @@ from stages.pretrain.recipe import (
 from stages.pretrain.spec import SPEC, PretrainConfig
 from stages.runtime.errors import UserError
 from stages.whitebox.config import ModelConfig
+from stages.whitebox.model import CausalLM
 
 GIB = 2**30
 
@@ -69,6 +71,24 @@ def test_little_memory_makes_small_micro_batches_and_the_same_batch() -> None:
     assert small.global_batch_tokens == large.global_batch_tokens
     assert small.memory_bytes < large.memory_bytes
     assert small.micro_batch_size * 256 * activation_bytes_per_token(model_of(8)) <= GIB // 4
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_estimate_of_activations_is_what_torch_keeps(depth: int) -> None:
+    model, ids = CausalLM(model_of(depth)), torch.randint(0, 4096, (2, 129))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        hidden = model.hidden_states(ids[:, :-1])
+    found = (sum(kept.values()) + hidden.nbytes) / 256
+    assert activation_bytes_per_token(model.config) == pytest.approx(found, rel=0.15)
 
 
 def test_the_step_law_is_the_papers() -> None:
