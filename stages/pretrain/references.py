@@ -36,10 +36,10 @@ class References:
 
 
 def measure_references(
-    train: TokenShards, validation: TokenShards, tokenizer: Tokenizer, max_documents: int
+    train: TokenShards, validation: TokenShards, tokenizer: Tokenizer, max_tokens: int
 ) -> References:
     """Measures all four; the compressors read the same documents that `evaluate_bits_per_byte` scores."""
-    chosen = choose_documents(validation.num_documents, max_documents)
+    chosen = choose_documents(validation.num_documents, documents_within(validation, max_tokens))
     texts = [tokenizer.decode(int(token) for token in validation.document(index)) for index in chosen]
     raw = "\n".join(texts).encode()
     bits_per_byte = 8 / max(1, len(raw))
@@ -49,3 +49,8 @@ def measure_references(
         gzip_bits_per_byte=len(gzip.compress(raw, compresslevel=9)) * bits_per_byte,
         xz_bits_per_byte=len(lzma.compress(raw, preset=9)) * bits_per_byte,
     )
+
+
+def documents_within(shards: TokenShards, max_tokens: int) -> int:
+    """How many evenly spread documents have about `max_tokens` tokens together; at least one."""
+    return max(1, shards.num_documents * max_tokens // max(max_tokens, shards.num_tokens))

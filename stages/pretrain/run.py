@@ -34,7 +34,7 @@ def run(
         tokenizer = Tokenizer.from_folder(inputs["tokenizer"])
         training, validation = read_tokens(inputs["tokens"], tokenizer)
         recipe = make_recipe(config, model_config(config, tokenizer), memory_bytes(device.device))
-        references = measure_references(training, validation, tokenizer, config.final_validation_documents)
+        references = measure_references(training, validation, tokenizer, config.final_validation_tokens)
         _show_plan(recipe, references, session)
         model = make_model(config, recipe, device.device, session)
         peak = peak_of(device.device, device.compute_dtype)
@@ -45,7 +45,7 @@ def run(
         watch = Watch(config, recipe, model, validation, tokenizer, peak, session)
         summary = _train(config, recipe, model, batches, device.compute_dtype, watch, session)
         watch.draw(summary, references)
-        held_out = watch.held_out(config.final_validation_documents)
+        held_out = watch.held_out(config.final_validation_tokens)
         _save(model, inputs["tokenizer"], outputs["model"])
     session.log(
         f"held-out bits per byte {held_out.bits_per_byte:.3f}; gzip -9 reaches "

@@ -57,12 +57,12 @@ class PretrainConfig(StageConfig):
     """CPU threads; 0 takes all cores. Another number changes the last bits of the weights."""
     compile: Literal["auto", "off"] = "auto"
     """Fuse each layer's small operations with torch.compile; "auto" does it where the run is long enough."""
-    evaluations: PositiveInt = 8
+    evaluations: PositiveInt = 6
     """How often, evenly spread, the held-out loss is measured and the prompts are sampled."""
-    validation_documents: PositiveInt = 100
-    """Held-out documents that are scored on the way."""
-    final_validation_documents: PositiveInt = 2000
-    """Held-out documents that are scored at the end, for the figures that count."""
+    validation_tokens: PositiveInt = 16_000
+    """About so much held-out text is scored on the way: whole documents, evenly spread."""
+    final_validation_tokens: PositiveInt = 200_000
+    """About so much of it is scored at the end, for the figures that count."""
     sample_prompts: tuple[str, ...] = (
         "Return a new",
         "The module",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stages.pretrain.recipe import Recipe
-from stages.pretrain.references import References
+from stages.pretrain.references import References, documents_within
 from stages.pretrain.spec import PretrainConfig
 from stages.pretrain.speed import Peak
 from stages.runtime.session import StageSession
@@ -48,18 +48,18 @@ class Watch:
 
     def evaluate(self) -> dict[str, float]:
         """Held-out figures on the way."""
-        held_out = self.held_out(self.config.validation_documents)
+        held_out = self.held_out(self.config.validation_tokens)
         return {
             "validation_loss": held_out.loss,
             "validation_bits_per_byte": held_out.bits_per_byte,
         }
 
-    def held_out(self, max_documents: int) -> HeldOut:
-        """The model's loss on so many held-out documents, each on its own."""
+    def held_out(self, max_tokens: int) -> HeldOut:
+        """The model's loss on about so much held-out text, each document on its own."""
         return evaluate_bits_per_byte(
             self.model,
             self.validation,
-            max_documents=max_documents,
+            max_documents=documents_within(self.validation, max_tokens),
             batch_size=max(1, EVALUATION_ROW_TOKENS // self.recipe.context_tokens),
             context_tokens=self.recipe.context_tokens,
         )

@@ -97,7 +97,7 @@ def config() -> PretrainConfig:
         global_batch_tokens=256,
         micro_batch_size=4,
         evaluations=2,
-        validation_documents=5,
+        validation_tokens=200,
         num_threads=1,
         sample_prompts=("The hen",),
         sample_tokens=6,
