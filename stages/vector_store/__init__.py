@@ -1,0 +1,1 @@
+"""Documents to a searchable store: chunks, vectors, postings, and how well they find."""

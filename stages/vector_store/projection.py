@@ -1,0 +1,314 @@
+"""The vectors as a Chroma collection: a projection of the store, which can always be rebuilt from it.
+
+Chroma 1.5.9 is handled as what was measured, not as what is documented:
+
+* Two writers lose a fifth of the vectors without any error. So there is one writer, held by a lock.
+* A killed writer leaves up to one batch more than was acknowledged. So an index without a seal is thrown
+  away.
+* Its files cannot be opened for reading only, and two builds of equal vectors differ in bytes. So readers
+  open a copy, and the seal names the vectors and settings, not the files.
+* On hard data its recall can be far below what one expects (.16 of random vectors with the default
+  settings). So recall is measured against exact search before the seal is set.
+* A collection without an embedding function falls back to one that downloads a model. So ours has one that
+  refuses.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import chromadb
+import numpy as np
+from chromadb.api.types import Documents, EmbeddingFunction, Embeddings
+from chromadb.config import Settings
+from chromadb.utils.embedding_functions import register_embedding_function
+
+from stages.runtime.errors import ContractError, RetryableError, UserError
+
+COLLECTION = "chunks"
+SPACE = "cosine"
+FILES_FOLDER, SEAL_FILE = "chroma", "seal.json"
+VECTORS_PER_BATCH = 2048
+"""Chroma takes at most 5,461 at once; smaller batches let progress and stop requests through."""
+MOST_ATTEMPTS = 3
+NEIGHBORS = 10
+FEWEST_QUERIES = 200
+_TIE = 1e-5
+
+
+@register_embedding_function
+class VectorsOnly(EmbeddingFunction[Documents]):
+    """Stands in for Chroma's default embedding function, which would download a model, and refuses to
+    embed."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, input: Documents) -> Embeddings:
+        """Always raises UserError: this collection holds vectors of our own embedder."""
+        raise UserError(
+            "this Chroma collection takes vectors, not texts",
+            hint="embed with HybridIndex.from_folder(STORE).embed([...]) and pass query_embeddings=",
+        )
+
+    @staticmethod
+    def name() -> str:
+        """The name that is stored with the collection."""
+        return "glassworks_vectors_only"
+
+    @staticmethod
+    def build_from_config(config: dict[str, Any]) -> VectorsOnly:
+        """Rebuilt by Chroma when a collection is opened."""
+        return VectorsOnly()
+
+    def get_config(self) -> dict[str, Any]:
+        """Nothing to remember."""
+        return {}
+
+
+@dataclass(frozen=True)
+class HnswSettings:
+    """Chroma's graph index (Malkov and Yashunin 2018, arXiv:1603.09320); only ef_search may change later."""
+
+    ef_construction: int = 100
+    ef_search: int = 100
+    max_neighbors: int = 16
+
+    def raised(self) -> HnswSettings:
+        """Twice of everything: slower, bigger, and closer to exact search."""
+        return HnswSettings(self.ef_construction * 2, self.ef_search * 2, self.max_neighbors * 2)
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a finished projection was made of and how good it is."""
+
+    vectors_sha256: str
+    num_vectors: int
+    dimensions: int
+    recall_at_10_vs_exact: float
+    num_recall_queries: int
+    space: str
+    hnsw: dict[str, int]
+    chromadb_version: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Seal:
+        """Raises UserError when the projection has no seal: its writer was interrupted."""
+        path = folder / SEAL_FILE
+        if not path.is_file():
+            raise UserError(
+                f"{folder} has no {SEAL_FILE}: it was not written to the end", hint=_rebuild(folder)
+            )
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+    def write(self, folder: Path) -> None:
+        """In one step: the seal is there whole or not at all."""
+        partial = folder / f"{SEAL_FILE}.partial"
+        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        partial.replace(folder / SEAL_FILE)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What is projected: an id, a unit vector and a few fields per chunk, row by row."""
+
+    ids: Sequence[str]
+    vectors_NxD: np.ndarray
+    metadatas: Sequence[dict[str, str | int]]
+
+    def sha256(self) -> str:
+        """Digest of ids and vectors, in order."""
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        digest.update(np.ascontiguousarray(self.vectors_NxD, dtype=np.float32).data)
+        return digest.hexdigest()
+
+
+class OpenedProjection:
+    """A private copy of a projection, opened by Chroma."""
+
+    def __init__(self, client: Any) -> None:
+        self.collection = client.get_collection(COLLECTION, embedding_function=VectorsOnly())
+
+    def __len__(self) -> int:
+        return int(self.collection.count())
+
+    def query(self, vectors_QxD: np.ndarray, k: int = NEIGHBORS) -> list[list[str]]:
+        """The k nearest ids of each vector, nearest first."""
+        return self.collection.query(query_embeddings=vectors_QxD, n_results=k, include=[])["ids"]
+
+
+@contextmanager
+def open_projection(folder: Path) -> Iterator[OpenedProjection]:
+    """Open a sealed projection for reading, through a copy in a temporary folder.
+
+    Chroma writes when it opens, and keeps one system per path and process that would go on showing an old
+    state.
+
+    Raises:
+        UserError: there is no seal.
+        ContractError: the collection does not hold as many vectors as the seal says.
+    """
+    seal = Seal.read(folder)
+    with _opened_copy(folder / FILES_FOLDER) as opened:
+        if len(opened) != seal.num_vectors:
+            raise ContractError(
+                f"{folder} holds {len(opened)} vectors, its seal says {seal.num_vectors}",
+                hint=_rebuild(folder),
+            )
+        yield opened
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder` itself, which the kernel frees when its holder dies.
+
+    Raises RetryableError when somebody else has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise RetryableError(
+            f"another process is writing {folder}; two writers would lose vectors without a word",
+            hint="wait for it to end, or choose another folder",
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+def write_projection(
+    vectors: Vectors,
+    queries_QxD: np.ndarray,
+    folder: Path,
+    hnsw: HnswSettings,
+    min_recall: float,
+    on_progress: Callable[[int, int], None],
+) -> Seal:
+    """Write, verify and seal; returns at once if a seal for the same vectors is there.
+
+    An index that misses too much is built again with raised settings, three times in all.
+    `on_progress(done, total)` may raise to stop: then there is no seal, and the next call starts over.
+
+    Raises:
+        ContractError: vectors are missing, or recall stays below `min_recall`.
+        RetryableError: another process is writing this folder.
+    """
+    with only_writer(folder):
+        digest = vectors.sha256()
+        if (folder / SEAL_FILE).is_file():
+            seal = Seal.read(folder)
+            if seal.vectors_sha256 == digest and seal.recall_at_10_vs_exact >= min_recall:
+                return seal
+            (folder / SEAL_FILE).unlink()
+        queries_QxD = _enough_queries(queries_QxD, vectors.vectors_NxD)
+        for _ in range(MOST_ATTEMPTS):
+            _write_files(vectors, folder / FILES_FOLDER, hnsw, on_progress)
+            recall = _verify(vectors, queries_QxD, folder / FILES_FOLDER)
+            if recall >= min_recall:
+                shape = vectors.vectors_NxD.shape
+                counts = (len(queries_QxD), SPACE, asdict(hnsw), chromadb.__version__)
+                seal = Seal(digest, shape[0], shape[1], round(recall, 6), *counts)
+                seal.write(folder)
+                return seal
+            hnsw = hnsw.raised()
+    raise ContractError(
+        f"after {MOST_ATTEMPTS} builds Chroma finds {recall:.3f} of the 10 nearest vectors, expected {min_recall:.3f}",
+        hint="raise [vector_store] hnsw_ef_search, or lower min_recall_at_10",
+    )
+
+
+def _write_files(
+    vectors: Vectors, files: Path, hnsw: HnswSettings, on_progress: Callable[[int, int], None]
+) -> None:
+    shutil.rmtree(files, ignore_errors=True)  # whatever an interrupted writer left
+    files.mkdir(parents=True)
+    total = len(vectors.ids)
+    with _client(files) as client:
+        collection = client.create_collection(
+            COLLECTION,
+            configuration={"hnsw": {"space": SPACE, **asdict(hnsw)}},
+            embedding_function=VectorsOnly(),
+        )
+        step = min(VECTORS_PER_BATCH, client.get_max_batch_size())
+        for first in range(0, total, step):
+            rows = slice(first, first + step)
+            # upsert: `add` would keep an old vector under the same id without saying so.
+            collection.upsert(
+                ids=list(vectors.ids[rows]),
+                embeddings=vectors.vectors_NxD[rows],
+                metadatas=list(vectors.metadatas[rows]),
+            )
+            on_progress(min(first + step, total), total)
+
+
+def _verify(vectors: Vectors, queries_QxD: np.ndarray, files: Path) -> float:
+    """Count, then look for vectors by themselves, then recall@10; all on a fresh copy, as readers see it."""
+    total = len(vectors.ids)
+    with _opened_copy(files) as opened:
+        if len(opened) != total:
+            raise ContractError(
+                f"{files} holds {len(opened)} vectors, {total} were written", hint="build again"
+            )
+        sample = np.linspace(0, total - 1, min(total, FEWEST_QUERIES)).astype(int)
+        alone = recall_against_exact(opened, vectors, vectors.vectors_NxD[sample], 1)
+        if alone < 1:
+            lost = round((1 - alone) * len(sample))
+            raise ContractError(
+                f"{lost} of {len(sample)} vectors are not found by themselves", hint="build again"
+            )
+        return recall_against_exact(opened, vectors, queries_QxD, NEIGHBORS)
+
+
+def recall_against_exact(
+    opened: OpenedProjection, vectors: Vectors, queries_QxD: np.ndarray, k: int = NEIGHBORS
+) -> float:
+    """Share of the k exact nearest that Chroma finds. Equally near ones count as each other."""
+    k = min(k, len(vectors.ids))
+    row_of = {chunk_id: row for row, chunk_id in enumerate(vectors.ids)}
+    scores_QxN = queries_QxD @ vectors.vectors_NxD.T
+    kth_Q = np.partition(scores_QxN, -k, axis=1)[:, -k]
+    found = 0
+    for ids, scores_N, kth in zip(opened.query(queries_QxD, k), scores_QxN, kth_Q, strict=True):
+        found += sum(bool(scores_N[row_of[chunk_id]] >= kth - _TIE) for chunk_id in ids)
+    return found / (k * len(queries_QxD))
+
+
+def _enough_queries(queries_QxD: np.ndarray, vectors_NxD: np.ndarray) -> np.ndarray:
+    """Real questions first; where there are few, some of the vectors themselves are asked for, too."""
+    missing = min(len(vectors_NxD), max(0, FEWEST_QUERIES - len(queries_QxD)))
+    rows = np.linspace(0, len(vectors_NxD) - 1, missing).astype(int)
+    return np.concatenate([queries_QxD, vectors_NxD[rows]])
+
+
+@contextmanager
+def _client(files: Path) -> Iterator[Any]:
+    client = chromadb.PersistentClient(path=str(files), settings=Settings(anonymized_telemetry=False))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def _opened_copy(files: Path) -> Iterator[OpenedProjection]:
+    with tempfile.TemporaryDirectory(prefix="glassworks-chroma-") as copy:
+        shutil.copytree(files, copy, dirs_exist_ok=True)
+        with _client(Path(copy)) as client:
+            yield OpenedProjection(client)
+
+
+def _rebuild(folder: Path) -> str:
+    return f"rebuild it: python -m stages.vector_store.rebuild STORE_FOLDER {folder}"
