@@ -59,8 +59,8 @@ class Chunker:
     def __post_init__(self) -> None:
         if not 0 <= self.overlap_tokens * 2 <= self.max_tokens or self.max_tokens < 16:
             raise ValueError(
-                f"max_tokens {self.max_tokens}, overlap_tokens {self.overlap_tokens}: a chunk needs at least 16 "
-                "tokens, and the overlap may be at most half of it"
+                f"max_tokens {self.max_tokens}, overlap_tokens {self.overlap_tokens}: a chunk needs at least "
+                "16 tokens, and the overlap may be at most half of it"
             )
 
     def cut(self, text: str) -> list[Span]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.vector_store.corpus import Corpus
+from stages.vector_store.indexing import Legs
 from stages.vector_store.questions import Question
-from stages.whitebox.bm25 import Bm25Index
 from stages.whitebox.fusion import BM25_ALONE, DENSE_ALONE, WEIGHTS, FusionChoice, choose_weight, min_max
 from stages.whitebox.retrieval_metrics import (
     Estimate,
@@ -27,15 +27,6 @@ from stages.whitebox.retrieval_metrics import (
 
 QUESTIONS_AT_ONCE = 64
 ALL = "all"
-
-
-@dataclass(frozen=True)
-class Legs:
-    """Both rankings of the evaluation index, and how to embed a question."""
-
-    bm25: Bm25Index
-    vectors_NxD: np.ndarray
-    embed: Callable[[Sequence[str]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -60,17 +51,6 @@ class Evaluation:
     """bm25, dense, fused; first on all questions, then on those of each kind."""
     gain_over_best_leg: Gain
     """Fused minus the better leg of test, nDCG@10, on test."""
-
-
-def hidden_spans(corpus: Corpus, questions: Sequence[Question]) -> dict[int, tuple[int, int]]:
-    """Row of each chunk that holds a part of a question's sentence -> the span to leave out of it."""
-    spans = {question.document: (question.start, question.end) for question in questions}
-    hidden: dict[int, tuple[int, int]] = {}
-    for row, chunk in enumerate(corpus.chunks):
-        start, end = spans.get(chunk.document, (0, 0))
-        if max(start, chunk.start) < min(end, chunk.end):
-            hidden[row] = (start, end)
-    return hidden
 
 
 def evaluate(

@@ -20,22 +20,23 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import chromadb
 import numpy as np
-from chromadb.api.types import Documents, EmbeddingFunction, Embeddings
-from chromadb.config import Settings
-from chromadb.utils.embedding_functions import register_embedding_function
 
 from stages.runtime.errors import ContractError, RetryableError, UserError
+from stages.vector_store.collection import (
+    COLLECTION,
+    OpenedCollection,
+    VectorsOnly,
+    chroma_client,
+    opened_copy,
+)
 
-COLLECTION = "chunks"
 SPACE = "cosine"
 FILES_FOLDER, SEAL_FILE = "chroma", "seal.json"
 VECTORS_PER_BATCH = 2048
@@ -44,36 +45,6 @@ MOST_ATTEMPTS = 3
 NEIGHBORS = 10
 FEWEST_QUERIES = 200
 _TIE = 1e-5
-
-
-@register_embedding_function
-class VectorsOnly(EmbeddingFunction[Documents]):
-    """Stands in for Chroma's default embedding function, which would download a model, and refuses to
-    embed."""
-
-    def __init__(self) -> None:
-        pass
-
-    def __call__(self, input: Documents) -> Embeddings:
-        """Always raises UserError: this collection holds vectors of our own embedder."""
-        raise UserError(
-            "this Chroma collection takes vectors, not texts",
-            hint="embed with HybridIndex.from_folder(STORE).embed([...]) and pass query_embeddings=",
-        )
-
-    @staticmethod
-    def name() -> str:
-        """The name that is stored with the collection."""
-        return "glassworks_vectors_only"
-
-    @staticmethod
-    def build_from_config(config: dict[str, Any]) -> VectorsOnly:
-        """Rebuilt by Chroma when a collection is opened."""
-        return VectorsOnly()
-
-    def get_config(self) -> dict[str, Any]:
-        """Nothing to remember."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -134,22 +105,8 @@ class Vectors:
         return digest.hexdigest()
 
 
-class OpenedProjection:
-    """A private copy of a projection, opened by Chroma."""
-
-    def __init__(self, client: Any) -> None:
-        self.collection = client.get_collection(COLLECTION, embedding_function=VectorsOnly())
-
-    def __len__(self) -> int:
-        return int(self.collection.count())
-
-    def query(self, vectors_QxD: np.ndarray, k: int = NEIGHBORS) -> list[list[str]]:
-        """The k nearest ids of each vector, nearest first."""
-        return self.collection.query(query_embeddings=vectors_QxD, n_results=k, include=[])["ids"]
-
-
 @contextmanager
-def open_projection(folder: Path) -> Iterator[OpenedProjection]:
+def open_projection(folder: Path) -> Iterator[OpenedCollection]:
     """Open a sealed projection for reading, through a copy in a temporary folder.
 
     Chroma writes when it opens, and keeps one system per path and process that would go on showing an old
@@ -160,7 +117,7 @@ def open_projection(folder: Path) -> Iterator[OpenedProjection]:
         ContractError: the collection does not hold as many vectors as the seal says.
     """
     seal = Seal.read(folder)
-    with _opened_copy(folder / FILES_FOLDER) as opened:
+    with opened_copy(folder / FILES_FOLDER) as opened:
         if len(opened) != seal.num_vectors:
             raise ContractError(
                 f"{folder} holds {len(opened)} vectors, its seal says {seal.num_vectors}",
@@ -178,15 +135,20 @@ def only_writer(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, folder)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RetryableError(
             f"another process is writing {folder}; two writers would lose vectors without a word",
             hint="wait for it to end, or choose another folder",
         ) from None
-    finally:
-        os.close(descriptor)
 
 
 def write_projection(
@@ -225,7 +187,8 @@ def write_projection(
                 return seal
             hnsw = hnsw.raised()
     raise ContractError(
-        f"after {MOST_ATTEMPTS} builds Chroma finds {recall:.3f} of the 10 nearest vectors, expected {min_recall:.3f}",
+        f"after {MOST_ATTEMPTS} builds Chroma finds {recall:.3f} of the {NEIGHBORS} nearest vectors, "
+        f"expected {min_recall:.3f}",
         hint="raise [vector_store] hnsw_ef_search, or lower min_recall_at_10",
     )
 
@@ -236,7 +199,7 @@ def _write_files(
     shutil.rmtree(files, ignore_errors=True)  # whatever an interrupted writer left
     files.mkdir(parents=True)
     total = len(vectors.ids)
-    with _client(files) as client:
+    with chroma_client(files) as client:
         collection = client.create_collection(
             COLLECTION,
             configuration={"hnsw": {"space": SPACE, **asdict(hnsw)}},
@@ -257,7 +220,7 @@ def _write_files(
 def _verify(vectors: Vectors, queries_QxD: np.ndarray, files: Path) -> float:
     """Count, then look for vectors by themselves, then recall@10; all on a fresh copy, as readers see it."""
     total = len(vectors.ids)
-    with _opened_copy(files) as opened:
+    with opened_copy(files) as opened:
         if len(opened) != total:
             raise ContractError(
                 f"{files} holds {len(opened)} vectors, {total} were written", hint="build again"
@@ -273,7 +236,7 @@ def _verify(vectors: Vectors, queries_QxD: np.ndarray, files: Path) -> float:
 
 
 def recall_against_exact(
-    opened: OpenedProjection, vectors: Vectors, queries_QxD: np.ndarray, k: int = NEIGHBORS
+    opened: OpenedCollection, vectors: Vectors, queries_QxD: np.ndarray, k: int = NEIGHBORS
 ) -> float:
     """Share of the k exact nearest that Chroma finds. Equally near ones count as each other."""
     k = min(k, len(vectors.ids))
@@ -291,23 +254,6 @@ def _enough_queries(queries_QxD: np.ndarray, vectors_NxD: np.ndarray) -> np.ndar
     missing = min(len(vectors_NxD), max(0, FEWEST_QUERIES - len(queries_QxD)))
     rows = np.linspace(0, len(vectors_NxD) - 1, missing).astype(int)
     return np.concatenate([queries_QxD, vectors_NxD[rows]])
-
-
-@contextmanager
-def _client(files: Path) -> Iterator[Any]:
-    client = chromadb.PersistentClient(path=str(files), settings=Settings(anonymized_telemetry=False))
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-@contextmanager
-def _opened_copy(files: Path) -> Iterator[OpenedProjection]:
-    with tempfile.TemporaryDirectory(prefix="glassworks-chroma-") as copy:
-        shutil.copytree(files, copy, dirs_exist_ok=True)
-        with _client(Path(copy)) as client:
-            yield OpenedProjection(client)
 
 
 def _rebuild(folder: Path) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.runtime.errors import GlassworksError, UserError
@@ -34,13 +35,18 @@ def rebuild_projection(
     except ValueError as error:
         raise UserError(str(error), hint="pass the folder `store` of a vector_store artifact") from error
     columns = ["chunk_id", "doc_id", "ordinal", "title"]
-    rows = pq.read_table(store_folder / "chunks.parquet", columns=columns).to_pylist()
-    questions = pq.read_table(store_folder / "qrels.parquet", columns=["query"])["query"].unique().to_pylist()
+    rows = _columns(store_folder / "chunks.parquet", columns).to_pylist()
+    questions = _columns(store_folder / "qrels.parquet", ["query"])["query"].unique().to_pylist()
     vectors = Vectors(
         ids=[row.pop("chunk_id") for row in rows], vectors_NxD=index.vectors_NxD, metadatas=rows
     )
     queries_QxD = index.embed(questions)
     return write_projection(vectors, queries_QxD, out_folder, hnsw or HnswSettings(), min_recall, on_progress)
+
+
+def _columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=list(columns))
 
 
 def main() -> None:

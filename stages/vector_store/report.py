@@ -24,7 +24,7 @@ def show_corpus(corpus: Corpus, held_out: HeldOut, session: StageSession) -> Non
     tokens = np.array([chunk.num_tokens for chunk in corpus.chunks])
     questions = [question.split for question in held_out.questions]
     session.log(
-        f"{len(corpus.documents):,} documents in {len(tokens):,} chunks of {tokens.mean():.0f} tokens on average; "
+        f"{len(corpus.documents):,} documents in {len(tokens):,} chunks of {tokens.mean():.0f} tokens each; "
         f"{len(held_out.documents):,} documents held out, {len(questions):,} questions from them"
     )
     rows = [

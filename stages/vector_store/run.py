@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from data_contracts.tables import part_files, read_rows
 from stages.runtime.errors import StopRequested, UserError
 from stages.runtime.session import StageSession
 from stages.vector_store.chunking import Chunker
 from stages.vector_store.corpus import Corpus, cut_corpus
-from stages.vector_store.evaluation import Evaluation, Legs, evaluate, hidden_spans
+from stages.vector_store.evaluation import Evaluation, evaluate
+from stages.vector_store.indexing import IndexedTexts, Legs
 from stages.vector_store.pairs import ChunkPairs, training_chunks
 from stages.vector_store.projection import HnswSettings
 from stages.vector_store.questions import HeldOut, Question, hold_out
@@ -20,7 +19,6 @@ from stages.vector_store.rebuild import rebuild_projection
 from stages.vector_store.report import headline, show_corpus, show_evaluation, show_projection, show_searches
 from stages.vector_store.spec import VectorStoreConfig
 from stages.vector_store.store_files import write_chunks, write_fusion, write_qrels, write_search
-from stages.whitebox.bm25 import Bm25Index, TermCounter
 from stages.whitebox.search import EMBEDDER_FILE, HybridIndex
 from stages.whitebox.static_embedder import (
     ContrastiveSettings,
@@ -29,8 +27,6 @@ from stages.whitebox.static_embedder import (
     train_embedder,
 )
 from stages.whitebox.tokenizer import Tokenizer
-
-TEXTS_AT_ONCE = 1024
 
 
 def run(
@@ -44,24 +40,16 @@ def run(
     show_corpus(corpus, held_out, session)
     write_chunks(corpus, store)
 
-    texts = [corpus.indexed_text(chunk) for chunk in corpus.chunks]
-    token_ids = _tokenize(texts, tokenizer, session)
-    embedder = _train(config, corpus, held_out, token_ids, tokenizer, session)
+    texts = _read(corpus, tokenizer, session)
+    embedder = _train(config, corpus, held_out, texts, session)
     embedder.save(store / EMBEDDER_FILE)
-    # From the file, not from memory: rounding of the weights must be the same for chunks and for queries.
-    embedder = StaticEmbedder.load(store / EMBEDDER_FILE)
-    vectors_NxD = embedder.embed(token_ids)
-
-    counter = TermCounter()
-    term_ids = [counter.ids(text) for text in texts]
-    bm25 = Bm25Index.from_term_ids(term_ids, counter.numbers, config.bm25_k1, config.bm25_b)
-    write_search(corpus, bm25, vectors_NxD, inputs["tokenizer"], store)
+    # From the file, not from memory: chunks and later queries must see the same rounding of the weights.
+    legs = texts.legs(StaticEmbedder.load(store / EMBEDDER_FILE), config.bm25_k1, config.bm25_b)
+    write_search(corpus, legs.bm25, legs.vectors_NxD, inputs["tokenizer"], store)
     write_qrels(corpus, held_out.questions, store)
-    legs = _evaluation_legs(
-        config, corpus, held_out.questions, term_ids, counter, vectors_NxD, embedder, tokenizer
-    )
-    evaluation = _evaluate(corpus, held_out.questions, legs, session)
-    write_fusion(evaluation, bm25, store)
+
+    evaluation = _evaluate(corpus, held_out.questions, texts, legs, session)
+    write_fusion(evaluation, legs.bm25, store)
     show_evaluation(evaluation, session)
     show_searches(HybridIndex.from_folder(store), held_out.questions, session)
 
@@ -93,27 +81,23 @@ def _cut(config: VectorStoreConfig, documents: Path, tokenizer: Tokenizer, sessi
     return corpus
 
 
-def _tokenize(texts: Sequence[str], tokenizer: Tokenizer, session: StageSession) -> list[np.ndarray]:
-    ids: list[np.ndarray] = []
-    for first in range(0, len(texts), TEXTS_AT_ONCE):
+def _read(corpus: Corpus, tokenizer: Tokenizer, session: StageSession) -> IndexedTexts:
+    def on_chunk(done: int) -> None:
         _stop_if_asked(session)
-        batch = tokenizer.encode_batch(texts[first : first + TEXTS_AT_ONCE])
-        ids += [np.array(some, dtype=np.int64) for some in batch]
-        session.progress(len(ids), len(texts), "chunks")
-    return ids
+        session.progress(done, len(corpus.chunks), "chunks")
+
+    return IndexedTexts.of(corpus, tokenizer, on_chunk)
 
 
 def _train(
     config: VectorStoreConfig,
     corpus: Corpus,
     held_out: HeldOut,
-    token_ids: Sequence[np.ndarray],
-    tokenizer: Tokenizer,
+    texts: IndexedTexts,
     session: StageSession,
 ) -> StaticEmbedder:
-    counts_V = np.bincount(np.concatenate(token_ids), minlength=tokenizer.vocab_size)
-    embedder = initial_embedder(counts_V, config.dimensions, config.seed)
-    chunks = training_chunks(corpus, held_out.documents, tokenizer, lambda: _stop_if_asked(session))
+    embedder = initial_embedder(texts.token_counts(), config.dimensions, config.seed)
+    chunks = training_chunks(corpus, held_out.documents, texts.tokenizer, lambda: _stop_if_asked(session))
     if len({chunk.document for chunk in chunks}) < 2:
         session.warn("fewer than two documents to train the embedder on: its vectors stay random")
         return embedder
@@ -132,34 +116,14 @@ def _train(
     return embedder
 
 
-def _evaluation_legs(
-    config: VectorStoreConfig,
-    corpus: Corpus,
-    questions: Sequence[Question],
-    term_ids: Sequence[np.ndarray],
-    counter: TermCounter,
-    vectors_NxD: np.ndarray,
-    embedder: StaticEmbedder,
-    tokenizer: Tokenizer,
-) -> Legs:
-    """The same index, but with the questions' own sentences cut out of their documents."""
-    hidden = hidden_spans(corpus, questions)
-    texts = {row: corpus.indexed_text(corpus.chunks[row], span) for row, span in hidden.items()}
-    vectors_NxD, term_ids = vectors_NxD.copy(), list(term_ids)
-    if texts:
-        vectors_NxD[list(texts)] = embedder.embed(tokenizer.encode_batch(list(texts.values())))
-    for row, text in texts.items():
-        term_ids[row] = counter.ids(text)
-    bm25 = Bm25Index.from_term_ids(term_ids, counter.numbers, config.bm25_k1, config.bm25_b)
-    return Legs(bm25, vectors_NxD, lambda some: embedder.embed(tokenizer.encode_batch(list(some))))
-
-
-def _evaluate(corpus: Corpus, questions: Sequence[Question], legs: Legs, session: StageSession) -> Evaluation:
+def _evaluate(
+    corpus: Corpus, questions: Sequence[Question], texts: IndexedTexts, legs: Legs, session: StageSession
+) -> Evaluation:
     def on_question(done: int) -> None:
         _stop_if_asked(session)
         session.progress(done, len(questions), "questions")
 
-    return evaluate(corpus, questions, legs, on_question)
+    return evaluate(corpus, questions, texts.legs_without(legs, corpus, questions), on_question)
 
 
 def _stop_if_asked(session: StageSession) -> None:

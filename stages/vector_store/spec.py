@@ -62,5 +62,5 @@ SPEC = StageSpec(
         "tokenizer": Read("tokenizer", "tokenizer", TOKENIZER_BUNDLE),
     },
     writes={"store": VECTOR_STORE, "chroma": CHROMA_PROJECTION},
-    summary="chunks with exact offsets, own vectors and BM25 fused by held-out questions, Chroma as a projection",
+    summary="chunks with exact offsets, own vectors and BM25, fused on held-out questions; Chroma beside it",
 )
