@@ -13,7 +13,6 @@ from stages.pretrain.recipe import Recipe, make_recipe, recipe_rows
 from stages.pretrain.references import References, measure_references
 from stages.pretrain.setup import choose_device, make_model, model_config, read_tokens
 from stages.pretrain.spec import PretrainConfig
-from stages.pretrain.speed import peak_of
 from stages.pretrain.watch import Watch
 from stages.runtime.session import StageSession
 from stages.whitebox.batches import PackedBatches
@@ -37,12 +36,10 @@ def run(
         references = measure_references(training, validation, tokenizer, config.final_validation_tokens)
         _show_plan(recipe, references, session)
         model = make_model(config, recipe, device.device, session)
-        peak = peak_of(device.device, device.compute_dtype)
-        session.log(f"peak for MFU: {peak.flops_per_second / 1e9:,.0f} GFLOP/s ({peak.source})")
         batches = PackedBatches(
             training, recipe.micro_batch_size, recipe.context_tokens, config.seed, config.separate_documents
         )
-        watch = Watch(config, recipe, model, validation, tokenizer, peak, session)
+        watch = Watch(config, recipe, model, validation, tokenizer, device, session)
         summary = _train(config, recipe, model, batches, device.compute_dtype, watch, session)
         watch.draw(summary, references)
         held_out = watch.held_out(config.final_validation_tokens)
@@ -51,6 +48,7 @@ def run(
         f"held-out bits per byte {held_out.bits_per_byte:.3f}; gzip -9 reaches "
         f"{references.gzip_bits_per_byte:.3f}, xz -9 {references.xz_bits_per_byte:.3f}"
     )
+    session.log(f"MFU is of {watch.peak.flops_per_second / 1e9:,.0f} GFLOP/s: {watch.peak.source}")
     return {
         "validation_bits_per_byte": held_out.bits_per_byte,
         "validation_loss": held_out.loss,

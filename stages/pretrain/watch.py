@@ -5,9 +5,10 @@ from __future__ import annotations
 from stages.pretrain.recipe import Recipe
 from stages.pretrain.references import References, documents_within
 from stages.pretrain.spec import PretrainConfig
-from stages.pretrain.speed import Peak
+from stages.pretrain.speed import better_peak, peak_of
 from stages.runtime.session import StageSession
 from stages.whitebox.batches import TokenShards
+from stages.whitebox.device import Device
 from stages.whitebox.evaluation import HeldOut, evaluate_bits_per_byte
 from stages.whitebox.generate import generate
 from stages.whitebox.model import CausalLM
@@ -28,11 +29,12 @@ class Watch:
         model: CausalLM,
         validation: TokenShards,
         tokenizer: Tokenizer,
-        peak: Peak,
+        device: Device,
         session: StageSession,
     ) -> None:
         self.config, self.recipe, self.model, self.session = config, recipe, model, session
-        self.validation, self.tokenizer, self.peak = validation, tokenizer, peak
+        self.validation, self.tokenizer, self.device = validation, tokenizer, device
+        self.peak = peak_of(device.device, device.compute_dtype)
         self.report_every = max(1, recipe.total_steps // POINTS_PER_CURVE)
 
     def on_step(self, step: int, values: dict[str, float]) -> None:
@@ -47,7 +49,8 @@ class Watch:
             self._sample(step)
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out figures on the way."""
+        """Held-out figures on the way. The peak is measured again too, so that MFU has a fair one."""
+        self.peak = better_peak(self.peak, self.device.device, self.device.compute_dtype)
         held_out = self.held_out(self.config.validation_tokens)
         return {
             "validation_loss": held_out.loss,

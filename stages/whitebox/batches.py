@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stages.whitebox.losses import IGNORED
 
+COUNTED_AT_ONCE = 2**22  # tokens; as 64-bit integers 32 MiB
 _DTYPES = {"U16": np.uint16, "U32": np.uint32, "I64": np.int64}
 
 
@@ -213,7 +214,10 @@ def positions_within(document_ids_BxT: Tensor) -> Tensor:
 
 def unigram_entropy(shards: TokenShards) -> float:
     """Nats per token of a model that knows only how often each token occurs."""
-    counts = np.bincount(shards.tokens, minlength=shards.vocab_size).astype(np.float64)
+    counts = np.zeros(shards.vocab_size)
+    for start in range(0, shards.num_tokens, COUNTED_AT_ONCE):
+        piece = shards.read(start, min(start + COUNTED_AT_ONCE, shards.num_tokens))
+        counts += np.bincount(piece, minlength=shards.vocab_size)
     counts[shards.bos_id] = 0.0
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.pretrain.speed import peak_of
+from stages.pretrain.speed import Peak, better_peak, peak_of
 
 
 def test_a_cpu_is_measured() -> None:
@@ -24,3 +24,11 @@ def test_known_gpus_have_their_data_sheets_figure(
     peak = peak_of(torch.device("cuda"), torch.bfloat16)
     assert peak.flops_per_second == tflops * 1e12
     assert peak.source.startswith("data sheet")
+
+
+def test_a_higher_measurement_replaces_a_lower_one_and_no_data_sheet() -> None:
+    cpu = torch.device("cpu")
+    assert better_peak(Peak(1.0, "measured"), cpu, torch.float32).flops_per_second > 1.0
+    fast, printed = Peak(1e30, "measured"), Peak(1.0, "data sheet of some GPU")
+    assert better_peak(fast, cpu, torch.float32) == fast
+    assert better_peak(printed, cpu, torch.float32) == printed
