@@ -8,27 +8,35 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from flows.forecast import Forecast
 from flows.launch import launch
-from flows.plan import PlannedStage, plan_stage
-from flows.report import essence, render_html, render_markdown
+from flows.plan import PlannedStage, last_seconds, plan_stage
 from flows.report.record import Outcome, RunRecord, StageRecord, Status
+from flows.run_report import write_report
 from flows.settings import BuildSettings
 from stages.catalog import STAGES
 from stages.runtime.errors import GlassworksError, StopRequested
-from stages.runtime.events import EVENTS_NAME, read_events
 from stages.runtime.fingerprint import fingerprint
 from stages.runtime.spec import StageSpec
-from stages.runtime.store import Artifact, Store, read_manifest, write_durably
+from stages.runtime.store import Artifact, Store
+
+#: A stage that starts beside another takes what is left over. Two that share the cores evenly are slower than
+#: one after the other: each waits at every step for its thread that the other keeps from running.
+SIDE_BY_SIDE_NICENESS = 15
 
 
 class Audience(Protocol):
     """Whoever wants to know how it goes."""
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
 
     def started(self, stage: str, reasons: tuple[str, ...]) -> None:
         """A stage begins to run."""
@@ -39,9 +47,17 @@ class Audience(Protocol):
     def finished(self, stage: str, outcome: str, seconds: float, note: str) -> None:
         """A stage is over."""
 
+    def overall(self, text: str) -> None:
+        """How far the build is as a whole."""
+
 
 class NotReached(GlassworksError):
     """A stage could not run because one before it failed."""
+
+
+def first_line(error: GlassworksError) -> str:
+    """What went wrong, without the details that follow."""
+    return error.message.strip().partition("\n")[0]
 
 
 def new_run_id() -> str:
@@ -64,11 +80,49 @@ class Build:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     outcomes: dict[str, StageRecord] = field(default_factory=dict)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    failures: dict[str, GlassworksError] = field(default_factory=dict)
+    """Stage -> why it failed; stages that were not reached because of it are not in here."""
+    forecast: Forecast = field(init=False)
+    stopped: bool = False
+    """Whether the build was asked to stop."""
+    stop_exit_code: int = 130
+    """What the command line ends with when it was: 130 after Ctrl-C, 143 after SIGTERM, as shells have it."""
     _clock: float = field(default_factory=time.monotonic)
-    _stopped: bool = False
+    _num_running: int = 0
+
+    def __post_init__(self) -> None:
+        self.forecast = Forecast({spec.name: last_seconds(self.store, spec.name) for spec in self.specs})
 
     async def stage(self, spec: StageSpec, on_event: Callable[[dict[str, Any]], None]) -> Artifact:
-        """Plan one stage, run it if it must run, and return its artifact."""
+        """Plan one stage, run it if it must run, and return its artifact.
+
+        Raises GlassworksError for everything that goes wrong, mistakes of ours included, and notes it: no
+        stage may be missing from the record.
+        """
+        try:
+            return await self._stage(spec, on_event)
+        except asyncio.CancelledError:
+            self.stopped = True
+            raise
+        except GlassworksError as error:
+            self._note_failure(spec, error)
+            raise
+        except Exception as error:
+            message = f"{spec.name} could not be planned or run: {type(error).__name__}: {error}"
+            ours = GlassworksError(
+                f"{message}\n{traceback.format_exc().strip()}", hint="build again to go on"
+            )
+            self._note_failure(spec, ours)
+            raise ours from error
+
+    def _note_failure(self, spec: StageSpec, error: GlassworksError) -> None:
+        if not isinstance(error, NotReached):
+            self.failures[spec.name] = error
+        if spec.name not in self.outcomes:
+            self._note(spec, "failed", (), None, 0.0, str(error))
+            self.audience.finished(spec.name, "FAILED", 0.0, first_line(error))
+
+    async def _stage(self, spec: StageSpec, on_event: Callable[[dict[str, Any]], None]) -> Artifact:
         for needed in {read.stage for read in spec.reads.values()}:
             if needed not in self.artifacts:
                 self._note(spec, "not reached", (), None, 0.0, f"{needed} did not finish")
@@ -88,6 +142,7 @@ class Build:
         key = artifact.manifest.fingerprint
         self._note(spec, "hit", (note,) if note else (), key, artifact.manifest.provenance.seconds, "")
         self.audience.finished(spec.name, "HIT", 0.0, f"{key}  {note}".rstrip())
+        self._tell_overall()
         return artifact
 
     def _trust(self, planned: PlannedStage) -> Artifact:
@@ -106,32 +161,42 @@ class Build:
         clock = time.monotonic()
 
         def both(event: dict[str, Any]) -> None:
+            self.forecast.event(spec.name, event)
             self.audience.event(spec.name, event)
+            self._tell_overall()
             on_event(event)
 
         force = spec.name in self.settings.force
+        niceness = SIDE_BY_SIDE_NICENESS if self._num_running else 0
+        self._num_running += 1
         try:
-            artifact = await launch(spec, config, planned.key, inputs, self.store, both, force=force)
+            artifact = await launch(
+                spec, config, planned.key, inputs, self.store, both, force=force, niceness=niceness
+            )
         except GlassworksError as error:
             seconds = time.monotonic() - clock
             stopped = isinstance(error, StopRequested)
-            self._stopped |= stopped
+            self.stopped |= stopped
             self._note(spec, "failed", planned.reasons, fingerprint(planned.key), seconds, str(error))
-            self.audience.finished(spec.name, "STOPPED" if stopped else "FAILED", seconds, error.message)
+            self.audience.finished(spec.name, "STOPPED" if stopped else "FAILED", seconds, first_line(error))
             raise
         except asyncio.CancelledError:
             seconds = time.monotonic() - clock
-            self._stopped = True
             note = "cancelled; its checkpoint is kept"
             self._note(spec, "failed", planned.reasons, fingerprint(planned.key), seconds, note)
             self.audience.finished(spec.name, "STOPPED", seconds, "build again to go on")
             raise
+        finally:
+            self._num_running -= 1
         seconds = time.monotonic() - clock
         self.artifacts[spec.name] = artifact
         key = artifact.manifest.fingerprint
         self._note(spec, "ran", planned.reasons, key, seconds, "")
         self.audience.finished(spec.name, "done", seconds, key)
         return artifact
+
+    def _tell_overall(self) -> None:
+        self.audience.overall(self.forecast.describe())
 
     def _note(
         self,
@@ -150,12 +215,24 @@ class Build:
             seconds=round(seconds, 3),
             error=error,
         )
+        self.forecast.ended(spec.name, ran=outcome in ("ran", "failed"))
+
+    def failure(self) -> GlassworksError | None:
+        """The failures as one error, of their own kind if they are of one kind; None where all went well."""
+        if not self.failures:
+            return None
+        kinds = {type(error) for error in self.failures.values()}
+        kind = kinds.pop() if len(kinds) == 1 else GlassworksError
+        told = [f"{name} failed: {error}" for name, error in self.failures.items()]
+        return kind("\n".join(told))
 
     def record(self) -> RunRecord:
         """What this run was and did, so far."""
-        outcomes = [o for spec in STAGES if (o := self.outcomes.get(spec.name))]
-        bad = {o.outcome for o in outcomes}
-        status: Status = "stopped" if self._stopped else "failed" if "failed" in bad else "completed"
+        missing = [spec.name for spec in self.specs if spec.name not in self.outcomes]
+        left = {name: StageRecord(name=name, outcome="not reached") for name in missing}
+        outcomes = [(self.outcomes | left)[spec.name] for spec in self.specs]
+        bad = {o.outcome for o in outcomes} & {"failed", "not reached"}
+        status: Status = "stopped" if self.stopped else "failed" if bad else "completed"
         return RunRecord(
             run_id=self.run_id,
             preset=self.settings.preset,
@@ -170,34 +247,3 @@ class Build:
     def write_report(self) -> Path:
         """Write the run's record and report; returns the path of the HTML file."""
         return write_report(self.store, self.record())
-
-
-def gather(store: Store, record: RunRecord) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """Manifests and events of a run's artifacts; of a stage that failed, the events that it left behind."""
-    manifests: dict[str, Any] = {}
-    events: dict[str, list[dict[str, Any]]] = {}
-    for stage in record.stages:
-        folder = store.artifact_dir(stage.name, stage.fingerprint or "-")
-        manifest = read_manifest(folder)
-        if manifest is not None:
-            manifests[stage.name] = manifest
-        else:
-            folder = store.work_dir(stage.name, stage.fingerprint or "-")
-        if found := list(read_events(folder / EVENTS_NAME)):
-            events[stage.name] = found
-    return manifests, events
-
-
-def write_report(store: Store, record: RunRecord) -> Path:
-    """Render the report of any run, now or later, from its record, manifests and events."""
-    manifests, events = gather(store, record)
-    folder = store.root / "runs" / record.run_id
-    write_durably(store.root / "runs" / f"{record.run_id}.json", record.model_dump_json(indent=1) + "\n")
-    write_durably(folder / "report.md", render_markdown(record, manifests, events))
-    write_durably(folder / "report.html", render_html(record, manifests, events))
-    return folder / "report.html"
-
-
-def essence_of(store: Store, record: RunRecord) -> list[str]:
-    """Ten lines of the essence."""
-    return essence(record, *gather(store, record))

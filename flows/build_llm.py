@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import signal
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -11,14 +14,20 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.events.worker import EventsWorker
+from prefect.exceptions import CancelledRun
+from prefect.logging.handlers import APILogWorker
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_UI_URL
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.build import Build, NotReached, gather
+from flows.build import Build, NotReached
 from flows.live_progress import LiveProgress, artifact_key, one_of_each, publish_results
 from flows.report import render_markdown
+from flows.run_report import gather
 from flows.settings import DEFAULT_PRESET, build_settings
+from flows.store_use import in_use
 from flows.terminal import Terminal
-from stages.catalog import STAGES
 from stages.runtime.errors import GlassworksError, StopRequested
 from stages.runtime.events import EVENTS_NAME, read_events
 from stages.runtime.spec import StageSpec
@@ -26,6 +35,8 @@ from stages.runtime.store import Store
 
 #: The build that the tasks of this flow run work on. Not a task parameter: Prefect walks through those.
 CURRENT: ContextVar[Build] = ContextVar("build")
+OVERALL_EVERY_SECONDS = 2.0
+DRAIN_SECONDS = 15.0
 
 
 @flow(name="build-llm", persist_result=False)
@@ -41,28 +52,76 @@ async def build_llm(
     settings = build_settings(
         preset, sources=sources or (), changes=changes or (), force=force or (), trust_code=trust_code
     )
+    command = ["glassworks", "build", "--preset", preset, "--store", store]
+    for option, values in (("--source", sources), ("--set", changes), ("--force", force)):
+        command += [word for value in values or () for word in (option, value)]
     with Terminal() as terminal:
-        return str(await run_build(Build(Store(Path(store)), settings, terminal)))
+        return str(await run_build(Build(Store(Path(store)), settings, terminal, shlex.join(command))))
 
 
-async def build_flow(build: Build) -> Path:
-    """Run a build that is prepared already as a flow run of its own (the command line's way in)."""
+async def build_flow(build: Build) -> None:
+    """Run a build that is prepared already as a flow run of its own: the command line's way in.
+
+    Raises what `run_build` raises. A build that was asked to stop returns: see `build.stopped`.
+    """
     CURRENT.set(build)
-    report: Path = await _prepared(build.run_id)
-    return report
+    with suppress(CancelledRun):
+        await _prepared(build.run_id)
 
 
 @flow(name="build-llm", flow_run_name="{run_id}", persist_result=False)
-async def _prepared(run_id: str) -> Path:
-    return await run_build(CURRENT.get())
+async def _prepared(run_id: str) -> Any:
+    build = CURRENT.get()
+    this = asyncio.current_task()
+    assert this is not None
+    # Prefect answers SIGTERM by ending the process at once; a build has a record to write first.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _terminate, build, this)
+    build.audience.say(f"  watch           {PREFECT_UI_URL.value()}/runs/flow-run/{flow_run.id}")
+    try:
+        return str(await run_build(build))
+    except asyncio.CancelledError:
+        this.uncancel()
+        return Cancelled(message="stopped; the same build goes on from here")
+
+
+def _terminate(build: Build, task: asyncio.Task[Any]) -> None:
+    build.stop_exit_code = 143
+    task.cancel()
+
+
+def drain() -> None:
+    """Send what Prefect still holds back; without it the last states never reach the server."""
+    EventsWorker.drain_all(timeout=DRAIN_SECONDS)
+    APILogWorker.drain_all(timeout=DRAIN_SECONDS)
 
 
 async def run_build(build: Build) -> Path:
     """Run all stages of a build as tasks of the current flow run; raises at the end if one failed."""
     CURRENT.set(build)
+    with in_use(build.store):
+        try:
+            async with LiveProgress("build", get_run_logger()) as progress:
+                telling = asyncio.create_task(_tell_overall(build, progress))
+                try:
+                    await _run_stages(build)
+                finally:
+                    telling.cancel()
+                    progress.update(100.0 * build.forecast.fraction, build.forecast.describe())
+        except asyncio.CancelledError:
+            build.stopped = True
+            raise
+        finally:
+            report = await asyncio.to_thread(build.write_report)
+    await _publish_report(build, report)
+    if failure := build.failure():
+        raise failure
+    return report
+
+
+async def _run_stages(build: Build) -> None:
     pending: dict[str, asyncio.Task[None]] = {}
     for spec in build.specs:
-        needed = [pending[name] for name in {read.stage for read in spec.reads.values()}]
+        needed = [pending[name] for name in sorted({read.stage for read in spec.reads.values()})]
         pending[spec.name] = asyncio.create_task(_when_ready(spec, needed))
     try:
         await asyncio.gather(*pending.values())
@@ -70,12 +129,12 @@ async def run_build(build: Build) -> Path:
         for waiting in pending.values():
             waiting.cancel()
         await asyncio.gather(*pending.values(), return_exceptions=True)
-        report = await asyncio.to_thread(build.write_report)
-    await _publish_report(build, report)
-    failed = [o for o in build.outcomes.values() if o.outcome == "failed"]
-    if failed:
-        raise GlassworksError(f"{', '.join(o.name for o in failed)} did not finish", hint=f"see {report}")
-    return report
+
+
+async def _tell_overall(build: Build, progress: LiveProgress) -> None:
+    while True:
+        progress.update(100.0 * build.forecast.fraction, build.forecast.describe())
+        await asyncio.sleep(OVERALL_EVERY_SECONDS)
 
 
 async def _when_ready(spec: StageSpec, needed: list[asyncio.Task[None]]) -> None:
@@ -88,13 +147,15 @@ async def _when_ready(spec: StageSpec, needed: list[asyncio.Task[None]]) -> None
 async def run_stage(name: str) -> State[Any]:
     """One stage: `Cached` when its artifact is there, else run, and shown while it runs."""
     build = CURRENT.get()
-    spec = next(spec for spec in STAGES if spec.name == name)
+    spec = next(spec for spec in build.specs if spec.name == name)
     logger = get_run_logger()
     try:
         async with LiveProgress(name, logger) as progress:
             artifact = await build.stage(spec, progress.event)
     except (NotReached, StopRequested) as error:
         return Cancelled(message=str(error))
+    except asyncio.CancelledError:  # Prefect would call it crashed
+        return Cancelled(message="stopped; what it has done so far is kept")
     except GlassworksError as error:
         logger.error("%s", error)
         return Failed(message=str(error))

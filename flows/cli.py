@@ -146,7 +146,7 @@ def report(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write a run's report anew and print its path."""
-    from flows.build import write_report
+    from flows.run_report import write_report
 
     place = Store(store)
     print(write_report(place, read_record(place, run)))
@@ -223,6 +223,9 @@ def main() -> None:
     except GlassworksError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

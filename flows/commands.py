@@ -6,14 +6,18 @@ import asyncio
 import os
 import shlex
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.build import Build
 from flows.plan import PlannedStage
+from flows.prefect_server import PrefectServer, prepare_prefect
 from flows.records import artifact_of
 from flows.report.record import RunRecord
+from flows.run_report import essence_of
 from flows.settings import BuildSettings, known_stage
+from flows.terminal import Terminal
 from stages.catalog import STAGES
 from stages.runtime.errors import GlassworksError, UserError
 from stages.runtime.events import format_seconds
@@ -28,72 +32,65 @@ MODELS = {
     "int4": ("quantize", "int4"),
 }
 
-#: Nothing may leave the machine, and the terminal is ours: Prefect's own lines go to its UI only.
-PREFECT_SETTINGS = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_CLI_COLORS": "false",
-}
-
-
-def prepare_prefect(store: Store) -> None:
-    """Settings that must be in the environment before Prefect is imported; the user's own win."""
-    for name, value in PREFECT_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    home = Path(os.environ.setdefault("PREFECT_HOME", str(store.root / "prefect")))
-    home.mkdir(parents=True, exist_ok=True)
-
 
 def build_command(store: Store, settings: BuildSettings, until: str | None) -> int:
     """`glassworks build`: run the flow, print the essence, return the exit code."""
-    if until is not None:
-        known_stage(until)
-    prepare_prefect(store)
-    from flows.build import Build
-    from flows.build_llm import build_flow
-    from flows.terminal import Terminal
+    specs = specs_until(known_stage(until) if until is not None else None)
+    command = shlex.join(["glassworks", *sys.argv[1:]])
 
-    with Terminal() as terminal:
-        command = shlex.join(["glassworks", *sys.argv[1:]])
-        build = Build(store, settings, terminal, command=command, specs=specs_until(until))
-        return _finish(build, build_flow(build), terminal)
+    def prepare(terminal: Terminal) -> Build:
+        return Build(store, settings, terminal, command=command, specs=specs)
+
+    return _run_flow(store, prepare)
 
 
 def rerun_command(
     store: Store, record: RunRecord, stage: str, with_downstream: bool, changes: list[str]
 ) -> int:
     """`glassworks rerun`: the same for one stage, or it and what follows."""
+
+    def prepare(terminal: Terminal) -> Build:
+        from flows.rerun_stage import rerun_build
+
+        return rerun_build(store, record, stage, with_downstream, changes, terminal)
+
+    return _run_flow(store, prepare)
+
+
+def _run_flow(store: Store, prepare: Callable[[Terminal], Build]) -> int:
+    """Run a build as a flow, on a server of its own if there is no other, and tell how it ended."""
     prepare_prefect(store)
-    from flows.build_llm import build_flow
-    from flows.rerun_stage import rerun_build
-    from flows.terminal import Terminal
+    failure: GlassworksError | None = None
+    with PrefectServer(Path(os.environ["PREFECT_HOME"])) as server, Terminal() as terminal:
+        from flows.build_llm import build_flow, drain  # a second in which the server starts up
 
-    with Terminal() as terminal:
-        build = rerun_build(store, record, stage, with_downstream, changes, terminal)
-        return _finish(build, build_flow(build), terminal)
+        build = prepare(terminal)
+        server.wait()
+        try:
+            asyncio.run(build_flow(build))
+        except KeyboardInterrupt:  # a second Ctrl-C: the stages notice by themselves that we are gone
+            build.stopped = True
+        except GlassworksError as error:
+            failure = error
+        finally:
+            drain()
+    _tell_end(build, terminal, failure)
+    if failure is not None:
+        return failure.exit_code
+    return build.stop_exit_code if build.stopped else 0
 
 
-def _finish(build: Any, flow: Coroutine[Any, Any, Path], terminal: Any) -> int:
-    from flows.build import essence_of
-
-    code = 0
-    try:
-        asyncio.run(flow)
-    except KeyboardInterrupt:
-        terminal.say("stopped; the same command goes on from here")
-        return 130
-    except GlassworksError as error:
-        terminal.say(f"error: {error}")
-        code = error.exit_code
+def _tell_end(build: Build, terminal: Terminal, failure: GlassworksError | None) -> None:
     record = build.record()
-    terminal.say("")
-    for line in essence_of(build.store, record):
-        terminal.say(line)
+    if record.status != "stopped":
+        terminal.say("")
+        for line in essence_of(build.store, record):
+            terminal.say(line)
+    if failure is not None:
+        terminal.say(f"\nerror: {failure}")
+    if record.status != "completed":
+        terminal.say(f"{record.status}; to go on from here: {build.command}")
     terminal.say(f"report: {build.store.root / 'runs' / record.run_id / 'report.html'}")
-    return code
 
 
 def specs_until(until: str | None) -> tuple[Any, ...]:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flows.build import gather
 from flows.report.record import RunRecord
+from flows.run_report import gather
 from stages.runtime.store import Store
 
 SAMPLE_CHARACTERS = 160

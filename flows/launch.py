@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -45,10 +46,13 @@ async def launch(
     on_event: OnEvent,
     *,
     force: bool = False,
+    niceness: int = 0,
 ) -> Artifact:
     """Run one stage as a process and return its artifact. Raises the stage's own error."""
     print_ = fingerprint(key)
     command = _command(spec, config, print_, inputs, store) + (["--force"] if force else [])
+    if niceness and shutil.which("nice"):
+        command = ["nice", "-n", str(niceness), *command]
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,
@@ -73,13 +77,18 @@ async def launch(
     return artifact
 
 
+def entry_point(spec: StageSpec) -> list[str]:
+    """What starts the stage's program, before its options."""
+    return [sys.executable, "-m", f"stages.{spec.name}"]
+
+
 def _command(
     spec: StageSpec, config: StageConfig, print_: str, inputs: Mapping[str, Path], store: Store
 ) -> list[str]:
     work = store.work_dir(spec.name, print_)
     settings = work.with_name(f"{print_}.config.json")
     write_durably(settings, config.model_dump_json(indent=1))
-    command = [sys.executable, "-m", f"stages.{spec.name}", "--config", str(settings)]
+    command = [*entry_point(spec), "--config", str(settings)]
     command += ["--output", str(store.artifact_dir(spec.name, print_)), "--work", str(work)]
     command += ["--expect", print_, "--events", "json", "--lease", "stdin"]
     for role, folder in inputs.items():

@@ -45,7 +45,7 @@ def plan_stage(
     spec: StageSpec, settings: BuildSettings, inputs: Mapping[str, Manifest | None], store: Store
 ) -> PlannedStage:
     """Plan one stage whose inputs are described by `inputs` (None: to be made, and nobody knows how)."""
-    estimate = _last_seconds(store, spec.name)
+    estimate = last_seconds(store, spec.name)
     waiting = sorted({read.stage for read in spec.reads.values() if inputs[read.stage] is None})
     if waiting:
         reasons = (*_own_changes(spec, settings, store), f"input from {', '.join(waiting)}, to be made first")
@@ -81,7 +81,8 @@ def _digest(manifest: Manifest | None, part: str) -> str:
     return manifest.parts[part].digest
 
 
-def _last_seconds(store: Store, stage: str) -> float | None:
+def last_seconds(store: Store, stage: str) -> float | None:
+    """How long the stage's youngest artifact took; None without history."""
     artifacts = list(store.artifacts(stage))
     return artifacts[-1].manifest.provenance.seconds if artifacts else None
 

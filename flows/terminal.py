@@ -25,6 +25,7 @@ class Terminal:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self._running: dict[str, str] = {}
+        self._overall = ""
         self._said_at: dict[str, float] = {}
         self._live = Live(console=self.console, refresh_per_second=REFRESH_PER_SECOND, transient=True)
 
@@ -65,6 +66,11 @@ class Terminal:
         self.say(f"  {stage:<15} {outcome:<7} {duration:<7} {note}".rstrip())
         self._draw()
 
+    def overall(self, text: str) -> None:
+        """How far the build is as a whole."""
+        self._overall = text
+        self._draw()
+
     def _quiet_line(self, stage: str) -> None:
         now = time.monotonic()
         if not self.console.is_terminal and now - self._said_at.get(stage, 0.0) >= QUIET_EVERY_SECONDS:
@@ -77,4 +83,6 @@ class Terminal:
         grid = Table.grid(padding=(0, 2))
         for stage, text in self._running.items():
             grid.add_row(f"  {stage:<15}", text)
+        if self._running and self._overall:
+            grid.add_row(f"  {'all':<15}", self._overall)
         self._live.update(grid)

@@ -25,11 +25,15 @@ from stages.runtime.store import Artifact, Store
 class Silent:
     """Nobody is listening."""
 
+    def say(self, *_: Any) -> None: ...
+
     def started(self, *_: Any) -> None: ...
 
     def event(self, *_: Any) -> None: ...
 
     def finished(self, *_: Any) -> None: ...
+
+    def overall(self, *_: Any) -> None: ...
 
 
 class RehearsedBuild(Build):
@@ -38,10 +42,10 @@ class RehearsedBuild(Build):
     script: dict[str, str]
     order: list[str]
 
-    async def stage(self, spec: StageSpec, on_event: Any) -> Artifact:
+    async def _stage(self, spec: StageSpec, on_event: Any) -> Artifact:
         for needed in {read.stage for read in spec.reads.values()}:
             if needed not in self.artifacts:
-                return await super().stage(spec, on_event)
+                return await super()._stage(spec, on_event)
         self.order.append(f"start {spec.name}")
         folder = self.store.artifact_dir(spec.name, "f" * 24)
         folder.mkdir(parents=True)
@@ -117,7 +121,8 @@ async def seen(build: Build) -> tuple[Any, dict[str, Any], list[Any]]:
 
 def test_a_build_as_prefect_shows_it(tmp_path: Path) -> None:
     build = rehearse(tmp_path, corpus_prep="hit")
-    report = asyncio.run(build_flow(build))
+    asyncio.run(build_flow(build))
+    report = tmp_path / "runs" / build.run_id / "report.html"
     assert report.read_text(encoding="utf-8").startswith("<!")
     flow_run, tasks, artifacts = asyncio.run(seen(build))
     assert flow_run.state.is_completed()
@@ -141,7 +146,7 @@ def test_independent_stages_run_side_by_side(tmp_path: Path) -> None:
 
 def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     build = rehearse(tmp_path, sft="failed")
-    with pytest.raises(GlassworksError, match="sft did not finish"):
+    with pytest.raises(GlassworksError, match="sft failed: found nothing"):
         asyncio.run(build_flow(build))
     flow_run, tasks, _ = asyncio.run(seen(build))
     assert flow_run.state.is_failed()

@@ -1,0 +1,206 @@
+"""A Prefect server with its UI for as long as one build takes, and the settings that keep Prefect at home.
+
+Prefect can start a server of its own when none is there. That one shares the terminal's Ctrl-C (measured: Ctrl-C
+while it starts leaves the build waiting for a dead server for two minutes), outlives a `kill -9` of the build, and
+shows no UI. Ours starts in the background while the build gets ready, costs the same 3.5 s, and does none of that.
+
+As a program, `python -m flows.prefect_server PORT` serves until its standard input ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from stages.runtime.errors import RetryableError, UserError
+from stages.runtime.fingerprint import REPOSITORY
+from stages.runtime.lease import hold_stdin_lease
+from stages.runtime.store import Store
+
+FIRST_PORT, NUM_PORTS = 4210, 80
+STARTUP_SECONDS = 120.0
+REACHABLE_SECONDS = 5.0
+POLL_SECONDS = 0.1
+
+#: Nothing may leave the machine, and the terminal is ours: Prefect's own lines go to its UI only.
+PREFECT_SETTINGS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_CLI_COLORS": "false",
+}
+
+#: What only a server that stays has a use for.
+UNUSED_SERVICES = (
+    "SCHEDULER",
+    "LATE_RUNS",
+    "CANCELLATION_CLEANUP",
+    "PAUSE_EXPIRATIONS",
+    "FOREMAN",
+    "REPOSSESSOR",
+)
+
+
+def prepare_prefect(store: Store) -> None:
+    """Settings that must be in the environment before Prefect is imported; the user's own win."""
+    for name, value in PREFECT_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    home = Path(os.environ.setdefault("PREFECT_HOME", str(store.root / "prefect")))
+    home.mkdir(parents=True, exist_ok=True)
+    # A proxy for the outside world must not get to see what we say to this machine.
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name, ""), "127.0.0.1,localhost"]))
+
+
+class PrefectServer:
+    """The server that a build reports to: the user's, where PREFECT_API_URL names one, else one of our own.
+
+    A context manager. Entering takes no time; `wait` until the server answers before Prefect is imported.
+    """
+
+    def __init__(self, home: Path, port: int | None = None) -> None:
+        if url := os.environ.get("PREFECT_API_URL") or profile_api_url(home):
+            os.environ["PREFECT_API_URL"] = url
+        self.is_ours = url is None
+        self._home = home
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    @property
+    def api_url(self) -> str:
+        """Where the API is; valid once entered."""
+        return os.environ["PREFECT_API_URL"]
+
+    @property
+    def ui_url(self) -> str:
+        """Where a person looks."""
+        return self.api_url.rstrip("/").removesuffix("/api")
+
+    def __enter__(self) -> PrefectServer:
+        if self.is_ours:
+            port = self._port or free_port()
+            self._log = (self._home / "server.log").open("wb")
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "flows.prefect_server", str(port)],
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                cwd=REPOSITORY,
+                env=os.environ | _server_environment(port),
+                start_new_session=True,
+            )
+            os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+        return self
+
+    def wait(self) -> None:
+        """Return when the server answers. Raises RetryableError (ours) or UserError (the user's) if it does not."""
+        deadline = time.monotonic() + (STARTUP_SECONDS if self.is_ours else REACHABLE_SECONDS)
+        while not answers(self.api_url):
+            if self._process is not None and self._process.poll() is not None:
+                self._give_up(f"ended with exit code {self._process.returncode}")
+            if time.monotonic() > deadline:
+                self._give_up("does not answer")
+            time.sleep(POLL_SECONDS)
+
+    def _give_up(self, what: str) -> None:
+        if self.is_ours:
+            log = self._home / "server.log"
+            last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+            raise RetryableError(
+                f"the Prefect server {what}\n{last}", hint=f"see {log}, and glassworks doctor"
+            )
+        raise UserError(
+            f"the Prefect server at {self.api_url} (PREFECT_API_URL) {what}",
+            hint="start it: prefect server start; or let the build bring its own: unset PREFECT_API_URL",
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is None:
+            return
+        del os.environ["PREFECT_API_URL"]
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        if self._log is not None:
+            self._log.close()
+
+
+def _server_environment(port: int) -> dict[str, str]:
+    services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in UNUSED_SERVICES}
+    return services | {
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+    }
+
+
+def profile_api_url(home: Path) -> str | None:
+    """The server that the active profile of a Prefect home names, read without importing Prefect."""
+    try:
+        profiles = tomllib.loads((home / "profiles.toml").read_text(encoding="utf-8"))
+        url = profiles["profiles"][os.environ.get("PREFECT_PROFILE") or profiles["active"]]["PREFECT_API_URL"]
+    except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError):
+        return None
+    return str(url)
+
+
+def free_port() -> int:
+    """The first free port from 4210 on, so that a browser's tab stays right from build to build."""
+    for port in range(FIRST_PORT, FIRST_PORT + NUM_PORTS):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RetryableError(
+        f"no port from {FIRST_PORT} to {FIRST_PORT + NUM_PORTS - 1} is free for a Prefect server",
+        hint="start one yourself and set PREFECT_API_URL",
+    )
+
+
+def answers(api_url: str) -> bool:
+    """Whether a Prefect server answers there. Asks this machine or the named one directly, past any proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{api_url.rstrip('/')}/health", timeout=2.0) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def serve(port: int) -> None:
+    """Serve API and UI until asked to stop, or until whoever started us is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hold_stdin_lease()
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    app = create_app(final=True)
+    # A browser that still listens must not keep the build from ending.
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=2)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))
