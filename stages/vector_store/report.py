@@ -113,6 +113,7 @@ def show_projection(seal: Seal, session: StageSession) -> None:
         ["vectors", seal.num_vectors],
         ["dimensions", seal.dimensions],
         ["recall@10 against exact search", seal.recall_at_10_vs_exact],
+        ["vectors found by themselves", seal.found_by_own_vector],
         ["measured with queries", seal.num_recall_queries],
         *([f"HNSW {name}", value] for name, value in seal.hnsw.items()),
     ]

@@ -31,9 +31,9 @@ class VectorStoreConfig(StageConfig):
     """How much long chunks are held back: 0 not at all, 1 in full proportion."""
     num_questions: int = Field(default=600, ge=0)
     """Held-out questions, half to choose the fusion weight and half to report."""
-    hnsw_ef_construction: int = Field(default=100, ge=10)
+    hnsw_ef_construction: int = Field(default=200, ge=10)
     """Chroma: candidates looked at for each vector that is inserted."""
-    hnsw_ef_search: int = Field(default=100, ge=10)
+    hnsw_ef_search: int = Field(default=200, ge=10)
     """Chroma: candidates looked at for each query."""
     hnsw_max_neighbors: int = Field(default=16, ge=2)
     """Chroma: links per vector."""

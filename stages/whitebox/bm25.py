@@ -78,9 +78,7 @@ def _singular(word: str) -> str:
     """Drop the English plural s: the weakest stemmer there is (Harman 1991), and the one that harms least."""
     if len(word) < 4 or word[-1] != "s" or not word.isascii() or word[-2] in "su":
         return word
-    if word.endswith("ies"):
-        return word[:-3] + "y" if len(word) > 4 else word
-    return word[:-1]
+    return word[:-3] + "y" if word.endswith("ies") and len(word) > 4 else word[:-1]
 
 
 class TermCounter:
