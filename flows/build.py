@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from flows.forecast import Forecast
 from flows.launch import launch
-from flows.plan import PlannedStage, last_seconds, plan_stage
+from flows.plan import PlannedStage, last_seconds, plan_stage, upstream
 from flows.report.record import Outcome, RunRecord, StageRecord, Status
 from flows.run_report import write_report
 from flows.settings import BuildSettings
@@ -27,8 +27,8 @@ from stages.runtime.fingerprint import fingerprint
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store
 
-#: A stage that starts beside another takes what is left over. Two that share the cores evenly are slower than
-#: one after the other: each waits at every step for its thread that the other keeps from running.
+#: A stage that runs beside an earlier one takes what that leaves over. Two that share the cores evenly are
+#: slower than one after the other: each waits at every step for its thread that the other keeps from running.
 SIDE_BY_SIDE_NICENESS = 15
 
 
@@ -88,7 +88,6 @@ class Build:
     stop_exit_code: int = 130
     """What the command line ends with when it was: 130 after Ctrl-C, 143 after SIGTERM, as shells have it."""
     _clock: float = field(default_factory=time.monotonic)
-    _num_running: int = 0
 
     def __post_init__(self) -> None:
         self.forecast = Forecast({spec.name: last_seconds(self.store, spec.name) for spec in self.specs})
@@ -167,8 +166,7 @@ class Build:
             on_event(event)
 
         force = spec.name in self.settings.force
-        niceness = SIDE_BY_SIDE_NICENESS if self._num_running else 0
-        self._num_running += 1
+        niceness = SIDE_BY_SIDE_NICENESS if self._runs_beside_an_earlier_one(spec) else 0
         try:
             artifact = await launch(
                 spec, config, planned.key, inputs, self.store, both, force=force, niceness=niceness
@@ -186,14 +184,18 @@ class Build:
             self._note(spec, "failed", planned.reasons, fingerprint(planned.key), seconds, note)
             self.audience.finished(spec.name, "STOPPED", seconds, "build again to go on")
             raise
-        finally:
-            self._num_running -= 1
         seconds = time.monotonic() - clock
         self.artifacts[spec.name] = artifact
         key = artifact.manifest.fingerprint
         self._note(spec, "ran", planned.reasons, key, seconds, "")
         self.audience.finished(spec.name, "done", seconds, key)
         return artifact
+
+    def _runs_beside_an_earlier_one(self, spec: StageSpec) -> bool:
+        """Whether a stage further up in the chain, which `spec` does not wait for, is still to end."""
+        names = [each.name for each in self.specs]
+        earlier = set(names[: names.index(spec.name)]) - self.outcomes.keys()
+        return bool(earlier - upstream(spec.name, self.specs))
 
     def _tell_overall(self) -> None:
         self.audience.overall(self.forecast.describe())

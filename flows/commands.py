@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.build import Build
-from flows.plan import PlannedStage
+from flows.plan import PlannedStage, upstream
 from flows.prefect_server import PrefectServer, prepare_prefect
 from flows.records import artifact_of
 from flows.report.record import RunRecord
@@ -97,10 +97,7 @@ def specs_until(until: str | None) -> tuple[Any, ...]:
     """All stages, or `until` and those that it needs."""
     if until is None:
         return STAGES
-    needed = {until}
-    for spec in reversed(STAGES):
-        if spec.name in needed:
-            needed |= {read.stage for read in spec.reads.values()}
+    needed = {until} | upstream(until)
     return tuple(spec for spec in STAGES if spec.name in needed)
 
 

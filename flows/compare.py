@@ -30,7 +30,7 @@ def compare_runs(store: Store, old: RunRecord, new: RunRecord) -> str:
 
 
 def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[list[str]]:
-    for stage in old.keys() | new.keys():
+    for stage in [*old, *(name for name in new if name not in old)]:
         before, after = old.get(stage, {}), new.get(stage, {})
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):

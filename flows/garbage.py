@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows.records import read_record, run_ids
 from stages.runtime.lock import is_held
-from stages.runtime.store import Store
+from stages.runtime.store import Store, read_manifest
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def find_garbage(store: Store, keep_runs: int) -> list[Garbage]:
     }
     garbage = []
     for folder in sorted((store.root / "artifacts").glob("*/*/")):
-        if (folder.parent.name, folder.name) not in used:
+        if (folder.parent.name, folder.name) not in used and not _awaits_a_record(store, folder):
             garbage.append(Garbage(folder, "no kept run uses it", _size(folder)))
     for folder in sorted((store.root / "work").glob("*/*/")):
         if not is_held(folder.with_name(f"{folder.name}.lock")):
@@ -42,6 +42,14 @@ def find_garbage(store: Store, keep_runs: int) -> list[Garbage]:
             folder = store.root / "runs" / run_id
             garbage.append(Garbage(folder, "an old run's report", _size(folder)))
     return garbage
+
+
+def _awaits_a_record(store: Store, folder: Path) -> bool:
+    """Whether the artifact is younger than every recorded run: a build was killed, the next one will use it."""
+    manifest, known = read_manifest(folder), run_ids(store)
+    if manifest is None:
+        return False
+    return not known or manifest.provenance.started_at > read_record(store, known[-1]).started_at
 
 
 def remove(store: Store, garbage: list[Garbage]) -> int:

@@ -76,6 +76,24 @@ def plan_build(
     return planned
 
 
+def upstream(stage: str, specs: Iterable[StageSpec] = STAGES) -> set[str]:
+    """Every stage that `stage` reads from, directly or not."""
+    needed = {stage}
+    for spec in reversed(list(specs)):
+        if spec.name in needed:
+            needed |= {read.stage for read in spec.reads.values()}
+    return needed - {stage}
+
+
+def downstream(stage: str, specs: Iterable[StageSpec] = STAGES) -> set[str]:
+    """Every stage that reads, directly or not, what `stage` writes."""
+    found = {stage}
+    for spec in specs:
+        if any(read.stage in found for read in spec.reads.values()):
+            found.add(spec.name)
+    return found - {stage}
+
+
 def _digest(manifest: Manifest | None, part: str) -> str:
     assert manifest is not None
     return manifest.parts[part].digest

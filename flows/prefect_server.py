@@ -1,8 +1,8 @@
 """A Prefect server with its UI for as long as one build takes, and the settings that keep Prefect at home.
 
-Prefect can start a server of its own when none is there. That one shares the terminal's Ctrl-C (measured: Ctrl-C
-while it starts leaves the build waiting for a dead server for two minutes), outlives a `kill -9` of the build, and
-shows no UI. Ours starts in the background while the build gets ready, costs the same 3.5 s, and does none of that.
+Prefect can start a server of its own when none is there. That one shares the terminal's Ctrl-C (measured:
+while it starts, Ctrl-C leaves the build waiting for a dead server for two minutes), outlives a `kill -9` of the
+build, and shows no UI. Ours starts in the background while the build gets ready and costs the same 3.5 s.
 
 As a program, `python -m flows.prefect_server PORT` serves until its standard input ends.
 """
@@ -106,7 +106,7 @@ class PrefectServer:
         return self
 
     def wait(self) -> None:
-        """Return when the server answers. Raises RetryableError (ours) or UserError (the user's) if it does not."""
+        """Return when the server answers. Raises RetryableError if ours does not, UserError if the user's."""
         deadline = time.monotonic() + (STARTUP_SECONDS if self.is_ours else REACHABLE_SECONDS)
         while not answers(self.api_url):
             if self._process is not None and self._process.poll() is not None:

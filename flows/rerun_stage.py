@@ -10,6 +10,7 @@ from prefect import flow
 
 from flows.build import Build
 from flows.build_llm import run_build
+from flows.plan import downstream
 from flows.records import latest_record, read_record
 from flows.report.record import RunRecord
 from flows.settings import known_stage, settings_of_run
@@ -61,15 +62,6 @@ def rerun_build(
     settings = settings_of_run(record, changes, force=rerun)
     kept = _kept(store, record, rerun)
     return Build(store, settings, terminal, command=f"glassworks rerun {stage}", only=kept)
-
-
-def downstream(stage: str) -> set[str]:
-    """Every stage that reads, directly or not, what `stage` writes."""
-    found = {stage}
-    for spec in STAGES:
-        if any(read.stage in found for read in spec.reads.values()):
-            found.add(spec.name)
-    return found - {stage}
 
 
 def _kept(store: Store, record: RunRecord, rerun: set[str]) -> Mapping[str, Artifact]:

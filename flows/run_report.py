@@ -1,4 +1,4 @@
-"""A run's record, manifests and events become its report: read here, rendered by `flows/report`, written here."""
+"""A run's record, manifests and events become its report: read and written here, drawn in `flows/report`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Five stages of a second each, with every way to go wrong: for tests of the flows.
 
-As a program: `python dummy_stages.py STAGE --config ...` is one of the stages; `python dummy_stages.py glassworks
-build ...` is the command line with these five in the place of the nine.
+As a program, `python dummy_stages.py STAGE --config ...` is one of the stages, and
+`python dummy_stages.py glassworks build ...` is the command line with these five in the place of the nine.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ import pytest
 
 from flows.compare import compare_runs
 from flows.garbage import find_garbage, remove
+from flows.plan import downstream, upstream
 from flows.records import find_artifact, latest_record, read_record
 from flows.report.record import RunRecord, StageRecord
-from flows.rerun_stage import downstream
 from stages.runtime.errors import UserError
 from stages.runtime.lock import exclusive
 from stages.runtime.store import Store, write_durably
@@ -64,6 +64,12 @@ def test_what_follows_a_stage() -> None:
     assert downstream("quantize") == {"agent_smoke", "benchmark_eval"}
     assert downstream("benchmark_eval") == set()
     assert "pretrain" not in downstream("sft")
+
+
+def test_what_a_stage_waits_for() -> None:
+    assert upstream("vector_store") == {"corpus_prep", "tokenizer"}
+    assert upstream("corpus_prep") == set()
+    assert "vector_store" not in upstream("benchmark_eval")
 
 
 def test_garbage_is_what_no_kept_run_uses(store: Store) -> None:
