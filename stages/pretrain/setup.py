@@ -12,6 +12,7 @@ from stages.runtime.session import StageSession
 from stages.whitebox.batches import TokenShards
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.device import Device, fix_threads, pick_device, why_not_compile
+from stages.whitebox.induction import can_wire, wire_induction_circuit
 from stages.whitebox.model import CausalLM
 from stages.whitebox.tokenizer import Tokenizer
 
@@ -63,7 +64,11 @@ def make_model(
     The decision depends on the recipe and not on a clock, so a resumed run decides the same.
     """
     torch.manual_seed(config.seed)
-    model = CausalLM(recipe.model).to(device)
+    model = CausalLM(recipe.model)
+    if config.induction_init and can_wire(recipe.model):
+        wire_induction_circuit(model, config.seed)
+        session.log("one head of each of the first two layers starts as an induction circuit: it can copy")
+    model.to(device)
     if config.compile == "auto" and recipe.flops >= COMPILE_FROM_FLOPS[device.type]:
         problem = why_not_compile(device)
         if problem:

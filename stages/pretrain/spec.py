@@ -49,6 +49,8 @@ class PretrainConfig(StageConfig):
     """Normalise queries and keys per head (the model is then a Qwen3, otherwise a Llama)."""
     tie_word_embeddings: bool = True
     """Use the embedding as the output matrix too."""
+    induction_init: bool = True
+    """Start with heads that can copy (stages/whitebox/induction.py): small models hardly learn it alone."""
     separate_documents: bool = False
     """Keep attention within a document where several share a row."""
     seed: int = 0
