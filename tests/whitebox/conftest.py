@@ -29,7 +29,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def config() -> ModelConfig:
-    """Two layers, four query heads on two key/value heads, QK-norm, tied: everything once, as small as it goes."""
+    """Grouped queries, QK-norm, tied embeddings: everything once, as small as it goes."""
     return ModelConfig(
         vocab_size=61,
         hidden_size=32,
