@@ -24,7 +24,7 @@ from flows.settings import BuildSettings
 from stages.catalog import STAGES
 from stages.runtime.errors import GlassworksError, StopRequested
 from stages.runtime.fingerprint import fingerprint
-from stages.runtime.spec import StageSpec
+from stages.runtime.spec import Read, StageSpec
 from stages.runtime.store import Artifact, Store
 
 #: A stage that runs beside an earlier one takes what that leaves over. Two that share the cores evenly are
@@ -87,6 +87,7 @@ class Build:
     """Whether the build was asked to stop."""
     stop_exit_code: int = 130
     """What the command line ends with when it was: 130 after Ctrl-C, 143 after SIGTERM, as shells have it."""
+    _stale: set[str] = field(default_factory=set)
     _clock: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -127,7 +128,7 @@ class Build:
                 self._note(spec, "not reached", (), None, 0.0, f"{needed} did not finish")
                 raise NotReached(f"{spec.name} was not reached: {needed} did not finish")
         if self.only is not None and spec.name in self.only:
-            return self._hit(spec, self.only[spec.name], "as in the earlier run")
+            return self._kept(spec, self.only[spec.name])
         known = {name: artifact.manifest for name, artifact in self.artifacts.items()}
         planned = await asyncio.to_thread(plan_stage, spec, self.settings, known, self.store)
         if planned.outcome == "HIT" and planned.artifact is not None:
@@ -143,6 +144,19 @@ class Build:
         self.audience.finished(spec.name, "HIT", 0.0, f"{key}  {note}".rstrip())
         self._tell_overall()
         return artifact
+
+    def _kept(self, spec: StageSpec, artifact: Artifact) -> Artifact:
+        """Take an earlier run's artifact, and say so where what it was made of is another one by now."""
+        made_of = artifact.manifest.key.inputs
+        changed = {read.stage for role, read in spec.reads.items() if self._digest(read) != made_of.get(role)}
+        stale = sorted(changed | self._stale & {read.stage for read in spec.reads.values()})
+        if not stale:
+            return self._hit(spec, artifact)
+        self._stale.add(spec.name)
+        return self._hit(spec, artifact, f"kept, although made from an earlier {', '.join(stale)}")
+
+    def _digest(self, read: Read) -> str:
+        return self.artifacts[read.stage].manifest.parts[read.part].digest
 
     def _trust(self, planned: PlannedStage) -> Artifact:
         assert planned.artifact is not None and planned.key is not None

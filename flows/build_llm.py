@@ -161,7 +161,8 @@ async def run_stage(name: str) -> State[Any]:
         return Failed(message=str(error))
     record = build.outcomes[name]
     if record.outcome != "ran":
-        return Completed(name="Cached", message=f"{artifact.manifest.fingerprint} is there and whole")
+        about = "; ".join(record.reasons) or "there and whole"
+        return Completed(name="Cached", message=f"{artifact.manifest.fingerprint}: {about}")
     logger.info("ran because: %s", "; ".join(record.reasons))
     await publish_results(name, one_of_each(list(read_events(artifact.folder / EVENTS_NAME))))
     return Completed(message=artifact.manifest.fingerprint)

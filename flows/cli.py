@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -12,14 +13,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands import build_command, chat_command, plan_rows, rerun_command
+from flows.commands import build_command, chat_command, plan_rows, rerun_command, serve_ui
 from flows.compare import compare_runs
 from flows.garbage import find_garbage, remove
 from flows.plan import plan_build
 from flows.preflight import run_checks
-from flows.records import find_artifact, latest_record, read_record
+from flows.records import earlier_run, find_artifact, read_record
 from flows.settings import DEFAULT_PRESET, build_settings
 from flows.show import show_artifact
+from flows.store_use import alone
 from stages.runtime.errors import GlassworksError
 from stages.runtime.events import format_seconds
 from stages.runtime.fingerprint import REPOSITORY
@@ -110,13 +112,15 @@ def rerun(
     with_downstream: Annotated[
         bool, typer.Option("--with-downstream", help="And every stage that reads its output.")
     ] = False,
-    run: Annotated[str, typer.Option("--run", help="Take inputs and settings of this run.")] = "latest",
+    run: Annotated[
+        str | None, typer.Option("--run", help="Take inputs and settings of this run (default: the newest).")
+    ] = None,
     change: SetOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Run one stage again on an earlier run's inputs."""
     place = Store(store)
-    sys.exit(rerun_command(place, read_record(place, run), stage, with_downstream, change or []))
+    sys.exit(rerun_command(place, earlier_run(place, run, stage), stage, with_downstream, change or []))
 
 
 @app.command()
@@ -155,14 +159,16 @@ def report(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def chat(
     context: typer.Context,
-    run: Annotated[str, typer.Option("--run", help="Talk to this run's model.")] = "latest",
+    run: Annotated[
+        str | None, typer.Option("--run", help="Talk to this run's model (default: the newest).")
+    ] = None,
     model: Annotated[str, typer.Option(help="base, sft, dpo, int8 or int4.")] = "int8",
     compare: Annotated[str, typer.Option(help="Answer with several, such as base,dpo,int4.")] = "",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Talk to the assistant. Other options go to it: --prompt TEXT, --no-tools."""
     place = Store(store)
-    command = chat_command(place, read_record(place, run), model, compare, context.args)
+    command = chat_command(place, run, model, compare, context.args)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the chat has the terminal: Ctrl-C stops its answer
     sys.exit(subprocess.run(command, check=False, cwd=REPOSITORY).returncode)
 
@@ -180,6 +186,15 @@ def doctor(store: StoreOption = DEFAULT_STORE) -> None:
 
 
 @app.command()
+def ui(
+    port: Annotated[int | None, typer.Option(help="Port (default: the first free one from 4210).")] = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Show the builds of this store in the Prefect UI, until Ctrl-C."""
+    serve_ui(Store(store), port)
+
+
+@app.command()
 def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it, not only list it.")] = False,
     keep: Annotated[int, typer.Option(help="How many of the newest runs to keep whole.")] = 5,
@@ -187,6 +202,11 @@ def gc(
 ) -> None:
     """List what the store can drop: nothing that a kept run or a ref uses."""
     place = Store(store)
+    with alone(place) if yes else nullcontext():
+        _collect(place, yes, keep)
+
+
+def _collect(place: Store, yes: bool, keep: int) -> None:
     garbage = find_garbage(place, keep)
     table = Table("folder", "why", "MiB", box=None)
     for item in garbage:
@@ -209,7 +229,7 @@ def pin(
 ) -> None:
     """Give a run a name; gc keeps what it uses."""
     place = Store(store)
-    record = latest_record(place) if run == "latest" else read_record(place, run)
+    record = read_record(place, run)
     ref = place.root / "refs" / name
     ref.parent.mkdir(parents=True, exist_ok=True)
     ref.write_text(record.run_id + "\n", encoding="utf-8")

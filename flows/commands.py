@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import sys
@@ -13,13 +14,13 @@ from typing import Any
 from flows.build import Build
 from flows.plan import PlannedStage, upstream
 from flows.prefect_server import PrefectServer, prepare_prefect
-from flows.records import artifact_of
+from flows.records import artifact_of, newest_with, read_record
 from flows.report.record import RunRecord
 from flows.run_report import essence_of
 from flows.settings import BuildSettings, known_stage
 from flows.terminal import Terminal
 from stages.catalog import STAGES
-from stages.runtime.errors import GlassworksError, UserError
+from stages.runtime.errors import GlassworksError, UserError, did_you_mean
 from stages.runtime.events import format_seconds
 from stages.runtime.store import Store
 
@@ -52,7 +53,8 @@ def rerun_command(
     def prepare(terminal: Terminal) -> Build:
         from flows.rerun_stage import rerun_build
 
-        return rerun_build(store, record, stage, with_downstream, changes, terminal)
+        command = shlex.join(["glassworks", *sys.argv[1:]])
+        return rerun_build(store, record, stage, with_downstream, changes, terminal, command)
 
     return _run_flow(store, prepare)
 
@@ -89,8 +91,18 @@ def _tell_end(build: Build, terminal: Terminal, failure: GlassworksError | None)
     if failure is not None:
         terminal.say(f"\nerror: {failure}")
     if record.status != "completed":
-        terminal.say(f"{record.status}; to go on from here: {build.command}")
+        terminal.say(f"{record.status}; the same command goes on from here: {build.command}")
     terminal.say(f"report: {build.store.root / 'runs' / record.run_id / 'report.html'}")
+
+
+def serve_ui(store: Store, port: int | None) -> None:
+    """Serve the Prefect UI on the store's records until Ctrl-C."""
+    prepare_prefect(store)
+    with PrefectServer(Path(os.environ["PREFECT_HOME"]), port) as server:
+        server.wait()
+        print(f"{server.ui_url}/runs  (Ctrl-C ends it)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.join()
 
 
 def specs_until(until: str | None) -> tuple[Any, ...]:
@@ -112,11 +124,14 @@ def plan_rows(planned: Sequence[PlannedStage]) -> Iterator[str]:
             yield f"{'':<21} {reason}"
 
 
-def chat_command(
-    store: Store, record: RunRecord, model: str, compare: str, extra: Sequence[str]
-) -> list[str]:
-    """The command that starts the chat on a run's artifacts."""
+def chat_command(store: Store, run: str | None, model: str, compare: str, extra: Sequence[str]) -> list[str]:
+    """The command that starts the chat on the artifacts of a run, by default of the newest that has them."""
     names = [name.strip() for name in compare.split(",") if name.strip()] or [model]
+    if unknown := [name for name in names if name not in MODELS]:
+        guess = did_you_mean(unknown[0], MODELS)
+        raise UserError(f"there is no model {unknown[0]!r}{guess}", hint=f"models: {', '.join(MODELS)}")
+    needed = {MODELS[name][0] for name in names} | {"vector_store", "corpus_prep"}
+    record = read_record(store, run) if run else newest_with(store, *sorted(needed))
     folders = [_model_folder(store, record, name) for name in names]
     command = [sys.executable, "-m", "stages.agent_smoke.chat", "--model", str(folders[0])]
     for folder in folders[1:]:
@@ -128,7 +143,5 @@ def chat_command(
 
 
 def _model_folder(store: Store, record: RunRecord, name: str) -> Path:
-    if name not in MODELS:
-        raise UserError(f"there is no model {name!r}", hint=f"models: {', '.join(MODELS)}")
     stage, part = MODELS[name]
     return artifact_of(store, record, stage).part(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ class Garbage:
 
 
 def find_garbage(store: Store, keep_runs: int) -> list[Garbage]:
-    """Everything that neither the newest `keep_runs` runs nor a ref need. Looks, touches nothing."""
+    """What neither the newest `keep_runs` runs, nor the newest that completed, nor a ref need. Only looks."""
     kept_runs = set(run_ids(store)[-keep_runs:]) if keep_runs else set()
+    kept_runs |= _newest_completed(store)
     kept_runs |= {path.read_text(encoding="utf-8").strip() for path in (store.root / "refs").glob("*")}
     used = {
         (stage.name, stage.fingerprint)
@@ -44,8 +46,13 @@ def find_garbage(store: Store, keep_runs: int) -> list[Garbage]:
     return garbage
 
 
+def _newest_completed(store: Store) -> set[str]:
+    completed = (name for name in reversed(run_ids(store)) if read_record(store, name).status == "completed")
+    return set(itertools.islice(completed, 1))
+
+
 def _awaits_a_record(store: Store, folder: Path) -> bool:
-    """Whether the artifact is younger than every recorded run: a build was killed, the next one will use it."""
+    """Whether the artifact is younger than any recorded run: its build was killed, the next will use it."""
     manifest, known = read_manifest(folder), run_ids(store)
     if manifest is None:
         return False

@@ -1,8 +1,8 @@
 """A Prefect server with its UI for as long as one build takes, and the settings that keep Prefect at home.
 
 Prefect can start a server of its own when none is there. That one shares the terminal's Ctrl-C (measured:
-while it starts, Ctrl-C leaves the build waiting for a dead server for two minutes), outlives a `kill -9` of the
-build, and shows no UI. Ours starts in the background while the build gets ready and costs the same 3.5 s.
+while it starts, Ctrl-C leaves the build waiting for a dead server for two minutes), outlives a `kill -9` of
+the build, and shows no UI. Ours starts in the background while the build gets ready and costs the same 3.5 s.
 
 As a program, `python -m flows.prefect_server PORT` serves until its standard input ends.
 """
@@ -114,6 +114,11 @@ class PrefectServer:
             if time.monotonic() > deadline:
                 self._give_up("does not answer")
             time.sleep(POLL_SECONDS)
+
+    def join(self) -> None:
+        """Wait until the server ends, which by itself it does not; returns at once if it is not ours."""
+        if self._process is not None:
+            self._process.wait()
 
     def _give_up(self, what: str) -> None:
         if self.is_ours:

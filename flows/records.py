@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from data_contracts.manifest import Manifest
 from flows.report.record import RunRecord
+from flows.settings import known_stage
 from stages.catalog import STAGES
 from stages.runtime.errors import UserError, did_you_mean
 from stages.runtime.store import Artifact, Store, read_manifest
@@ -42,6 +44,29 @@ def latest_record(store: Store) -> RunRecord:
     return _parse(store.root / "runs" / f"{known[-1]}.json")
 
 
+def newest_with(store: Store, *stages: str) -> RunRecord:
+    """The newest run that has artifacts of all these stages; if none has, the newest run."""
+    for run_id in reversed(run_ids(store)):
+        record = _parse(store.root / "runs" / f"{run_id}.json")
+        if all(_made(store, record, stage) for stage in stages):
+            return record
+    return latest_record(store)
+
+
+def earlier_run(store: Store, name: str | None, stage: str) -> RunRecord:
+    """The run to take a stage's inputs from: the one of that name, else the newest that has them all."""
+    known_stage(stage)
+    reads = {read.stage for spec in STAGES if spec.name == stage for read in spec.reads.values()}
+    return read_record(store, name) if name else newest_with(store, *sorted(reads))
+
+
+def _made(store: Store, record: RunRecord, stage: str) -> Manifest | None:
+    for done in record.stages:
+        if done.name == stage and done.fingerprint and done.outcome in ("hit", "ran", "trusted"):
+            return read_manifest(store.artifact_dir(stage, done.fingerprint))
+    return None
+
+
 def _parse(path: Path) -> RunRecord:
     try:
         return RunRecord.model_validate_json(path.read_bytes())
@@ -52,26 +77,24 @@ def _parse(path: Path) -> RunRecord:
 
 def artifact_of(store: Store, record: RunRecord, stage: str) -> Artifact:
     """The artifact that a run used for a stage. Raises UserError if it has none or it is gone."""
-    fingerprint = next((s.fingerprint for s in record.stages if s.name == stage), None)
-    folder = store.artifact_dir(stage, fingerprint or "-")
-    manifest = read_manifest(folder) if fingerprint else None
+    manifest = _made(store, record, stage)
     if manifest is None:
         raise UserError(
             f"run {record.run_id} has no artifact of {stage}",
             hint=f"make it: glassworks build --until {stage}",
         )
-    return Artifact(folder, manifest)
+    return Artifact(store.artifact_dir(stage, manifest.fingerprint), manifest)
 
 
 def find_artifact(store: Store, name: str) -> Artifact:
-    """An artifact by stage (of the latest run), `stage@run`, fingerprint, or folder."""
+    """An artifact by stage (of the newest run that has it), `stage@run`, fingerprint, or folder."""
     folder = Path(name)
     if manifest := read_manifest(folder):
         return Artifact(folder.resolve(), manifest)
     stage, _, run = name.partition("@")
     stages = [spec.name for spec in STAGES]
     if stage in stages:
-        return artifact_of(store, read_record(store, run or "latest"), stage)
+        return artifact_of(store, read_record(store, run) if run else newest_with(store, stage), stage)
     for candidate in stages:
         for artifact in store.artifacts(candidate):
             if artifact.manifest.fingerprint.startswith(name) and len(name) >= 6:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from prefect import flow
 from flows.build import Build
 from flows.build_llm import run_build
 from flows.plan import downstream
-from flows.records import latest_record, read_record
+from flows.records import earlier_run
 from flows.report.record import RunRecord
 from flows.settings import known_stage, settings_of_run
 from flows.terminal import Terminal
@@ -42,9 +43,13 @@ async def rerun_stage(
 ) -> str:
     """Run `stage` again although nothing changed. Returns the report's path."""
     place = Store(Path(store))
-    record = read_record(place, run) if run else latest_record(place)
+    record = earlier_run(place, run, stage)
     with Terminal() as terminal:
-        build = rerun_build(place, record, stage, with_downstream, changes or [], terminal)
+        command = ["glassworks", "rerun", stage, "--run", record.run_id, "--store", store]
+        command += ["--with-downstream"] * with_downstream
+        command += [word for change in changes or () for word in ("--set", change)]
+        asked = shlex.join(command)
+        build = rerun_build(place, record, stage, with_downstream, changes or [], terminal, asked)
         return str(await run_build(build))
 
 
@@ -55,13 +60,14 @@ def rerun_build(
     with_downstream: bool,
     changes: list[str],
     terminal: Terminal,
+    command: str,
 ) -> Build:
     """The build of a rerun: everything that is not rerun is taken as the earlier run had it."""
     known_stage(stage)
     rerun = {stage} | (downstream(stage) if with_downstream else set())
     settings = settings_of_run(record, changes, force=rerun)
     kept = _kept(store, record, rerun)
-    return Build(store, settings, terminal, command=f"glassworks rerun {stage}", only=kept)
+    return Build(store, settings, terminal, command, only=kept)
 
 
 def _kept(store: Store, record: RunRecord, rerun: set[str]) -> Mapping[str, Artifact]:

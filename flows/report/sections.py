@@ -88,12 +88,12 @@ def badge(outcome: str) -> Html:
 
 def reasons(view: RunView) -> Html:
     """What was reused, and why the rest ran."""
-    reused = [s.name for s in view.record.stages if s.outcome == "hit"]
+    reused = [s.name for s in view.record.stages if s.outcome == "hit" and not s.reasons]
     first = paragraph(f"Reused, byte for byte: {', '.join(reused)}.") if reused else NOTHING
     rows = [
         [tag("b", text(stage.name)), badge(stage.outcome), _why(view, stage)]
         for stage in view.record.stages
-        if stage.outcome not in ("hit", "not reached")
+        if stage.name not in reused and stage.outcome != "not reached"
     ]
     head = [text(column) for column in ("stage", "outcome", "why")]
     rest = table_of(head, rows) if rows else paragraph("Nothing had to run.")
