@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -51,8 +50,6 @@ async def launch(
     """Run one stage as a process and return its artifact. Raises the stage's own error."""
     print_ = fingerprint(key)
     command = _command(spec, config, print_, inputs, store) + (["--force"] if force else [])
-    if niceness and shutil.which("nice"):
-        command = ["nice", "-n", str(niceness), *command]
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,
@@ -63,6 +60,7 @@ async def launch(
         start_new_session=True,
         limit=LINE_LIMIT_BYTES,
     )
+    _give_way(process.pid, niceness)
     try:
         last_error, errors = await _listen(process, on_event)
         code = await process.wait()
@@ -75,6 +73,16 @@ async def launch(
     if artifact is None:
         raise GlassworksError(f"{spec.name} ended well but left no whole artifact {print_}")
     return artifact
+
+
+def _give_way(pid: int, niceness: int) -> None:
+    """Lower a stage's priority. Linux shares the cores among sessions before it looks at processes
+    (autogroups), and every stage is a session of its own: the session must be nice, not only the process."""
+    if niceness:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, pid, niceness)
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/autogroup").write_text(str(niceness), encoding="ascii")
 
 
 def entry_point(spec: StageSpec) -> list[str]:
