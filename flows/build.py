@@ -83,6 +83,8 @@ class Build:
     failures: dict[str, GlassworksError] = field(default_factory=dict)
     """Stage -> why it failed; stages that were not reached because of it are not in here."""
     forecast: Forecast = field(init=False)
+    settled: dict[str, asyncio.Event] = field(init=False)
+    """Stage -> set once its artifact is there or will not be; what is shown of it may take longer."""
     stopped: bool = False
     """Whether the build was asked to stop."""
     stop_exit_code: int = 130
@@ -91,6 +93,7 @@ class Build:
     _clock: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self.settled = {spec.name: asyncio.Event() for spec in self.specs}
         self.forecast = Forecast({spec.name: last_seconds(self.store, spec.name) for spec in self.specs})
 
     async def stage(self, spec: StageSpec, on_event: Callable[[dict[str, Any]], None]) -> Artifact:
@@ -114,6 +117,8 @@ class Build:
             )
             self._note_failure(spec, ours)
             raise ours from error
+        finally:
+            self.settled[spec.name].set()
 
     def _note_failure(self, spec: StageSpec, error: GlassworksError) -> None:
         if not isinstance(error, NotReached):

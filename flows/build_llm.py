@@ -119,16 +119,13 @@ async def run_build(build: Build) -> Path:
 
 
 async def _run_stages(build: Build) -> None:
-    pending: dict[str, asyncio.Task[None]] = {}
-    for spec in build.specs:
-        needed = [pending[name] for name in sorted({read.stage for read in spec.reads.values()})]
-        pending[spec.name] = asyncio.create_task(_when_ready(spec, needed))
+    pending = [asyncio.create_task(_when_ready(build, spec)) for spec in build.specs]
     try:
-        await asyncio.gather(*pending.values())
+        await asyncio.gather(*pending)
     finally:
-        for waiting in pending.values():
+        for waiting in pending:
             waiting.cancel()
-        await asyncio.gather(*pending.values(), return_exceptions=True)
+        await asyncio.gather(*pending, return_exceptions=True)
 
 
 async def _tell_overall(build: Build, progress: LiveProgress) -> None:
@@ -137,8 +134,9 @@ async def _tell_overall(build: Build, progress: LiveProgress) -> None:
         await asyncio.sleep(OVERALL_EVERY_SECONDS)
 
 
-async def _when_ready(spec: StageSpec, needed: list[asyncio.Task[None]]) -> None:
-    await asyncio.gather(*needed)
+async def _when_ready(build: Build, spec: StageSpec) -> None:
+    for needed in {read.stage for read in spec.reads.values()}:
+        await build.settled[needed].wait()
     running: Any = run_stage.with_options(name=spec.name)(spec.name, return_state=True)
     await running
 

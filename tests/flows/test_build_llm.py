@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 
 from data_contracts.manifest import Hardware, KeyParts, Manifest, Provenance
 from flows.build import Build
@@ -92,10 +90,7 @@ def manifest(stage: str) -> Manifest:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect_api")
 
 
 def rehearse(folder: Path, **script: str) -> RehearsedBuild:
