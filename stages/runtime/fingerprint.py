@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from stages.runtime.spec import StageConfig, StageSpec
 REPOSITORY = Path(__file__).resolve().parents[2]
 OUR_PACKAGES = ("stages", "data_contracts")
 _NOT_CODE = {".py", ".pyc", ".md"}
+_PARSER = threading.Lock()
 
 
 def canonical_json(value: Any) -> str:
@@ -144,7 +146,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 @lru_cache(maxsize=4096)
 def _parsed_imports(path: Path, _modified: int, _size: int) -> tuple[str, ...]:
     found: list[str] = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(_parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -166,13 +168,20 @@ def _content_digest(path: Path, _modified: int, _size: int) -> str:
 
 def syntax_without_comments(source: bytes | str) -> str:
     """The syntax tree as text, without comments, positions, docstrings and other lone strings."""
-    tree = ast.parse(source)
+    tree = _parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             kept = [statement for statement in body if not _is_lone_string(statement)]
             node.body = kept or ([ast.Pass()] if body else [])  # type: ignore[attr-defined]
     return ast.dump(tree)
+
+
+def _parse(source: bytes | str) -> ast.Module:
+    # CPython counts the parser's depth per interpreter, not per thread (its issue 106905): two stages that are
+    # planned at once would disturb each other with "AST constructor recursion depth mismatch".
+    with _PARSER:
+        return ast.parse(source)
 
 
 def _is_lone_string(node: ast.stmt) -> bool:
