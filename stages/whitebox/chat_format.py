@@ -141,12 +141,23 @@ def tool_call_text(call: Mapping[str, Any]) -> str:
 
 
 def conversation_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Contents and tool calls as plain text, one per line: what a vocabulary is learned from."""
-    lines = [
-        [strip_content(message.get("content") or ""), *map(tool_call_text, message.get("tool_calls") or [])]
-        for message in messages
-    ]
-    return "\n".join(line for message in lines for line in message if line)
+    """Roles, contents and tool calls, one per line: what a vocabulary is learned from.
+
+    Arguments of a call stand on lines of their own, so that no piece is learned across their quotes.
+    """
+    lines: list[str] = []
+    for message in messages:
+        lines += [message["role"], strip_content(message.get("content") or "")]
+        for call in message.get("tool_calls") or []:
+            lines.append(_argument_on_its_own_line(tool_call_text(call), call))
+    return "\n".join(line for line in lines if line)
+
+
+def _argument_on_its_own_line(text: str, call: Mapping[str, Any]) -> str:
+    for value in (call.get("function") or call)["arguments"].values():
+        inner = json.dumps(value, ensure_ascii=False).strip('"')
+        text = text.replace(f'"{inner}"', f'"\n{inner}\n"') if isinstance(value, str) and inner else text
+    return text
 
 
 def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> dict[str, Any]:
