@@ -178,7 +178,7 @@ def syntax_without_comments(source: bytes | str) -> str:
 
 
 def _parse(source: bytes | str) -> ast.Module:
-    # CPython counts the parser's depth per interpreter, not per thread (its issue 106905): two stages that are
+    # CPython counts the parser's depth per interpreter, not per thread (its issue 106905): stages that are
     # planned at once would disturb each other with "AST constructor recursion depth mismatch".
     with _PARSER:
         return ast.parse(source)
