@@ -30,6 +30,16 @@ QRELS_SCHEMA = pa.schema(
     }
 )
 
+# The chunks and postings once more, as plain arrays that can be mapped: what a search opens.
+_SEARCH_INDEX = {
+    "posting_offsets": ("I64",),
+    "posting_rows": ("I32",),
+    "posting_counts": ("I32",),
+    "lengths": ("I32",),
+    **{f"{name}_bytes": ("U8",) for name in ("chunk_ids", "doc_ids", "titles", "texts", "terms")},
+    **{f"{name}_offsets": ("I64",) for name in ("chunk_ids", "doc_ids", "titles", "texts", "terms")},
+}
+
 VECTOR_STORE = Contract(
     name="vector_store",
     version=1,
@@ -40,7 +50,9 @@ VECTOR_STORE = Contract(
         TableRule(pattern="qrels.parquet", schema=QRELS_SCHEMA, allowed={"split": ("dev", "test")}),
         TensorRule("vectors.safetensors", tensors={"vectors": ("F32",)}),
         TensorRule("embedder.safetensors", tensors={"token_vectors": ("F32",), "token_weights": ("F32",)}),
-        JsonRule("fusion.json", keys=("dense_weight",)),
+        TensorRule("search_index.safetensors", tensors=_SEARCH_INDEX),
+        JsonRule("fusion.json", keys=("dense_weight", "bm25")),
+        FileRule("tokenizer.model"),
     ),
 )
 

@@ -68,6 +68,8 @@ def without_name(sentence: str, title: str) -> str:
     'Socket objects: see for more.'
     """
     if title.strip():
-        whole = rf"(?<![\w.]){re.escape(title.strip())}(?![\w]|\.\w)"
+        name = re.escape(title.strip())
+        # Chinese has no borders between words, so there the name counts wherever it stands.
+        whole = rf"(?<![\w.]){name}(?!\w|\.\w)" if title.isascii() else name
         sentence = re.sub(whole, " ", sentence, flags=re.IGNORECASE)
     return " ".join(sentence.split())

@@ -19,6 +19,7 @@ from stages.vector_store.rebuild import rebuild_projection
 from stages.vector_store.report import headline, show_corpus, show_evaluation, show_projection, show_searches
 from stages.vector_store.spec import VectorStoreConfig
 from stages.vector_store.store_files import write_chunks, write_fusion, write_qrels, write_search
+from stages.whitebox.device import fix_threads
 from stages.whitebox.search import EMBEDDER_FILE, HybridIndex
 from stages.whitebox.static_embedder import (
     ContrastiveSettings,
@@ -33,6 +34,7 @@ def run(
     config: VectorStoreConfig, inputs: Mapping[str, Path], outputs: Mapping[str, Path], session: StageSession
 ) -> dict[str, float]:
     """Build the store and its projection; returns sizes and how well the legs and their mix find."""
+    fix_threads(config.num_threads)
     store = outputs["store"]
     tokenizer = Tokenizer.from_folder(inputs["tokenizer"])
     corpus = _cut(config, inputs["documents"], tokenizer, session)

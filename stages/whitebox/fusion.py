@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from stages.whitebox.retrieval_metrics import Gain, paired_gain
 BM25_ALONE, DENSE_ALONE = 0.0, 1.0
 WEIGHTS = tuple(step / 20 for step in range(21))
 """Candidate weights of the dense leg; both legs alone are among them."""
+SURE = NormalDist().inv_cdf(0.95)
+"""Standard errors that a gain must exceed to be no luck: 1.645."""
 
 
 def min_max(scores_QxN: np.ndarray) -> np.ndarray:
@@ -59,10 +62,10 @@ class FusionChoice:
 def choose_weight(ndcg_of_weight: Mapping[float, np.ndarray]) -> FusionChoice:
     """Choose the dense weight from each candidate's nDCG per dev question; 0 and 1 must be among them.
 
-    The one-standard-error rule (Breiman et al. 1984, "Classification and Regression Trees", 3.4.3): the
-    best mix ships if it gains more than one standard error over the better leg; otherwise the simpler thing
-    ships, that leg alone. So on dev the shipped ranking is never below its best leg, and the luck of having
-    tried 21 weights on a handful of questions does not ship. On a tie BM25 wins over the vectors.
+    The best mix ships if its gain over the better leg is sure (95 %, one-sided, question by question);
+    otherwise the simpler thing ships, that leg alone. So on dev the shipped ranking is never below its best
+    leg, and the luck of having tried 21 weights on a handful of questions does not ship. On a tie BM25 wins
+    over the vectors.
 
     Raises:
         ValueError: a leg alone is not among the candidates.
@@ -73,4 +76,4 @@ def choose_weight(ndcg_of_weight: Mapping[float, np.ndarray]) -> FusionChoice:
     leg = DENSE_ALONE if means[DENSE_ALONE] > means[BM25_ALONE] else BM25_ALONE
     best = max(means, key=lambda weight: (means[weight], -abs(weight - leg)))
     gain = paired_gain(ndcg_of_weight[best], ndcg_of_weight[leg])
-    return FusionChoice(best if gain.mean > gain.standard_error else leg, leg, best, gain)
+    return FusionChoice(best if gain.mean > SURE * gain.standard_error else leg, leg, best, gain)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -127,7 +128,8 @@ class HybridIndex:
 
     def scores(self, query: str) -> np.ndarray:
         """Fused score of every chunk, 0..1: scores_N."""
-        dense_N = self.vectors_NxD @ self.embed([query])[0]
+        vectors_NxD, query_D = torch.from_numpy(self.vectors_NxD), torch.from_numpy(self.embed([query])[0])
+        dense_N = (vectors_NxD @ query_D).numpy()
         return fuse(dense_N, self.bm25.scores(query), self.dense_weight)
 
     def search(self, query: str, k: int = 5) -> list[Hit]:
@@ -138,8 +140,9 @@ class HybridIndex:
         if k < 1 or not query.strip() or not len(self):
             return []
         scores_N = self.scores(query)
-        best_K = np.argsort(-scores_N, kind="stable")[:k]
-        return [self._hit(int(row), float(scores_N[row])) for row in best_K if scores_N[row] > 0]
+        return [
+            self._hit(int(row), float(scores_N[row])) for row in best_rows(scores_N, k) if scores_N[row] > 0
+        ]
 
     def _hit(self, row: int, score: float) -> Hit:
         columns = self._columns
@@ -150,6 +153,17 @@ class HybridIndex:
             columns["texts"][row],
             score,
         )
+
+
+def best_rows(scores_N: np.ndarray, k: int) -> np.ndarray:
+    """Rows of the k highest scores, highest first, equal ones in their order; all rows where k is too
+    large."""
+    if k < len(scores_N):
+        kth = np.partition(scores_N, -k)[-k]
+        rows = np.flatnonzero(scores_N >= kth)
+    else:
+        rows = np.arange(len(scores_N))
+    return rows[np.argsort(-scores_N[rows], kind="stable")][:k]
 
 
 def _mapped(path: Path) -> dict[str, np.ndarray]:

@@ -10,7 +10,19 @@ import pytest
 
 from stages.whitebox.bm25 import Bm25Index, TermCounter, split_identifier, split_terms
 
-WORDS = ["lamp", "oil", "gate", "river", "stone", "rope", "wind", "bell", "读书", "parseHeader", "io.open_code"]
+WORDS = [
+    "lamp",
+    "oil",
+    "gate",
+    "river",
+    "stone",
+    "rope",
+    "wind",
+    "bell",
+    "读书",
+    "parseHeader",
+    "io.open_code",
+]
 
 
 def random_texts(seed: int, count: int = 40) -> list[str]:

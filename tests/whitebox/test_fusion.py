@@ -48,7 +48,7 @@ def test_a_lucky_mix_does_not_ship() -> None:
 
 def test_on_a_tie_bm25_ships() -> None:
     same = np.array([1.0, 0.5])
-    assert choose_weight({weight: same for weight in WEIGHTS}).dense_weight == BM25
+    assert choose_weight(dict.fromkeys(WEIGHTS, same)).dense_weight == BM25
     assert choose_weight({weight: np.array([]) for weight in WEIGHTS}).dense_weight == BM25
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from stages.whitebox.bm25 import Bm25Index
 from stages.whitebox.packed_strings import PackedStrings
-from stages.whitebox.search import HybridIndex, save_search_index
+from stages.whitebox.search import HybridIndex, best_rows, save_search_index
 from stages.whitebox.static_embedder import initial_embedder
 from stages.whitebox.tokenizer import PAD_PIECE, UNK_PIECE, Tokenizer
 
@@ -98,6 +98,12 @@ def test_k_and_empty_queries(store: Path) -> None:
     assert len(index.search("lamp", k=2)) == 2
     assert len(index.search("lamp", k=100)) <= len(TEXTS)
     assert index.search("") == index.search(" \n") == index.search("lamp", k=0) == []
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 49, 50, 80])
+def test_best_rows_are_those_of_a_stable_sort(k: int) -> None:
+    scores = np.random.default_rng(0).integers(0, 8, size=50) / 8
+    assert best_rows(scores, k).tolist() == np.argsort(-scores, kind="stable")[:k].tolist()
 
 
 def test_nothing_in_common_is_no_hit(tmp_path: Path, tokenizer_model: bytes) -> None:
