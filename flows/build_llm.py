@@ -9,10 +9,12 @@ from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import CancelledRun
@@ -69,8 +71,9 @@ async def build_flow(build: Build) -> None:
         await _prepared(build.run_id)
 
 
-@flow(name="build-llm", flow_run_name="{run_id}", persist_result=False)
+@flow(name="build-llm", persist_result=False)
 async def _prepared(run_id: str) -> Any:
+    """The build that `CURRENT` holds; `run_id` is only there to be seen among the parameters."""
     build = CURRENT.get()
     this = asyncio.current_task()
     assert this is not None
@@ -98,6 +101,8 @@ def drain() -> None:
 async def run_build(build: Build) -> Path:
     """Run all stages of a build as tasks of the current flow run; raises at the end if one failed."""
     CURRENT.set(build)
+    async with get_client() as client:  # the same name in the UI, the record and the report
+        await client.update_flow_run(UUID(flow_run.id), name=build.run_id)
     with in_use(build.store):
         try:
             async with LiveProgress("build", get_run_logger()) as progress:

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from stages.runtime.spec import StageConfig, StageSpec
 from stages.runtime.store import Artifact, Store, write_durably
 
 GRACE_SECONDS = 25.0
+STOP_POLL_SECONDS = 0.05
 LINE_LIMIT_BYTES = 16 * 2**20
 _ERRORS = {kind.exit_code: kind for kind in (UserError, ContractError, RetryableError, StopRequested)}
 
@@ -134,14 +136,18 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, time for the checkpoint, SIGKILL."""
-    if process.returncode is not None:
-        return
+    """SIGTERM, time for the checkpoint, SIGKILL.
+
+    Whoever cancels a flow often does so twice (Prefect on SIGTERM, asyncio when it shuts down): that must not
+    cost the checkpoint, so further cancellations are waited out.
+    """
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
-        try:
-            await asyncio.wait_for(asyncio.shield(process.wait()), GRACE_SECONDS)
-        except (TimeoutError, asyncio.CancelledError):
+        deadline = time.monotonic() + GRACE_SECONDS
+        while process.returncode is None and time.monotonic() < deadline:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(STOP_POLL_SECONDS)
+        if process.returncode is None:
             process.kill()
 
 

@@ -26,6 +26,11 @@ from stages.runtime.events import describe_progress
 UPDATE_EVERY_SECONDS = 2.0
 
 
+def result_key(stage: str, name: str, *more: str) -> str:
+    """The key of a stage's table or plot; names that begin with the stage's do not say it twice."""
+    return artifact_key(stage, name.removeprefix(f"{stage}_"), *more)
+
+
 def artifact_key(*words: str) -> str:
     """A key as Prefect wants it: lower case, digits and dashes."""
     text = "-".join(words).lower().replace("_", "-")
@@ -91,14 +96,14 @@ async def publish_results(stage: str, events: list[dict[str, Any]]) -> None:
             rows = [dict(zip(event["columns"], row, strict=False)) for row in event["rows"]]
             await acreate_table_artifact(
                 table=rows,
-                key=artifact_key(stage, event["name"]),
-                description=event["caption"] or event["name"],
+                key=result_key(stage, event["name"]),
+                description=event["caption"] or event["name"].replace("_", " "),
             )
         elif event["event"] == "chart" and any(event["series"].values()):
             picture = await asyncio.to_thread(chart_png, event)
             await acreate_image_artifact(
                 image_url="data:image/png;base64," + base64.b64encode(picture).decode(),
-                key=artifact_key(stage, event["name"], "plot"),
+                key=result_key(stage, event["name"], "plot"),
                 description=event["title"],
             )
 

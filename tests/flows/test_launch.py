@@ -100,6 +100,26 @@ def test_cancelling_stops_the_process(run_script: Any, tmp_path: Path) -> None:
         os.kill(int(pid_file.read_text()), signal.SIGCONT)
 
 
+def test_cancelling_twice_still_waits_for_the_checkpoint(run_script: Any, tmp_path: Path) -> None:
+    ready, saved = tmp_path / "ready", tmp_path / "saved"
+    save = f"lambda *_: (time.sleep(1.0), open({str(saved)!r}, 'w').close(), sys.exit(143))"
+    body = f"import signal; signal.signal(signal.SIGTERM, {save})\nopen({str(ready)!r}, 'w').close()\ntime.sleep(60)"
+
+    async def cancel_twice() -> None:
+        coroutine, _ = run_script(body)
+        running = asyncio.create_task(coroutine)
+        while not ready.exists():
+            await asyncio.sleep(0.02)
+        for _ in range(2):
+            running.cancel()
+            await asyncio.sleep(0.1)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(cancel_twice())
+    assert saved.exists()
+
+
 def test_much_output_on_both_streams_does_not_block(run_script: Any) -> None:
     speak = "say(event='log', message='x' * 200); print('y' * 200, file=sys.stderr)"
     body = f"for i in range(3000): {speak}\nsys.exit(1)"
