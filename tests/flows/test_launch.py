@@ -103,7 +103,8 @@ def test_cancelling_stops_the_process(run_script: Any, tmp_path: Path) -> None:
 def test_cancelling_twice_still_waits_for_the_checkpoint(run_script: Any, tmp_path: Path) -> None:
     ready, saved = tmp_path / "ready", tmp_path / "saved"
     save = f"lambda *_: (time.sleep(1.0), open({str(saved)!r}, 'w').close(), sys.exit(143))"
-    body = f"import signal; signal.signal(signal.SIGTERM, {save})\nopen({str(ready)!r}, 'w').close()\ntime.sleep(60)"
+    body = f"import signal; signal.signal(signal.SIGTERM, {save})\n"
+    body += f"open({str(ready)!r}, 'w').close()\ntime.sleep(60)"
 
     async def cancel_twice() -> None:
         coroutine, _ = run_script(body)
