@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_UI_URL
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.build import Build, NotReached
-from flows.live_progress import LiveProgress, artifact_key, one_of_each, publish_results
+from flows.live_progress import LiveProgress, one_of_each, publish_results
 from flows.report import render_markdown
 from flows.run_report import gather
 from flows.settings import DEFAULT_PRESET, build_settings
@@ -174,5 +174,7 @@ async def run_stage(name: str) -> State[Any]:
 async def _publish_report(build: Build, report: Path) -> None:
     record = build.record()
     markdown = render_markdown(record, *gather(build.store, record))
-    key = artifact_key("report", build.run_id)
-    await acreate_markdown_artifact(markdown=f"{markdown}\n\nFull report: `{report}`\n", key=key)
+    text = f"{markdown}\n\nFull report: `{report}`\n"
+    await acreate_markdown_artifact(
+        markdown=text, key="report", description=f"{build.run_id}: {record.status}"
+    )

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import (
-    acreate_image_artifact,
+    acreate_markdown_artifact,
     acreate_progress_artifact,
     acreate_table_artifact,
     aupdate_progress_artifact,
@@ -28,7 +28,8 @@ UPDATE_EVERY_SECONDS = 2.0
 
 def result_key(stage: str, name: str, *more: str) -> str:
     """The key of a stage's table or plot; names that begin with the stage's do not say it twice."""
-    return artifact_key(stage, name.removeprefix(f"{stage}_"), *more)
+    short = name.removeprefix(f"{stage}_").removeprefix(f"{stage.partition('_')[0]}_")
+    return artifact_key(stage, short, *more)
 
 
 def artifact_key(*words: str) -> str:
@@ -101,8 +102,10 @@ async def publish_results(stage: str, events: list[dict[str, Any]]) -> None:
             )
         elif event["event"] == "chart" and any(event["series"].values()):
             picture = await asyncio.to_thread(chart_png, event)
-            await acreate_image_artifact(
-                image_url="data:image/png;base64," + base64.b64encode(picture).decode(),
+            encoded = base64.b64encode(picture).decode()
+            # Not an image artifact: under its picture the UI would print the whole data URL as a link.
+            await acreate_markdown_artifact(
+                markdown=f"![{event['title']}](data:image/png;base64,{encoded})\n",
                 key=result_key(stage, event["name"], "plot"),
                 description=event["title"],
             )

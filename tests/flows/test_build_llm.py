@@ -12,6 +12,7 @@ from prefect.client.orchestration import get_client
 from data_contracts.manifest import Hardware, KeyParts, Manifest, Provenance
 from flows.build import Build
 from flows.build_llm import build_flow
+from flows.live_progress import result_key
 from flows.settings import build_settings
 from stages.runtime.errors import GlassworksError, UserError
 from stages.runtime.events import EVENTS_NAME, EventLog
@@ -126,8 +127,14 @@ def test_a_build_as_prefect_shows_it(tmp_path: Path) -> None:
     assert tasks["pretrain"].state.name == "Completed"
     kinds = {(artifact.key, artifact.type) for artifact in artifacts}
     assert {("pretrain-progress", "progress"), ("pretrain-figures", "table")} <= kinds
-    assert ("pretrain-curve-plot", "image") in kinds
-    assert (f"report-{build.run_id}", "markdown") in kinds
+    assert ("pretrain-curve-plot", "markdown") in kinds
+    assert {("report", "markdown"), ("build-progress", "progress")} <= kinds
+
+
+def test_keys_do_not_say_the_stage_twice() -> None:
+    assert result_key("pretrain", "pretrain_loss", "plot") == "pretrain-loss-plot"
+    assert result_key("benchmark_eval", "benchmark_accuracy") == "benchmark-eval-accuracy"
+    assert result_key("quantize", "Size (MB)") == "quantize-sizemb"
 
 
 def test_independent_stages_run_side_by_side(tmp_path: Path) -> None:
