@@ -69,7 +69,7 @@ class OpenedCollection:
 def chroma_client(files: Path) -> Iterator[Any]:
     """A client on `files`, closed at the end: Chroma keeps one system per path, which would show an old
     state."""
-    client = chromadb.PersistentClient(path=str(files), settings=Settings(anonymized_telemetry=False))
+    client: Any = chromadb.PersistentClient(path=str(files), settings=Settings(anonymized_telemetry=False))
     try:
         yield client
     finally:
