@@ -59,6 +59,6 @@ def trainer_settings(
         accumulation_steps=accumulation_steps,
         seed=config.seed,
         compute_dtype=compute_dtype,
-        evaluate_every_steps=max(1, total_steps // config.evaluations),
+        evaluate_every_steps=math.ceil(total_steps / config.evaluations),
         checkpoint_every_seconds=config.checkpoint_every_seconds,
     )

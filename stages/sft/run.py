@@ -43,7 +43,7 @@ def run(
         held_out = chats["validation"].head(config.validation_conversations).rendered
         held_out_rows = pack(held_out, context_tokens, tokenizer.pad_id)
         _say_what_was_packed(rows, training, session)
-        micro_batch_size, accumulation_steps = batch_shape(config, context_tokens)
+        micro_batch_size, accumulation_steps = batch_shape(config, rows)
         batches = RowBatches(rows, micro_batch_size, config.seed)
         _write_preview(rows, batches, outputs["preview"])
         validation = TokenShards(inputs["tokens"], "validation")

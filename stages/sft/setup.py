@@ -50,9 +50,17 @@ def choose_context(config: SftConfig, model: CausalLM, chats: Mapping[str, Chats
     return config.context_tokens
 
 
-def batch_shape(config: SftConfig, context_tokens: int) -> tuple[int, int]:
-    """Rows of a micro batch, and micro batches of one update."""
-    rows = max(1, round(config.batch_tokens / context_tokens))
+def batch_shape(config: SftConfig, packed: PackedRows) -> tuple[int, int]:
+    """Rows of a micro batch, and micro batches of one update.
+
+    "auto" is the Step Law's 0.58 D^0.571 for D training tokens, Li et al. 2025, arXiv:2503.04715: a short
+    training needs many small updates.
+    """
+    context_tokens = packed.ids_RxT.shape[1]
+    batch_tokens = config.batch_tokens
+    if batch_tokens == "auto":
+        batch_tokens = round(0.58 * (config.epochs * packed.ids_RxT.size) ** 0.571)
+    rows = max(1, round(batch_tokens / context_tokens))
     micro = config.micro_batch_size
     if micro == "auto":
         micro = max(1, MICRO_BATCH_TOKENS // context_tokens)
@@ -85,6 +93,6 @@ def trainer_settings(
         accumulation_steps=accumulation_steps,
         seed=config.seed,
         compute_dtype=device.compute_dtype,
-        evaluate_every_steps=max(1, total_steps // config.evaluations),
+        evaluate_every_steps=math.ceil(total_steps / config.evaluations),
         checkpoint_every_seconds=config.checkpoint_every_seconds,
     )

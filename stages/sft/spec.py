@@ -29,8 +29,8 @@ class SftConfig(StageConfig):
     """Share of the training tokens that are documents of the pretraining corpus, against forgetting."""
     context_tokens: PositiveInt | Literal["auto"] = "auto"
     """Tokens of one training row; "auto" holds the longest conversation, as far as the model can read."""
-    batch_tokens: PositiveInt = 8192
-    """Tokens of one update, padding included."""
+    batch_tokens: PositiveInt | Literal["auto"] = "auto"
+    """Tokens of one update, padding included; "auto" follows from the length of the training."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Rows in memory at once; lower it when memory runs out, the result stays the same to rounding."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"

@@ -3,12 +3,15 @@
 SentencePiece usually learns a word twice, "name" and " name", and cuts rare words differently in the two
 cases. Here BPE learns words without their space. The last part of the vocabulary are *space twins*: " name"
 for the pieces that stand most often behind a space, as the very last merges. So a word is always cut the same
-way, and only its first piece may carry the space. It costs 3 % more tokens on English documentation and saves
-as many on conversations; what it buys is that an argument in a tool call is made of the same tokens as in the
-question.
+way, and only its first piece may carry the space. Words also end before punctuation (`words.py`).
+
+What it buys: in tool conversations the argument of a call has the same tokens as in the question, but for the
+space of the first, in 99 to 100 % of the cases; with plain SentencePiece in 50 % (look-up), 74 %
+(calculator) and 24 % (search). What it costs: 5 % more tokens on English documentation, 3 % on
+conversations (4,096 pieces).
 
 Identity normalisation without a dummy prefix makes the tokenizer lossless; newlines and the tab are symbols
-of their own, because SentencePiece learns nothing across them; digits stay single, which arithmetic needs.
+of their own, because SentencePiece learns nothing across them; digits stay single, as arithmetic needs.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ MAX_WORD_CHARACTERS = 4000  # four bytes each at most: below SentencePiece's lim
 _CHUNK = re.compile(r" ?[^ \n\t]+| +")
 """A word with the one space before it, or a run of spaces; newlines and tabs have pieces of their own."""
 _PARTS = re.compile(r"((?:[\"'`]+(?=[\w(\[{<-]))?)(.*?)([\"'`.,;?!]*)", re.DOTALL)
+_JOINS = re.compile(r"(?<=[^.,;?!])(?=[.,;?!])|(?<=\w)(?=:)")
+"""Where punctuation follows. It may begin a piece, as in ".path", but not end one: were there a piece "s.",
+the name at the end of a sentence would be cut differently from the same name in a call."""
 
 
 @dataclass
@@ -50,6 +53,7 @@ def count_words(texts: Iterable[str], rare: frozenset[str] = frozenset()) -> Wor
 def split_word(word: str) -> Iterator[str]:
     """The parts of `word` that pieces may not straddle: opening quotes, core, closing punctuation."""
     match = _PARTS.fullmatch(word)
-    for part in match.groups() if match else ():
+    opening, core, closing = match.groups() if match else ("", "", "")
+    for part in (opening, *_JOINS.split(core), closing):
         for start in range(0, len(part), MAX_WORD_CHARACTERS):
             yield part[start : start + MAX_WORD_CHARACTERS]

@@ -46,8 +46,9 @@ def test_the_preview_shows_which_tokens_are_trained_on(tuned: Any, base_model: A
     labels, ids = preview["labels"], preview["ids"]
     assert (labels[labels != -100] == ids[labels != -100]).all()
     text = base_model.tokenizer.decode(labels[labels != -100].tolist())
-    assert "The keeper lights lamp" in text
-    assert "Who lights lamp" not in text
+    assert '{"name": "calculator", "arguments"' in text
+    assert "What is" not in text
+    assert "What is" in base_model.tokenizer.decode(ids[labels == -100].tolist())
     assert (tuned.outputs["preview"] / "preview.safetensors").stat().st_mode & 0o777 == 0o644
 
 
