@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from flows.prefect_server import answers, free_port, profile_api_url
+from stages.runtime.errors import RetryableError
+
 MIN_FREE_DISK_BYTES = 5 * 2**30
 MIN_MEMORY_BYTES = 4 * 2**30
-PREFECT_PORT = 4200
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,13 @@ def run_checks(store: Path) -> list[Check]:
         check_packages,
         check_torch_build,
         lambda: check_store(store),
+        lambda: check_locks(store),
         lambda: check_disk(store),
         check_memory,
         check_compiler,
         check_gpu,
         check_docker,
-        check_port,
+        lambda: check_prefect(store),
     ]
     return [check() for check in checks]
 
@@ -136,10 +140,33 @@ def check_docker() -> Check:
     return Check("Docker", path.exists(), found, "not needed: stages run as processes", optional=True)
 
 
-def check_port() -> Check:
-    """The port that a Prefect server takes by default."""
-    with socket.socket() as probe:
-        taken = probe.connect_ex(("127.0.0.1", PREFECT_PORT)) == 0
-    found = f"{PREFECT_PORT} is {'taken' if taken else 'free'}"
-    remedy = "a Prefect server may be running already; else set PREFECT_SERVER_API_PORT"
-    return Check("Prefect's port", not taken, found, remedy, optional=True)
+def check_prefect(store: Path) -> Check:
+    """The Prefect server that builds will report to: the user's must answer, our own needs a port."""
+    home = Path(os.environ.get("PREFECT_HOME", store / "prefect"))
+    if url := os.environ.get("PREFECT_API_URL") or profile_api_url(home):
+        remedy = "start it: prefect server start; or let builds bring their own: unset PREFECT_API_URL"
+        return Check("Prefect server", answers(url), url, remedy)
+    try:
+        return Check("Prefect server", True, f"builds bring their own (port {free_port()} is free)")
+    except RetryableError as error:
+        return Check("Prefect server", False, error.message, error.hint)
+
+
+def check_locks(store: Path) -> Check:
+    """Two builds on one store wait for each other by flock, which some network file systems do not have."""
+    probe = store / f".probe-{os.getpid()}"
+    try:
+        with probe.open("w") as first, probe.open("w") as second:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                works = False
+            except BlockingIOError:
+                works = True
+    except OSError as error:
+        return Check("locks", False, f"{store}: {error}", "pass --store DIR with a folder on a local disk")
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    found = "flock works" if works else f"flock keeps nobody out of {store}"
+    return Check("locks", works, found, "pass --store DIR with a folder on a local disk")

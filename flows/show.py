@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from stages.runtime.events import EVENTS_NAME, format_seconds, read_events
 from stages.runtime.store import Artifact
 
 MASKED = -100
-CELL_CHARACTERS = 120
+CELL_CHARACTERS = 200
 
 
 def show_artifact(artifact: Artifact, console: Console, rows: int = 3) -> None:
@@ -37,9 +38,17 @@ def show_artifact(artifact: Artifact, console: Console, rows: int = 3) -> None:
         console.print(f"  {name} = {value:,.6g}", markup=False)
     for part in manifest.parts:
         _show_part(artifact, part, console, rows)
-    for event in list(read_events(artifact.folder / EVENTS_NAME)):
-        if event["event"] == "sample":
-            console.print(Text.assemble((event["prompt"], "bold"), " -> ", event["text"]))
+    _show_samples(artifact, console)
+
+
+def _show_samples(artifact: Artifact, console: Console) -> None:
+    """What the finished model wrote: the last sample of each prompt."""
+    samples = [event for event in read_events(artifact.folder / EVENTS_NAME) if event["event"] == "sample"]
+    latest = {(event.get("kind"), event["prompt"]): event for event in samples}
+    if latest:
+        console.print("\n[bold]samples[/bold]", highlight=False)
+    for event in latest.values():
+        console.print(Text.assemble("  ", (event["prompt"], "bold"), " -> ", event["text"].strip()))
 
 
 def _show_part(artifact: Artifact, part: str, console: Console, rows: int) -> None:
@@ -78,7 +87,7 @@ def _first_rows(folder: Path, rows: int) -> list[dict[str, Any]]:
 def _show_rows(folder: Path, console: Console, rows: int) -> None:
     for row in _first_rows(folder, rows):
         for name, value in row.items():
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            text = _readable(value)
             cut = (
                 text
                 if len(text) <= CELL_CHARACTERS
@@ -86,6 +95,15 @@ def _show_rows(folder: Path, console: Console, rows: int) -> None:
             )
             console.print(Text.assemble("  ", (name, "dim"), ": ", cut.replace("\n", "\\n")), soft_wrap=True)
         console.print()
+
+
+def _readable(value: Any) -> str:
+    """Text as it is, a conversation as `user: ... / assistant: ...`, everything else as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value):
+        return " / ".join(f"{m['role']}: {m['content'] or m.get('tool_calls') or ''}" for m in value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _show_reasons(folder: Path, console: Console, rows: int) -> None:
@@ -110,25 +128,38 @@ def _show_preview(folder: Path, tokenizer_folder: Path, console: Console, rows: 
     pieces = _pieces(tokenizer_folder / "tokenizer.model")
     console.print("bright: the loss counts this token; dim: it is only read")
     for row in range(min(rows, len(tensors["ids"]))):
-        ids, labels = tensors["ids"][row], tensors["labels"][row]
-        console.print(Text.assemble(*_coloured(ids, labels, tensors["document_ids"][row], pieces)))
-        console.rule(style="dim")
+        ids, labels, documents = (tensors[name][row] for name in ("ids", "labels", "document_ids"))
+        counted = int((labels != MASKED).sum())
+        console.rule(
+            f"row {row}: the loss counts {counted} of {int((documents >= 0).sum())} tokens", style="dim"
+        )
+        console.print(Text.assemble(*_coloured(ids, labels, documents, pieces)))
 
 
-def _coloured(ids: Any, labels: Any, documents: Any, pieces: list[str]) -> Iterator[tuple[str, str]]:
+def _coloured(ids: Any, labels: Any, documents: Any, pieces: list[bytes]) -> Iterator[tuple[str, str]]:
+    """Stretches of text with their style; bytes that are one character together are put together."""
     # labels[i] is what position i must predict, so the token at i counts where the label before it is real.
     counted = [False, *(int(label) != MASKED for label in labels[:-1])]
-    before = int(documents[0])
-    for token, counts, document in zip(ids, counted, documents, strict=True):
-        if int(document) != before:
+    tokens = [(int(d), c, pieces[int(i)]) for i, c, d in zip(ids, counted, documents, strict=True) if d >= 0]
+    before = tokens[0][0] if tokens else 0
+    for (document, counts), stretch in itertools.groupby(tokens, key=lambda token: token[:2]):
+        if document != before:
             yield "\n┄┄┄┄\n", "dim"
-            before = int(document)
-        if int(document) >= 0:
-            yield pieces[int(token)], "bold green" if counts else "dim"
+            before = document
+        text = b"".join(piece for _, _, piece in stretch).decode("utf-8", "replace")
+        yield text, "bold green" if counts else "dim"
 
 
-def _pieces(model: Path) -> list[str]:
+def _pieces(model: Path) -> list[bytes]:
+    """Token id -> the bytes that it stands for."""
     from sentencepiece import SentencePieceProcessor
 
     processor = SentencePieceProcessor(model_file=str(model))
-    return [processor.id_to_piece(i).replace("▁", " ") for i in range(processor.get_piece_size())]
+    return [_piece_bytes(processor, token) for token in range(processor.get_piece_size())]
+
+
+def _piece_bytes(processor: Any, token: int) -> bytes:
+    piece: str = processor.id_to_piece(token)
+    if processor.is_byte(token):
+        return bytes([int(piece[1:-1], 16)])
+    return piece.replace("▁", " ").encode()

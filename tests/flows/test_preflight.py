@@ -8,7 +8,14 @@ import pytest
 from packaging.requirements import Requirement
 
 from flows import preflight
-from flows.preflight import check_disk, check_packages, check_store, run_checks
+from flows.preflight import (
+    check_disk,
+    check_locks,
+    check_packages,
+    check_prefect,
+    check_store,
+    run_checks,
+)
 
 
 def test_this_environment_is_fit(tmp_path: Path) -> None:
@@ -36,6 +43,21 @@ def test_a_store_that_is_a_file(tmp_path: Path) -> None:
     check = check_store(tmp_path / "store")
     assert not check.passed
     assert "--store" in check.remedy
+
+
+def test_a_prefect_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert "builds bring their own" in check_prefect(tmp_path).found
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    check = check_prefect(tmp_path)
+    assert not check.passed
+    assert "unset PREFECT_API_URL" in check.remedy
+
+
+def test_locks_that_keep_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_locks(tmp_path).passed
+    monkeypatch.setattr(preflight.fcntl, "flock", lambda *_: None)
+    assert not check_locks(tmp_path).passed
 
 
 def test_a_small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
