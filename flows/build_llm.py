@@ -25,12 +25,13 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows.build import Build, NotReached
 from flows.live_progress import LiveProgress, one_of_each, publish_results
+from flows.lost_runs import close_lost_runs
 from flows.report import render_markdown
 from flows.run_report import gather
 from flows.settings import DEFAULT_PRESET, build_settings
-from flows.store_use import in_use
+from flows.store_use import alone, in_use
 from flows.terminal import Terminal
-from stages.runtime.errors import GlassworksError, StopRequested
+from stages.runtime.errors import GlassworksError, RetryableError, StopRequested
 from stages.runtime.events import EVENTS_NAME, read_events
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Store
@@ -101,9 +102,12 @@ def drain() -> None:
 async def run_build(build: Build) -> Path:
     """Run all stages of a build as tasks of the current flow run; raises at the end if one failed."""
     CURRENT.set(build)
-    async with get_client() as client:  # the same name in the UI, the record and the report
-        await client.update_flow_run(UUID(flow_run.id), name=build.run_id)
+    mark = f"store:{build.store.root}"
+    with suppress(RetryableError), alone(build.store):
+        await close_lost_runs(mark)
     with in_use(build.store):
+        async with get_client() as client:  # the same name in the UI, the record and the report
+            await client.update_flow_run(UUID(flow_run.id), name=build.run_id, tags=[mark])
         try:
             async with LiveProgress("build", get_run_logger()) as progress:
                 telling = asyncio.create_task(_tell_overall(build, progress))

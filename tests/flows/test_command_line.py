@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,16 @@ def processes(cli: Any) -> list[str]:
         ours = str(cli.store) in line or ("prefect_server" in line and str(cli.store.parent) in environment)
         if ours and int(folder.name) != os.getpid():
             found.append(line)
+    return found
+
+
+def prefect_states(cli: Any) -> dict[str, list[str]]:
+    """Flow -> the names of its runs' states, the oldest first, as Prefect's own database has them."""
+    database = sqlite3.connect(cli.store.parent / "home" / "prefect.db")
+    query = "SELECT flow.name, flow_run.state_name FROM flow_run JOIN flow ON flow.id = flow_run.flow_id"
+    found: dict[str, list[str]] = {}
+    for flow, state in database.execute(f"{query} ORDER BY flow_run.created"):
+        found.setdefault(flow, []).append(state)
     return found
 
 
@@ -136,6 +147,8 @@ def test_kill_9_leaves_neither_stage_nor_server(lonely_glassworks: Any) -> None:
     process.communicate(timeout=60)
     wait_for(lambda: not processes(lonely_glassworks))
     assert run_ids(Store(lonely_glassworks.store)) == []
+    assert lonely_glassworks("build", "--until", "first").returncode == 0
+    assert prefect_states(lonely_glassworks) == {"build-llm": ["Crashed", "Completed"]}
 
 
 def test_ctrl_c_while_the_server_starts(lonely_glassworks: Any) -> None:
