@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +89,7 @@ def _train(
         accumulation_steps=recipe.accumulation_steps,
         seed=config.seed,
         compute_dtype=compute_dtype,
-        evaluate_every_steps=max(1, recipe.total_steps // config.evaluations),
+        evaluate_every_steps=math.ceil(recipe.total_steps / config.evaluations),
         checkpoint_every_seconds=config.checkpoint_every_seconds,
     )
     return train(

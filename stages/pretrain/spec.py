@@ -30,7 +30,7 @@ class PretrainConfig(StageConfig):
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Rows in memory at once; lower it when memory runs out, the result stays the same to rounding."""
     optimizer: Literal["muon", "adamw"] = "muon"
-    """Of the layers' matrices; embeddings and norms always have AdamW. Muon needs a third of the tokens."""
+    """Of the layers' matrices; embeddings and norms always have AdamW."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
     """AdamW's peak; "auto" follows from the width, or without Muon from the Step Law (arXiv:2503.04715)."""
     matrix_learning_rate: PositiveFloat = 0.02

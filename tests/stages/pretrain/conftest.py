@@ -31,7 +31,7 @@ VERBS = ("sleeps", "waits", "sings", "hides", "eats")
 def sentence(number: int) -> str:
     """Short texts of one pattern: a few hundred bytes of training teach it."""
     animal, place, verb = ANIMALS[number % 8], PLACES[number % 6], VERBS[number % 5]
-    return f"The {animal} {verb} in the {place}.\nIn the {place} there is one {animal}.\n"
+    return f"The {animal} {verb} in the {place}.\n  - In the {place} there is one {animal}.\n"
 
 
 @pytest.fixture(autouse=True)
