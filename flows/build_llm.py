@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_UI_URL
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.build import Build, NotReached
-from flows.live_progress import LiveProgress, one_of_each, publish_results
+from flows.live_progress import LiveProgress, one_of_each, publish_results, show
 from flows.lost_runs import close_lost_runs
 from flows.report import render_markdown
 from flows.run_report import gather
@@ -121,7 +121,7 @@ async def run_build(build: Build) -> Path:
             raise
         finally:
             report = await asyncio.to_thread(build.write_report)
-    await _publish_report(build, report)
+    await show(_publish_report(build, report), get_run_logger())
     if failure := build.failure():
         raise failure
     return report
@@ -171,7 +171,8 @@ async def run_stage(name: str) -> State[Any]:
         about = "; ".join(record.reasons) or "there and whole"
         return Completed(name="Cached", message=f"{artifact.manifest.fingerprint}: {about}")
     logger.info("ran because: %s", "; ".join(record.reasons))
-    await publish_results(name, one_of_each(list(read_events(artifact.folder / EVENTS_NAME))))
+    events = one_of_each(list(read_events(artifact.folder / EVENTS_NAME)))
+    await show(publish_results(name, events), logger)
     return Completed(message=artifact.manifest.fingerprint)
 
 

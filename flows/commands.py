@@ -64,6 +64,8 @@ def _run_flow(store: Store, prepare: Callable[[Terminal], Build]) -> int:
     prepare_prefect(store)
     failure: GlassworksError | None = None
     with PrefectServer(Path(os.environ["PREFECT_HOME"])) as server, Terminal() as terminal:
+        import httpx
+
         from flows.build_llm import build_flow, drain  # a second in which the server starts up
 
         build = prepare(terminal)
@@ -74,6 +76,9 @@ def _run_flow(store: Store, prepare: Callable[[Terminal], Build]) -> int:
             build.stopped = True
         except GlassworksError as error:
             failure = error
+        except httpx.HTTPError as error:
+            terminal.say(f"warning: the Prefect server went away, so it shows less than the report: {error}")
+            failure = build.failure()
         finally:
             drain()
     _tell_end(build, terminal, failure)

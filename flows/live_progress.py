@@ -9,10 +9,11 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import (
     acreate_markdown_artifact,
     acreate_progress_artifact,
@@ -24,6 +25,7 @@ from flows.report.charts import chart_png
 from stages.runtime.events import describe_progress
 
 UPDATE_EVERY_SECONDS = 2.0
+Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
 def result_key(stage: str, name: str, *more: str) -> str:
@@ -38,10 +40,18 @@ def artifact_key(*words: str) -> str:
     return "".join(c for c in text if c.isalnum() or c == "-")
 
 
+async def show(what: Awaitable[object], logger: Logger) -> None:
+    """Await something that only shows what happens: a server that is gone must not cost the build."""
+    try:
+        await what
+    except (httpx.HTTPError, OSError) as error:
+        logger.warning("Prefect could not be told: %s: %s", type(error).__name__, error)
+
+
 class LiveProgress:
     """The progress artifact of one thing that runs; updated by a task of its own so that nobody waits."""
 
-    def __init__(self, key: str, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+    def __init__(self, key: str, logger: Logger) -> None:
         self._key = artifact_key(key, "progress")
         self._logger = logger
         self._artifact: UUID | None = None
@@ -57,7 +67,7 @@ class LiveProgress:
         if self._pump is not None:
             self._pump.cancel()
             await asyncio.gather(self._pump, return_exceptions=True)
-        await self._send()
+        await show(self._send(), self._logger)
 
     def event(self, event: dict[str, Any]) -> None:
         """Take note of an event; never waits for the API."""
@@ -74,7 +84,7 @@ class LiveProgress:
     async def _send_forever(self) -> None:
         while True:
             await asyncio.sleep(UPDATE_EVERY_SECONDS)
-            await self._send()
+            await show(self._send(), self._logger)
 
     async def _send(self) -> None:
         if self._latest is None or self._latest == self._sent:

@@ -4,16 +4,18 @@ Prefect can start a server of its own when none is there. That one shares the te
 while it starts, Ctrl-C leaves the build waiting for a dead server for two minutes), outlives a `kill -9` of
 the build, and shows no UI. Ours starts in the background while the build gets ready and costs the same 3.5 s.
 
-As a program, `python -m flows.prefect_server PORT` serves until its standard input ends.
+As a program, `python -m flows.prefect_server DESCRIPTOR` serves until its standard input ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import urllib.error
@@ -30,6 +32,7 @@ from stages.runtime.store import Store
 FIRST_PORT, NUM_PORTS = 4210, 80
 STARTUP_SECONDS = 120.0
 REACHABLE_SECONDS = 5.0
+MAX_RESTARTS = 5
 POLL_SECONDS = 0.1
 
 #: Nothing may leave the machine, and the terminal is ours: Prefect's own lines go to its UI only.
@@ -77,7 +80,10 @@ class PrefectServer:
         self._home = home
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
         self._log: IO[bytes] | None = None
+        self._has_answered = False
+        self._closing = threading.Event()
 
     @property
     def api_url(self) -> str:
@@ -91,19 +97,39 @@ class PrefectServer:
 
     def __enter__(self) -> PrefectServer:
         if self.is_ours:
-            port = self._port or free_port()
+            # Bound here and handed over: between asking for a free port and taking it, another build may.
+            self._socket = listen(self._port)
             self._log = (self._home / "server.log").open("wb")
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.prefect_server", str(port)],
-                stdin=subprocess.PIPE,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                cwd=REPOSITORY,
-                env=os.environ | _server_environment(port),
-                start_new_session=True,
-            )
-            os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+            self._process = self._start()
+            threading.Thread(target=self._keep_alive, daemon=True).start()
+            os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self._socket.getsockname()[1]}/api"
         return self
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        assert self._socket is not None
+        descriptor = self._socket.fileno()
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.prefect_server", str(descriptor)],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=REPOSITORY,
+            env=os.environ | _server_environment(self._socket.getsockname()[1]),
+            start_new_session=True,
+            pass_fds=[descriptor],
+        )
+
+    def _keep_alive(self) -> None:
+        """Start the server again when something killed it, such as the kernel for want of memory.
+
+        The socket stays open meanwhile, so Prefect's calls wait instead of failing.
+        """
+        for _ in range(MAX_RESTARTS):
+            assert self._process is not None
+            self._process.wait()
+            if self._closing.is_set() or not self._has_answered:
+                return
+            self._process = self._start()
 
     def wait(self) -> None:
         """Return when the server answers. Raises RetryableError if ours does not, UserError if the user's."""
@@ -114,6 +140,7 @@ class PrefectServer:
             if time.monotonic() > deadline:
                 self._give_up("does not answer")
             time.sleep(POLL_SECONDS)
+        self._has_answered = True
 
     def join(self) -> None:
         """Wait until the server ends, which by itself it does not; returns at once if it is not ours."""
@@ -137,6 +164,7 @@ class PrefectServer:
     ) -> None:
         if self._process is None:
             return
+        self._closing.set()
         del os.environ["PREFECT_API_URL"]
         self._process.terminate()
         try:
@@ -148,6 +176,8 @@ class PrefectServer:
             self._process.stdin.close()
         if self._log is not None:
             self._log.close()
+        if self._socket is not None:
+            self._socket.close()
 
 
 def _server_environment(port: int) -> dict[str, str]:
@@ -169,16 +199,17 @@ def profile_api_url(home: Path) -> str | None:
     return str(url)
 
 
-def free_port() -> int:
-    """The first free port from 4210 on, so that a browser's tab stays right from build to build."""
-    for port in range(FIRST_PORT, FIRST_PORT + NUM_PORTS):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+def listen(port: int | None = None) -> socket.socket:
+    """A listening socket on `port`, or on the first free one from 4210 on.
+
+    The same port from build to build keeps a browser's tab right. Raises UserError if `port` is taken, and
+    RetryableError if all are.
+    """
+    for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + NUM_PORTS):
+        with contextlib.suppress(OSError):
+            return socket.create_server(("127.0.0.1", candidate), backlog=128)
+    if port:
+        raise UserError(f"port {port} is taken", hint="leave --port out, or name another")
     raise RetryableError(
         f"no port from {FIRST_PORT} to {FIRST_PORT + NUM_PORTS - 1} is free for a Prefect server",
         hint="start one yourself and set PREFECT_API_URL",
@@ -195,16 +226,16 @@ def answers(api_url: str) -> bool:
         return False
 
 
-def serve(port: int) -> None:
-    """Serve API and UI until asked to stop, or until whoever started us is gone."""
+def serve(descriptor: int) -> None:
+    """Serve API and UI on an open socket until asked to stop, or until whoever started us is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hold_stdin_lease()
     import uvicorn
     from prefect.server.api.server import create_app
 
-    app = create_app(final=True)
     # A browser that still listens must not keep the build from ending.
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(create_app(final=True), log_level="error", timeout_graceful_shutdown=2)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 
 if __name__ == "__main__":

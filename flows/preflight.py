@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from flows.prefect_server import answers, free_port, profile_api_url
+from flows.prefect_server import answers, listen, profile_api_url
 from stages.runtime.errors import RetryableError
 
 MIN_FREE_DISK_BYTES = 5 * 2**30
@@ -147,7 +147,9 @@ def check_prefect(store: Path) -> Check:
         remedy = "start it: prefect server start; or let builds bring their own: unset PREFECT_API_URL"
         return Check("Prefect server", answers(url), url, remedy)
     try:
-        return Check("Prefect server", True, f"builds bring their own (port {free_port()} is free)")
+        with listen() as probe:
+            port = probe.getsockname()[1]
+        return Check("Prefect server", True, f"builds bring their own (port {port} is free)")
     except RetryableError as error:
         return Check("Prefect server", False, error.message, error.hint)
 

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from flows.records import latest_record, run_ids
 from stages.runtime.store import Store
 
@@ -159,26 +157,3 @@ def test_ctrl_c_while_the_server_starts(lonely_glassworks: Any) -> None:
     assert process.returncode == 130, output
     assert "Traceback" not in output
     wait_for(lambda: not processes(lonely_glassworks))
-
-
-def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import prefect_server
-    from stages.runtime.errors import UserError
-
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr(prefect_server, "REACHABLE_SECONDS", 0.2)
-    with prefect_server.PrefectServer(tmp_path) as server:
-        with pytest.raises(UserError, match="does not answer") as caught:
-            server.wait()
-    assert "unset PREFECT_API_URL" in caught.value.hint
-
-
-def test_the_server_of_the_users_profile(tmp_path: Path) -> None:
-    from flows.prefect_server import profile_api_url
-
-    assert profile_api_url(tmp_path) is None
-    profiles = 'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "http://127.0.0.1:4200/api"\n'
-    (tmp_path / "profiles.toml").write_text(profiles)
-    assert profile_api_url(tmp_path) == "http://127.0.0.1:4200/api"
-    (tmp_path / "profiles.toml").write_text('active = "mine"\n[profiles.mine]\n')
-    assert profile_api_url(tmp_path) is None
