@@ -38,13 +38,14 @@ class QuantizeConfig(StageConfig):
     sample_prompts: tuple[str, ...] = ("Return a new", "The module", "class Counter", "In the year")
     """Beginnings of documents to continue with each model; the same as in the stages before."""
     chat_prompts: tuple[str, ...] = (
-        "What does `textwrap.dedent` do?",
-        "What is 12*(3+4)?",
-        "Which function joins two paths?",
+        "What does textwrap.dedent do?",
+        "Calculate 12*(3+4).",
+        "Look up textwrap.dedent.",
+        "Search for joining two paths.",
         "Hello!",
     )
-    """Questions to answer with each model."""
-    sample_tokens: PositiveInt = 32
+    """Questions to answer with each model; the same as in sft and dpo, so that the report can show all."""
+    sample_tokens: PositiveInt = 48
     """Tokens of one sample."""
     seed: int = 0
     """Of the calibration rows and of the intervals."""

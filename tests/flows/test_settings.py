@@ -74,3 +74,12 @@ def test_an_own_preset(tmp_path: Path) -> None:
     path.write_text("[corpus_prep\n")
     with pytest.raises(UserError, match="is no TOML"):
         build_settings(str(path))
+
+
+@pytest.mark.parametrize("preset", ["tiny", "laptop", "gpu"])
+def test_all_models_answer_the_same_prompts(preset: str) -> None:
+    configs = build_settings(preset).configs
+    sampled = [configs[name].model_dump() for name in ("pretrain", "sft", "dpo", "quantize")]
+    assert len({config["sample_prompts"] for config in sampled}) == 1
+    assert len({config["chat_prompts"] for config in sampled[1:]}) == 1
+    assert len({config["sample_tokens"] for config in sampled[1:]}) == 1
