@@ -139,8 +139,8 @@ def chat_command(store: Store, run: str | None, model: str, compare: str, extra:
     record = read_record(store, run) if run else newest_with(store, *sorted(needed))
     folders = [_model_folder(store, record, name) for name in names]
     command = [sys.executable, "-m", "stages.agent_smoke.chat", "--model", str(folders[0])]
-    for folder in folders[1:]:
-        command += ["--compare", str(folder)]
+    if folders[1:]:
+        command += ["--compare", *map(str, folders[1:])]
     if "--no-tools" not in extra:
         command += ["--store", str(artifact_of(store, record, "vector_store").part("store"))]
         command += ["--documents", str(artifact_of(store, record, "corpus_prep").part("documents"))]

@@ -25,7 +25,10 @@ def compare_runs(store: Store, old: RunRecord, new: RunRecord) -> str:
     )
     samples = list(_samples(old_events, new_events))
     if samples:
-        sections += ["## Samples that differ", _table(["stage", "prompt", old.run_id, new.run_id], samples)]
+        sections += [
+            "## Samples that differ",
+            _table(["stage and kind", "prompt", old.run_id, new.run_id], samples),
+        ]
     return "\n\n".join(sections) + "\n"
 
 
@@ -41,13 +44,22 @@ def _metrics(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for stage in [name for name in old if name in new]:
         before, after = old[stage].metrics, new[stage].metrics
-        for name in [n for n in before if n in after]:
-            if before[name] != after[name]:
-                difference = after[name] - before[name]
-                rows.append(
-                    [f"{stage} {name}", f"{before[name]:.6g}", f"{after[name]:.6g}", f"{difference:+.4g}"]
-                )
+        for name in [n for n in before if n in after and before[n] != after[n]]:
+            if not _is_end_of_interval(name, before):
+                told = [_with_interval(name, metrics) for metrics in (before, after)]
+                rows.append([f"{stage} {name}", *told, f"{after[name] - before[name]:+.4g}"])
     return rows
+
+
+def _is_end_of_interval(name: str, metrics: Mapping[str, float]) -> bool:
+    return any(name.endswith(end) and name.removesuffix(end) in metrics for end in ("_low", "_high"))
+
+
+def _with_interval(name: str, metrics: Mapping[str, float]) -> str:
+    """`0.71 (0.67 to 0.75)` where the stage gave an interval."""
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    interval = "" if low is None or high is None else f" ({low:.4g} to {high:.4g})"
+    return f"{metrics[name]:.6g}{interval}"
 
 
 def _samples(
@@ -55,17 +67,17 @@ def _samples(
 ) -> Iterator[list[str]]:
     for stage in [name for name in old if name in new]:
         before, after = _last_samples(old[stage]), _last_samples(new[stage])
-        for prompt in [p for p in before if p in after]:
-            if before[prompt] != after[prompt]:
-                yield [stage, *(_one_line(text) for text in (prompt, before[prompt], after[prompt]))]
+        for kind, prompt in [key for key in before if key in after and before[key] != after[key]]:
+            texts = [_one_line(texts[kind, prompt]) for texts in (before, after)]
+            yield [f"{stage} {kind}", _one_line(prompt), *texts]
 
 
-def _last_samples(events: list[dict[str, Any]]) -> dict[str, str]:
-    return {e["prompt"]: e["text"] for e in events if e["event"] == "sample"}
+def _last_samples(events: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
+    return {(e.get("kind", "text"), e["prompt"]): e["text"] for e in events if e["event"] == "sample"}
 
 
 def _one_line(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1][:SAMPLE_CHARACTERS].replace("|", "\\|")
+    return text[:SAMPLE_CHARACTERS].replace("\n", " ⏎ ").replace("|", "\\|")
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:

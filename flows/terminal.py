@@ -53,7 +53,7 @@ class Terminal:
     def event(self, stage: str, event: dict[str, Any]) -> None:
         """A stage reported something."""
         if event["event"] == "progress":
-            self._running[stage] = describe_progress(event).strip()
+            self._running[stage] = describe_progress(event).strip() + _rate(event)
             self._quiet_line(stage)
             self._draw()
         elif event["event"] == "log" and event.get("level") == "warning":
@@ -86,3 +86,15 @@ class Terminal:
         if self._running and self._overall:
             grid.add_row(f"  {'all':<15}", self._overall)
         self._live.update(grid)
+
+
+def _rate(event: Mapping[str, Any]) -> str:
+    """`  2.1 steps/s`, unless the stage reports a rate of its own."""
+    per_second = event.get("per_second")
+    if not per_second or any(name.endswith("_per_second") for name in event.get("info", {})):
+        return ""
+    return (
+        f"  {per_second:,.0f} {event['unit']}/s"
+        if per_second >= 100
+        else f"  {per_second:.2g} {event['unit']}/s"
+    )

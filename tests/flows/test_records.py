@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from flows import commands
+from flows import compare as comparing
 from flows.compare import compare_runs
 from flows.garbage import find_garbage, remove
 from flows.plan import downstream, upstream
@@ -13,7 +17,9 @@ from flows.records import find_artifact, latest_record, read_record
 from flows.report.record import RunRecord, StageRecord
 from stages.runtime.errors import UserError
 from stages.runtime.lock import exclusive
-from stages.runtime.store import Store, write_durably
+from stages.runtime.store import Artifact, Store, write_durably
+
+MANIFEST: Any = None
 
 
 def record(run_id: str, key: str, depth: int = 4) -> RunRecord:
@@ -100,3 +106,37 @@ def test_work_that_somebody_is_at_is_no_garbage(store: Store) -> None:
 def test_two_runs_are_compared_field_by_field(store: Store) -> None:
     text = compare_runs(store, record("a", "aaa"), record("b", "bbb", depth=6))
     assert "| pretrain.depth | 4 | 6 |" in text
+
+
+def test_figures_are_compared_with_their_intervals_and_samples_by_kind(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gathered(_: Store, run: RunRecord) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+        value = 0.5 if run.run_id == "a" else 0.75
+        metrics = {"accuracy": value, "accuracy_low": value - 0.1, "accuracy_high": value + 0.1, "pairs": 9.0}
+        samples = [
+            {"event": "sample", "kind": kind, "prompt": "Hi", "text": f"{run.run_id} | {kind}\nmore"}
+            for kind in ("int8", "int4")
+        ]
+        return {"dpo": SimpleNamespace(metrics=metrics)}, {"dpo": samples}
+
+    monkeypatch.setattr(comparing, "gather", gathered)
+    text = compare_runs(store, record("a", "aaa"), record("b", "bbb"))
+    assert "| dpo accuracy | 0.5 (0.4 to 0.6) | 0.75 (0.65 to 0.85) | +0.25 |" in text
+    assert "_low |" not in text and "pairs" not in text
+    assert "| dpo int4 | Hi | a \\| int4 ⏎ more | b \\| int4 ⏎ more |" in text
+    assert "| dpo int8 |" in text
+
+
+def test_the_chat_gets_all_models_and_what_its_tools_need(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "newest_with", lambda *_: record("a", "aaa"))
+    monkeypatch.setattr(commands, "artifact_of", lambda _store, _run, stage: Artifact(Path(stage), MANIFEST))
+    command = commands.chat_command(store, None, "int8", "base, dpo,int4", ["--no-history"])
+    words = " ".join(command)
+    assert "--model pretrain/model --compare dpo/model quantize/int4 --store vector_store/store" in words
+    assert words.endswith("--documents corpus_prep/documents --no-history")
+    assert "--store" not in commands.chat_command(store, None, "int8", "", ["--no-tools"])
+    with pytest.raises(UserError, match=r"no model 'int5' \(did you mean 'int"):
+        commands.chat_command(store, None, "int5", "", [])
