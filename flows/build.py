@@ -135,17 +135,18 @@ class Build:
         if self.only is not None and spec.name in self.only:
             return self._kept(spec, self.only[spec.name])
         known = {name: artifact.manifest for name, artifact in self.artifacts.items()}
+        clock = time.monotonic()
         planned = await asyncio.to_thread(plan_stage, spec, self.settings, known, self.store)
         if planned.outcome == "HIT" and planned.artifact is not None:
-            return self._hit(spec, planned.artifact)
+            return self._hit(spec, planned.artifact, seconds=time.monotonic() - clock)
         if planned.outcome == "TRUST" and planned.artifact is not None and planned.key is not None:
             return self._trust(planned)
         return await self._run(planned, on_event)
 
-    def _hit(self, spec: StageSpec, artifact: Artifact, note: str = "") -> Artifact:
+    def _hit(self, spec: StageSpec, artifact: Artifact, note: str = "", seconds: float = 0.0) -> Artifact:
         self.artifacts[spec.name] = artifact
         key = artifact.manifest.fingerprint
-        self._note(spec, "hit", (note,) if note else (), key, artifact.manifest.provenance.seconds, "")
+        self._note(spec, "hit", (note,) if note else (), key, seconds, "")
         self.audience.finished(spec.name, "HIT", 0.0, f"{key}  {note}".rstrip())
         self._tell_overall()
         return artifact

@@ -93,8 +93,5 @@ def _rate(event: Mapping[str, Any]) -> str:
     per_second = event.get("per_second")
     if not per_second or any(name.endswith("_per_second") for name in event.get("info", {})):
         return ""
-    return (
-        f"  {per_second:,.0f} {event['unit']}/s"
-        if per_second >= 100
-        else f"  {per_second:.2g} {event['unit']}/s"
-    )
+    rate = f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"
+    return f"  {rate} {event['unit']}/s"
