@@ -10,10 +10,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from stages.agent_smoke.agent_loop import Episode
 from stages.whitebox.intervals import wilson_interval
+from stages.whitebox.tool_results import title_of_search
 
 PHRASINGS = ("seen", "unseen")
 
@@ -73,10 +75,10 @@ class Verdict:
 def judge(scenario: Scenario, episode: Episode) -> Verdict:
     """Compare.
 
-    tool_right: the same tools in the same order; exact_calls: with the same arguments, too.
+    tool_right: the same tools in the same order; exact_calls: with the same arguments, too (`calls_wanted`).
     success: the answer is right; where none in particular is expected, the calls must be exact.
     """
-    expected = list(scenario.expected_calls)
+    expected = calls_wanted(scenario, episode)
     made = [call["name"] if call else None for call in episode.calls]
     tool_right = made == [call["name"] for call in expected]
     exact = tool_right and [call["arguments"] for call in episode.calls if call] == [
@@ -86,6 +88,22 @@ def judge(scenario: Scenario, episode: Episode) -> Verdict:
     answer_right = answered and contains(episode.answer, scenario.expected_answer)
     success = answer_right and (exact or bool(scenario.expected_answer))
     return Verdict(scenario, episode, tool_right, exact, answer_right, success)
+
+
+def calls_wanted(scenario: Scenario, episode: Episode) -> list[dict[str, Any]]:
+    """The calls that do what the request says, given what the tools answered in this episode.
+
+    "Search for X and look up the best hit" wants a look-up of the hit that came back. Where the search finds
+    another document than the scenario has in mind, that is the search's mistake: the calls can still be
+    right, and the answer is not.
+    """
+    results = [step.result for step in episode.steps if step.call is not None]
+    wanted = [dict(call) for call in scenario.expected_calls]
+    for number, (earlier, call) in enumerate(pairwise(wanted)):
+        names_a_hit = earlier["name"] == "search" and call["name"] == "lookup"
+        if names_a_hit and call["arguments"]["symbol"] not in scenario.prompt and number < len(results):
+            call["arguments"] = {"symbol": title_of_search(results[number])}
+    return wanted
 
 
 def contains(answer: str, expected: str) -> bool:

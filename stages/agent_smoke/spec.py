@@ -16,7 +16,7 @@ class AgentSmokeConfig(StageConfig):
 
     minimum_success_fraction: float = Field(default=0.5, ge=0.0, le=1.0)
     """The stage fails when fewer scenarios with seen phrasings succeed; 0 only reports."""
-    max_scenarios: int = Field(default=96, ge=1)
+    max_scenarios: int = Field(default=160, ge=1)
     """At most so many scenarios run, taken in turn from each family and phrasing."""
     max_steps: int = Field(default=5, ge=1)
     """Turns that the model may take for one scenario, tool calls and the answer together."""

@@ -15,7 +15,7 @@ from stages.whitebox.tool_results import calculate, search_result
 
 CALCULATOR = ToolSignature("calculator", (Argument("expression", Arithmetic(), 64),))
 LOOKUP = ToolSignature("lookup", (Argument("symbol", IdentifierPath(), 96),))
-SEARCH = ToolSignature("search", (Argument("query", JsonText(), 120),))
+SEARCH = ToolSignature("search", (Argument("query", JsonText(trimmed=True), 120),))
 
 ERROR = "error: "
 """What every result begins with that is no answer, so that the model can tell."""

@@ -51,7 +51,7 @@ class CorpusPrepConfig(StageConfig):
     """Benchmark questions made from held-out documents."""
     max_questions_per_source: int = Field(default=200, ge=1)
     """Most questions to take of each file of benchmark_sources."""
-    num_scenarios: int = Field(default=40, ge=5)
+    num_scenarios: int = Field(default=80, ge=5)
     """Agent scenarios with phrasings that training has seen, and as many with phrasings that it has not."""
     seed: int = 0
     """Seed of everything that is drawn."""

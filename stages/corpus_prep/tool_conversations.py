@@ -232,7 +232,8 @@ def _is_askable(entry: Entry) -> bool:
     )
 
 
-_PLAIN_QUERY = re.compile(r"[A-Za-z][A-Za-z0-9 ,'/-]*\Z")
+_PLAIN_QUERY = re.compile(r"[A-Za-z][A-Za-z0-9,'/-]*(?: [A-Za-z0-9][A-Za-z0-9,'/-]*)*\Z")
+"""Words as people type them: no lone dash, no double space."""
 
 
 def _query_of(entry: Entry) -> str:

@@ -86,6 +86,7 @@ def trainer_settings(
     return TrainerSettings(
         total_steps=total_steps,
         learning_rate=learning_rate,
+        matrix_learning_rate=config.matrix_learning_rate if config.optimizer == "muon" else None,
         warmup_steps=round(config.warmup_fraction * total_steps),
         decay_fraction=1.0,
         weight_decay=config.weight_decay,

@@ -33,8 +33,12 @@ class SftConfig(StageConfig):
     """Tokens of one update, padding included; "auto" follows from the length of the training."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Rows in memory at once; lower it when memory runs out, the result stays the same to rounding."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Of the layers' matrices; Muon suits a base model that Muon trained (stages/sft/README.md)."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
-    """Peak learning rate; "auto" is 2e-3 at width 256 and falls with the width, as muP would have it."""
+    """AdamW's peak; "auto" is 2e-3 at width 256 and falls with the width, as muP would have it."""
+    matrix_learning_rate: PositiveFloat = 0.015
+    """Muon's peak: the length of an update, whatever the width."""
     warmup_fraction: Fraction = 0.05
     """Share of the steps in which the learning rate rises to its peak; then it falls linearly."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1

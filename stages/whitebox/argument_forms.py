@@ -50,15 +50,19 @@ class JsonText:
 
     Control characters must be escaped, overlong forms and encoded surrogates are refused, and an escaped
     high surrogate must be followed by an escaped low one: what passes has a UTF-8 form of its own.
+
+    trimmed: it may not begin with a space. A word in a sentence comes with the space before it as one token,
+    so a small model that copies it tends to copy the space as well.
     """
 
+    trimmed: bool = False
     start: ClassVar[TextState] = TextState("first")
     inside: ClassVar[TextState] = TextState("any")
 
     def advance(self, state: TextState, byte: int) -> TextState | None:
         """See `ArgumentForm`."""
         if state.wait in ("first", "any"):
-            return self._character(byte)
+            return None if self.trimmed and state.wait == "first" and byte == 0x20 else self._character(byte)
         if state.wait == "continuation":
             return self._continuation(state, byte)
         if state.wait == "escape":
@@ -72,7 +76,7 @@ class JsonText:
         """See `ArgumentForm`."""
         if state.wait == "continuation":
             return bytes([state.low]) + b"\x80" * state.more
-        return _TEXT_CLOSINGS[state.wait]
+        return b"-" if self.trimmed and state.wait == "first" else _TEXT_CLOSINGS[state.wait]
 
     def _character(self, byte: int) -> TextState | None:
         if byte == 0x5C:

@@ -121,6 +121,12 @@ def join_search(title: str, sentence: str) -> str:
     return f"{title}: {sentence}" if sentence else title
 
 
+def title_of_search(result: str) -> str:
+    """The title in a search result as `join_search` writes it; "" where there is none."""
+    title, separator, _ = result.partition(": ")
+    return title if separator else ""
+
+
 def without_title(title: str, text: str) -> str:
     """The text without a first line that only repeats the title, as encyclopedias write it."""
     head, _, rest = text.lstrip().partition("\n")

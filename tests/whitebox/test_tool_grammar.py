@@ -27,7 +27,7 @@ from stages.whitebox.tool_grammar import (
 TOOLS = (
     ToolSignature("calculator", (Argument("expression", Arithmetic(), 40),)),
     ToolSignature("lookup", (Argument("symbol", IdentifierPath(), 48),)),
-    ToolSignature("search", (Argument("query", JsonText(), 48),)),
+    ToolSignature("search", (Argument("query", JsonText(trimmed=True), 48),)),
 )
 CONTROL = ["<unk>", "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"]
 SAMPLE = (
@@ -245,6 +245,12 @@ JSON_BITS = st.sampled_from(
 @given(st.one_of(st.binary(max_size=12), st.lists(JSON_BITS, max_size=6).map(b"".join)))
 def test_json_text_accepts_what_pythons_json_accepts(body: bytes) -> None:
     assert accepts(JsonText(), body) == json_accepts(body)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.binary(max_size=6), st.lists(JSON_BITS | st.just(b" "), max_size=6).map(b"".join)))
+def test_trimmed_text_is_any_text_that_begins_with_no_space(body: bytes) -> None:
+    assert accepts(JsonText(trimmed=True), body) == (json_accepts(body) and not body.startswith(b" "))
 
 
 @pytest.mark.parametrize("first", ["0000", "00e9", "cfff", "D7FF", "d800", "dbff", "dc00", "dfff", "e000"])

@@ -49,6 +49,42 @@ def test_verdicts(expected: Scenario, done: Episode, wanted: tuple[bool, ...]) -
     assert flags(judge(expected, done)) == wanted
 
 
+SEARCH = {"name": "search", "arguments": {"query": "joins two paths"}}
+WANTED_HIT = {"name": "lookup", "arguments": {"symbol": "os.path.join"}}
+OTHER_HIT = {"name": "lookup", "arguments": {"symbol": "posixpath.join"}}
+
+
+def searched(result: str, lookup: dict[str, Any], answer: str) -> Episode:
+    steps = [Step("", SEARCH, result, 9, "called"), Step("", lookup, "join(a, *p) — Joins.", 9, "called")]
+    return Episode("", [*steps, Step(answer, None, "", 4, "answered")], "answered")
+
+
+@pytest.mark.parametrize(
+    ("found", "looked_up", "exact"),
+    [
+        ("os.path.join: Joins two paths.", WANTED_HIT, True),
+        ("posixpath.join: Joins.", OTHER_HIT, True),
+        ("posixpath.join: Joins.", WANTED_HIT, False),
+        ("os.path.join: Joins two paths.", OTHER_HIT, False),
+        ("error: nothing found", WANTED_HIT, False),
+    ],
+)
+def test_looking_up_the_best_hit_is_looking_up_what_was_found(
+    found: str, looked_up: dict[str, Any], exact: bool
+) -> None:
+    prompt = "Search for joins two paths and look up the best hit."
+    expected = Scenario("s1", "multi_step", "seen", prompt, (SEARCH, WANTED_HIT), "Joins two")
+    verdict = judge(expected, searched(found, looked_up, "Found: something else"))
+    assert verdict.exact_calls is exact
+    assert not verdict.success  # the answer is judged by what was asked for, whatever the search gave
+
+
+def test_a_named_symbol_is_expected_whatever_was_found() -> None:
+    prompt = "Search for joins two paths and look up os.path.join."
+    expected = Scenario("s1", "multi_step", "seen", prompt, (SEARCH, WANTED_HIT), "Joins two")
+    assert not judge(expected, searched("posixpath.join: Joins.", OTHER_HIT, "Joins two paths")).exact_calls
+
+
 @pytest.mark.parametrize(
     ("answer", "expected", "wanted"),
     [

@@ -55,3 +55,7 @@ def test_steps_follow_from_epochs_unless_limited(base_model: Any) -> None:
     assert settings.learning_rate == pytest.approx(2e-3 * 256 / 32)
     limited = trainer_settings(SftConfig(max_steps=7, learning_rate=1e-4), model, rows_of(100), 4, 2, CPU)
     assert (limited.total_steps, limited.learning_rate) == (7, 1e-4)
+    assert settings.matrix_learning_rate is None
+    muon = trainer_settings(SftConfig(optimizer="muon"), model, rows_of(100), 4, 2, CPU)
+    assert muon.matrix_learning_rate == SftConfig().matrix_learning_rate
+    assert {type(optimizer).__name__ for optimizer in muon.build_optimizers(model)} == {"Muon", "AdamW"}
