@@ -15,7 +15,7 @@ from stages.whitebox.model import CausalLM
 from stages.whitebox.tokenizer import Tokenizer
 from stages.whitebox.trainer import TrainerSettings
 
-LEARNING_RATE_AT_WIDTH_256 = 5e-5
+LEARNING_RATE_AT_WIDTH_256 = 2.5e-5
 
 
 def open_model(inputs: Mapping[str, Path], device: torch.device) -> tuple[Tokenizer, CausalLM]:

@@ -30,7 +30,7 @@ class DpoConfig(StageConfig):
     micro_batch_pairs: PositiveInt = 16
     """Pairs in memory at once; lower it when memory runs out, the result stays the same to rounding."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
-    """Peak learning rate; "auto" is 5e-5 at width 256 and falls with the width. 3e-4 has ruined models."""
+    """Peak learning rate; "auto" is 2.5e-5 at width 256 and falls with the width. 3e-4 has ruined models."""
     warmup_fraction: Fraction = 0.1
     """Share of the steps in which the learning rate rises to its peak; then it falls linearly."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
