@@ -85,6 +85,18 @@ def test_same_ids_on_periodic_texts(seed: int) -> None:
         check_same("".join(draw.choices("ab", [3, 1], k=draw.randint(3, 40))), tokenizer, other)
 
 
+@pytest.mark.parametrize("separator", [" ", "\n"])
+def test_spaces_that_the_corpus_does_not_have(separator: str) -> None:
+    """Single spaces between words only, or none at all: a lone space still has a piece of its own."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdef", k=draw.randint(1, 9))) for _ in range(2000)]
+    tokenizer = Tokenizer(train_sentencepiece([separator.join(words)], 420, 1.0))
+    other = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(tokenizer)))
+    for text in (" ", "  ", "a b", "a  b", " a   bc ", "x \n y"):
+        check_same(text, tokenizer, other)
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
 CONVERSATIONS: list[list[dict[str, Any]]] = [
     [
         {"role": "system", "content": "be\n nice"},
