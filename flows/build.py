@@ -212,10 +212,13 @@ class Build:
         return artifact
 
     def _runs_beside_an_earlier_one(self, spec: StageSpec) -> bool:
-        """Whether a stage further up in the chain, which `spec` does not wait for, is still to end."""
+        """Whether a stage that trains, which `spec` does not wait for, stands before it and is still to end.
+
+        Beside a short stage nothing gives way: priority that was given up cannot be taken back.
+        """
         names = [each.name for each in self.specs]
-        earlier = set(names[: names.index(spec.name)]) - self.outcomes.keys()
-        return bool(earlier - upstream(spec.name, self.specs))
+        earlier = {each.name for each in self.specs[: names.index(spec.name)] if each.gpu != "none"}
+        return bool(earlier - self.outcomes.keys() - upstream(spec.name, self.specs))
 
     def _tell_overall(self) -> None:
         self.audience.overall(self.forecast.describe())

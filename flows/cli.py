@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from flows.records import earlier_run, find_artifact, read_record
 from flows.settings import DEFAULT_PRESET, build_settings
 from flows.show import show_artifact
 from flows.store_use import alone
-from stages.runtime.errors import GlassworksError
+from stages.runtime.errors import GlassworksError, UserError
 from stages.runtime.events import format_seconds
 from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.store import Store
@@ -166,7 +167,8 @@ def chat(
     compare: Annotated[str, typer.Option(help="Answer with several, such as base,dpo,int4.")] = "",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Talk to the assistant. Other options go to it: --prompt TEXT, --no-tools."""
+    """Talk to the assistant. It also takes --prompt TEXT ..., --history, --no-tools, --temperature T,
+    --max-new-tokens N and --max-steps N."""
     place = Store(store)
     command = chat_command(place, run, model, compare, context.args)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the chat has the terminal: Ctrl-C stops its answer
@@ -197,7 +199,7 @@ def ui(
 @app.command()
 def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it, not only list it.")] = False,
-    keep: Annotated[int, typer.Option(help="How many of the newest runs to keep whole.")] = 5,
+    keep: Annotated[int, typer.Option(min=0, help="How many of the newest runs to keep whole.")] = 5,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """List what the store can drop: nothing that a kept run or a ref uses."""
@@ -229,6 +231,8 @@ def pin(
 ) -> None:
     """Give a run a name; gc keeps what it uses."""
     place = Store(store)
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"{name!r} is no name", hint="letters, digits, _ - and . only, such as good-one")
     record = read_record(place, run)
     ref = place.root / "refs" / name
     ref.parent.mkdir(parents=True, exist_ok=True)

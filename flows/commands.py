@@ -96,7 +96,10 @@ def _tell_end(build: Build, terminal: Terminal, failure: GlassworksError | None)
     if failure is not None:
         terminal.say(f"\nerror: {failure}")
     if record.status != "completed":
-        terminal.say(f"{record.status}; the same command goes on from here: {build.command}")
+        again = (
+            "when that is mended, the same command" if isinstance(failure, UserError) else "the same command"
+        )
+        terminal.say(f"{record.status}; {again} goes on from here: {build.command}")
     terminal.say(f"report: {build.store.root / 'runs' / record.run_id / 'report.html'}")
 
 

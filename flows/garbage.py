@@ -25,7 +25,8 @@ def find_garbage(store: Store, keep_runs: int) -> list[Garbage]:
     """What neither the newest `keep_runs` runs, nor the newest that completed, nor a ref need. Only looks."""
     kept_runs = set(run_ids(store)[-keep_runs:]) if keep_runs else set()
     kept_runs |= _newest_completed(store)
-    kept_runs |= {path.read_text(encoding="utf-8").strip() for path in (store.root / "refs").glob("*")}
+    refs = (path for path in (store.root / "refs").rglob("*") if path.is_file())
+    kept_runs |= {path.read_text(encoding="utf-8").strip() for path in refs}
     used = {
         (stage.name, stage.fingerprint)
         for run_id in run_ids(store)

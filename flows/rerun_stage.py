@@ -14,7 +14,7 @@ from flows.build_llm import run_build
 from flows.plan import downstream
 from flows.records import earlier_run
 from flows.report.record import RunRecord
-from flows.settings import known_stage, settings_of_run
+from flows.settings import known_stage, parse_change, settings_of_run
 from flows.terminal import Terminal
 from stages.catalog import STAGES
 from stages.runtime.errors import UserError
@@ -65,6 +65,13 @@ def rerun_build(
     """The build of a rerun: everything that is not rerun is taken as the earlier run had it."""
     known_stage(stage)
     rerun = {stage} | (downstream(stage) if with_downstream else set())
+    for change in changes:
+        changed, _, _ = parse_change(change)
+        if changed not in rerun:
+            raise UserError(
+                f"--set {change} changes {changed}, which this rerun leaves as it was",
+                hint=f"rerun {changed}, or add --with-downstream where it follows {stage}",
+            )
     settings = settings_of_run(record, changes, force=rerun)
     kept = _kept(store, record, rerun)
     return Build(store, settings, terminal, command, only=kept)

@@ -63,7 +63,7 @@ class Conversation:
 
     def _answer(self, partner: Partner, question: str) -> None:
         terminal, options = self.terminal, self.options
-        before = [] if options.no_history else list(partner.history)
+        before = list(partner.history) if options.history else []
         partner.history = list(before)
         partner.history.append({"role": "user", "content": question})
         make_room(partner, options.max_new_tokens)
@@ -156,7 +156,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--documents", type=Path, help="documents part: what lookup looks in")
     parser.add_argument("--store", type=Path, help="vector store part: what search searches")
     parser.add_argument("--prompt", nargs="+", default=[], help="ask these questions and leave")
-    parser.add_argument("--no-history", action="store_true", help="each question is a new conversation")
+    parser.add_argument(
+        "--history",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="remember earlier questions; off, because by default it is taught conversations of one question",
+    )
     parser.add_argument("--no-tools", action="store_true", help="the model can only talk")
     parser.add_argument(
         "--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)"

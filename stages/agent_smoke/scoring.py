@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from stages.agent_smoke.agent_loop import Episode
+from stages.agent_smoke.toolbox import ERROR
 from stages.whitebox.intervals import wilson_interval
 from stages.whitebox.tool_results import title_of_search
 
@@ -102,7 +103,8 @@ def calls_wanted(scenario: Scenario, episode: Episode) -> list[dict[str, Any]]:
     for number, (earlier, call) in enumerate(pairwise(wanted)):
         names_a_hit = earlier["name"] == "search" and call["name"] == "lookup"
         if names_a_hit and call["arguments"]["symbol"] not in scenario.prompt and number < len(results):
-            call["arguments"] = {"symbol": title_of_search(results[number])}
+            found = results[number]
+            call["arguments"] = {"symbol": "" if found.startswith(ERROR) else title_of_search(found)}
     return wanted
 
 

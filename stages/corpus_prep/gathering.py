@@ -77,9 +77,15 @@ class Gatherer:
         if self.cleaner.num_kept == 0:
             raise UserError(
                 "corpus_prep found no document that it could keep",
-                hint=f"reasons: {dict(self.funnel.reasons) or 'the sources are empty'}; see the rejects",
+                hint=f"dropped: {self._why()}" if self.funnel.reasons else "the sources are empty",
             )
         return self.result
+
+    def _why(self) -> str:
+        """`too_short (quality) 3, bad_json (records) 1`."""
+        return ", ".join(
+            f"{reason} ({step}) {n:,}" for (step, reason), n in self.funnel.reasons.most_common()
+        )
 
     def _harvest(self) -> None:
         packages = harvested_packages(self.config.packages)

@@ -120,22 +120,41 @@ def batch_of(pairs: Pairs, picked: Sequence[int], pad_id: int) -> dict[str, Tens
     return {"ids": ids_BxT, "targets": targets_BxT}
 
 
+def largest_part(whole: int, limit: int) -> int:
+    """The largest divisor of `whole` that is not above `limit`."""
+    return next(part for part in range(min(whole, limit), 0, -1) if whole % part == 0)
+
+
 class PairBatches:
-    """Pairs in a new order each epoch; pairs of similar length share a batch, to save padding.
+    """Pairs in a new order each epoch; pairs of similar length share an update, to save padding.
+
+    Which pairs make an update follows from `update_pairs` and the seed alone. A micro batch is the largest
+    equal part of one that has at most `micro_batch_pairs`.
 
     Adds "reference_chosen" and "reference_rejected" (P float32) to what `batch_of` gives.
     """
 
-    SORTED_BATCHES = 16  # so many batches of pairs are sorted by length and then shuffled again
+    SORTED_UPDATES = 8  # so many updates' pairs are sorted by length and then shuffled again
 
-    def __init__(self, pairs: Pairs, reference_2xP: Tensor, batch_size: int, pad_id: int, seed: int) -> None:
+    def __init__(
+        self,
+        pairs: Pairs,
+        reference_2xP: Tensor,
+        update_pairs: int,
+        pad_id: int,
+        seed: int,
+        micro_batch_pairs: int | None = None,
+    ) -> None:
         self.pairs, self.reference_2xP, self.pad_id, self.seed = pairs, reference_2xP, pad_id, seed
-        self.batch_size = min(batch_size, len(pairs))
-        self.batches_per_epoch = len(pairs) // self.batch_size
+        self.update_pairs = min(update_pairs, len(pairs))
+        self.batch_size = largest_part(self.update_pairs, micro_batch_pairs or self.update_pairs)
+        self.updates_per_epoch = len(pairs) // self.update_pairs
+        self.batches_per_update = self.update_pairs // self.batch_size
+        self.batches_per_epoch = self.updates_per_epoch * self.batches_per_update
         self._drawn = 0
 
     def next_batch(self) -> dict[str, Tensor]:
-        """The next pairs; those that fill no batch of their epoch fall out, others each time."""
+        """The next pairs; those that fill no update of their epoch fall out, others each time."""
         epoch, place = divmod(self._drawn, self.batches_per_epoch)
         picked = self._order(epoch)[place]
         self._drawn += 1
@@ -163,13 +182,16 @@ class PairBatches:
         return self._batches
 
     def _shuffle(self, generator: np.random.Generator) -> list[list[int]]:
-        order = generator.permutation(len(self.pairs))[: self.batches_per_epoch * self.batch_size].tolist()
-        window = self.SORTED_BATCHES * self.batch_size
+        order = generator.permutation(len(self.pairs))[: self.updates_per_epoch * self.update_pairs].tolist()
+        window = self.SORTED_UPDATES * self.update_pairs
         alike: list[int] = []
         for start in range(0, len(order), window):
             alike += sorted(order[start : start + window], key=lambda i: (self._length(i), i))
-        batches = [alike[start : start + self.batch_size] for start in range(0, len(alike), self.batch_size)]
-        return [batches[i] for i in generator.permutation(len(batches)).tolist()]
+        size = self.batch_size
+        batches = [alike[start : start + size] for start in range(0, len(alike), size)]
+        updates = generator.permutation(self.updates_per_epoch).tolist()
+        parts = range(self.batches_per_update)
+        return [batches[update * self.batches_per_update + part] for update in updates for part in parts]
 
     def _length(self, pair: int) -> int:
         return max(len(self.pairs.chosen[pair].ids), len(self.pairs.rejected[pair].ids))

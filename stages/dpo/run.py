@@ -41,7 +41,12 @@ def run(
         watch.reference_2xP = _reference("validation", held_out, watch, session)
         before = watch.measure()
         batches = PairBatches(
-            pairs["train"], reference_2xP, config.micro_batch_pairs, tokenizer.pad_id, config.seed
+            pairs["train"],
+            reference_2xP,
+            config.batch_pairs,
+            tokenizer.pad_id,
+            config.seed,
+            config.micro_batch_pairs,
         )
         settings = trainer_settings(config, model, batches, device.compute_dtype)
         watch.total_steps = settings.total_steps

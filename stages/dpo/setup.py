@@ -44,8 +44,7 @@ def trainer_settings(
     config: DpoConfig, model: CausalLM, batches: PairBatches, compute_dtype: torch.dtype
 ) -> TrainerSettings:
     """Everything that the trainer has to know."""
-    accumulation_steps = max(1, round(config.batch_pairs / batches.batch_size))
-    total_steps = max(1, math.ceil(config.epochs * batches.batches_per_epoch / accumulation_steps))
+    total_steps = max(1, math.ceil(config.epochs * batches.updates_per_epoch))
     learning_rate = config.learning_rate
     if learning_rate == "auto":
         learning_rate = LEARNING_RATE_AT_WIDTH_256 * 256 / model.config.hidden_size
@@ -56,7 +55,7 @@ def trainer_settings(
         decay_fraction=1.0,
         weight_decay=config.weight_decay,
         grad_clip=config.grad_clip,
-        accumulation_steps=accumulation_steps,
+        accumulation_steps=batches.batches_per_update,
         seed=config.seed,
         compute_dtype=compute_dtype,
         evaluate_every_steps=math.ceil(total_steps / config.evaluations),

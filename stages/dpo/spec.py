@@ -28,7 +28,7 @@ class DpoConfig(StageConfig):
     batch_pairs: PositiveInt = 32
     """Pairs of one update."""
     micro_batch_pairs: PositiveInt = 16
-    """Pairs in memory at once; lower it when memory runs out, the result stays the same to rounding."""
+    """Most pairs in memory at once; lower it when memory runs out, the result stays the same to rounding."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
     """Peak learning rate; "auto" is 2.5e-5 at width 256 and falls with the width. 3e-4 has ruined models."""
     warmup_fraction: Fraction = 0.1

@@ -33,9 +33,23 @@ class EventLog:
         line = json.dumps(_finite(record), ensure_ascii=False)
         self._file.write(line + "\n")
         self._file.flush()
+        self._show(record, line)
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Show an event and do not keep it: what is said before the artifact is ours to build."""
+        record = {"event": event, "time": round(time.time(), 3), **fields}
+        self._show(record, json.dumps(_finite(record), ensure_ascii=False))
+
+    def _show(self, record: dict[str, Any], line: str) -> None:
         text = line if self._as_json else describe(record)
         if text:
             print(text, file=self._stream, flush=True)
+
+    def reopen(self) -> None:
+        """Open the file anew: whoever held the artifact's lock before may have removed it with its folder."""
+        self._file.close()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a", encoding="utf-8")
 
     def restart(self) -> None:
         """Forget what an earlier attempt wrote that left nothing to go on from."""

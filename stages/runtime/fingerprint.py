@@ -107,7 +107,12 @@ def _data_files(entry: Path | None) -> list[Path]:
     if entry is None:
         return []
     folder = entry.parent
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix not in _NOT_CODE)
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not _is_left_over(p))
+
+
+def _is_left_over(path: Path) -> bool:
+    """Bytecode, documentation, and what an editor leaves: swap files, backups."""
+    return path.suffix in _NOT_CODE or path.name.startswith((".", "#")) or path.name.endswith("~")
 
 
 def import_closure(module: str, repository: Path = REPOSITORY) -> set[Path]:

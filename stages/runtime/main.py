@@ -131,7 +131,12 @@ def _build(program: Program) -> None:
     inputs = _parse_inputs(spec, program.options.input)
     entries = {role: _check_input(spec.reads[role], role, folder) for role, folder in inputs.items()}
     lock = program.work.with_name(program.work.name + ".lock")
-    with exclusive(lock, program.session.log, program.session.should_stop):
+
+    def on_wait(message: str) -> None:
+        program.log.tell("log", level="warning", message=message)
+
+    with exclusive(lock, on_wait, program.session.should_stop):
+        program.log.reopen()
         key = key_parts(spec, config, {role: entry.digest for role, entry in entries.items()})
         _check_expectation(program, fingerprint(key))
         if not program.options.force and _is_built(program.output, fingerprint(key)):

@@ -8,6 +8,7 @@ STORE/refs/<name>                        a run id pinned by name
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -152,7 +153,8 @@ class Store:
         (staged / MANIFEST_NAME).unlink()  # a hard link: writing through it would change the original
         folder = self.artifact_dir(key.stage, manifest.fingerprint)
         commit(staged, folder, manifest)
-        shutil.rmtree(staged.parent, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: somebody builds it, and has checkpoints there
+            staged.parent.rmdir()
         return Artifact(folder, manifest)
 
     def resolve_part(self, folder: Path) -> tuple[Artifact, str]:

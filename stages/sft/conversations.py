@@ -80,7 +80,7 @@ def repeat_by_kind(chats: Chats, weights: Mapping[str, float]) -> list[RenderedC
     epoch: list[RenderedChat] = []
     for conversation_id, kind, rendered in zip(chats.ids, chats.kinds, chats.rendered, strict=True):
         weight = weights.get(kind, 1.0)
-        share = int.from_bytes(_hash(conversation_id), "big") / 2**64
+        share = int.from_bytes(_hash(f"share {conversation_id}"), "big") / 2**64
         epoch += [rendered] * (int(weight) + (share < weight % 1))
     return epoch
 

@@ -53,19 +53,22 @@ def choose_context(config: SftConfig, model: CausalLM, chats: Mapping[str, Chats
 def batch_shape(config: SftConfig, packed: PackedRows) -> tuple[int, int]:
     """Rows of a micro batch, and micro batches of one update.
 
+    A micro batch is the largest equal part of the update that fits, so the update is the same whatever fits.
     "auto" is the Step Law's 0.58 D^0.571 for D training tokens, Li et al. 2025, arXiv:2503.04715: a short
-    training needs many small updates.
+    training needs many small updates. It gives a power of two, which has parts of every size.
     """
     context_tokens = packed.ids_RxT.shape[1]
     batch_tokens = config.batch_tokens
     if batch_tokens == "auto":
         batch_tokens = round(0.58 * (config.epochs * packed.ids_RxT.size) ** 0.571)
     rows = max(1, round(batch_tokens / context_tokens))
+    if config.batch_tokens == "auto":
+        rows = 1 << round(math.log2(rows))
     micro = config.micro_batch_size
     if micro == "auto":
         micro = max(1, MICRO_BATCH_TOKENS // context_tokens)
-    parts = math.ceil(rows / min(micro, rows))
-    return math.ceil(rows / parts), parts
+    part = next(part for part in range(min(micro, rows), 0, -1) if rows % part == 0)
+    return part, rows // part
 
 
 def trainer_settings(

@@ -32,7 +32,7 @@ class SftConfig(StageConfig):
     batch_tokens: PositiveInt | Literal["auto"] = "auto"
     """Tokens of one update, padding included; "auto" follows from the length of the training."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Rows in memory at once; lower it when memory runs out, the result stays the same to rounding."""
+    """Most rows in memory at once; lower it when memory runs out, the result stays the same to rounding."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Of the layers' matrices; Muon suits a base model that Muon trained (stages/sft/README.md)."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"

@@ -101,8 +101,8 @@ def _largest_that_works(texts: Sequence[str], largest: int, character_coverage: 
 def _train(texts: Sequence[str], vocab_size: int, character_coverage: float) -> bytes:
     rare = rare_characters(texts, (vocab_size - NUM_FIXED_PIECES) // 2, character_coverage)
     counts = count_words(texts, rare)
-    # Without a piece of its own, which a corpus without runs of spaces gives no reason for, a lone space would be
-    # spelt with the bytes of SPACE_MARK, and come back as that.
+    # A corpus without runs of spaces gives no reason for a lone space; without a piece it would be spelt with
+    # the bytes of SPACE_MARK, and come back as that.
     counts.words.setdefault(" ", 1)
     return add_space_twins(_train_words(counts.words, vocab_size), counts, vocab_size)
 

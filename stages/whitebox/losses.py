@@ -36,6 +36,8 @@ def cross_entropy_sum(
         The sum (a float32 scalar, 0 where nothing is counted) and the number of counted tokens.
     """
     hidden_MxD, targets_M = _counted(hidden_BxTxD, targets_BxT)
+    if not torch.is_grad_enabled():
+        weight_VxD = weight_VxD.detach()  # a parameter asks for its gradient even where nobody wants one
     nats_sum = _CrossEntropySum.apply(hidden_MxD, weight_VxD, targets_M, chunk_tokens)
     return nats_sum, targets_M.numel()
 

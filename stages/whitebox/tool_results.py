@@ -122,9 +122,8 @@ def join_search(title: str, sentence: str) -> str:
 
 
 def title_of_search(result: str) -> str:
-    """The title in a search result as `join_search` writes it; "" where there is none."""
-    title, separator, _ = result.partition(": ")
-    return title if separator else ""
+    """The title in a search result as `join_search` writes it, with a sentence or without one."""
+    return result.partition(": ")[0]
 
 
 def without_title(title: str, text: str) -> str:

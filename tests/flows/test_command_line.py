@@ -86,12 +86,26 @@ def test_build_plan_change_rerun(glassworks: Any) -> None:
     assert "kept, although made from an earlier left" in rerun.stdout
     assert outcomes(glassworks)["second"] == "ran"
 
+    idle = glassworks("rerun", "second", "--set", "first.steps=9")
+    assert idle.returncode == 2
+    assert "--set first.steps=9 changes first, which this rerun leaves as it was" in idle.stdout + idle.stderr
+
+
+def test_names_of_runs(glassworks: Any) -> None:
+    assert glassworks("build").returncode == 0
+    for name in ("a/b", "../x", ""):
+        assert "is no name" in glassworks("pin", name).stderr
+    assert glassworks("pin", "good-one").returncode == 0
+    (glassworks.store / "refs" / "folder").mkdir()
+    assert glassworks("gc").returncode == 0
+    assert glassworks("gc", "--keep", "-1").returncode == 2
+
 
 def test_a_failure_is_explained_and_the_rest_goes_on(glassworks: Any) -> None:
     done = glassworks("build", "--set", "left.fault=user", "--set", "right.seconds=0.3")
     assert done.returncode == 2
     assert "left failed: the sand is wet: found water, expected sand\n  hint: dry it first" in done.stdout
-    assert "failed; the same command goes on from here: glassworks build" in done.stdout
+    assert "failed; when that is mended, the same command goes on from here: glassworks build" in done.stdout
     expected = {"first": "ran", "second": "ran", "left": "failed", "right": "ran", "last": "not reached"}
     assert outcomes(glassworks) == expected
     assert latest_record(Store(glassworks.store)).status == "failed"

@@ -132,6 +132,22 @@ def test_two_builds_at_once_make_it_once(fake_stage: Any, tmp_path: Path) -> Non
     assert "starting at" not in second_out
 
 
+def test_two_forced_builds_at_once_make_it_twice(fake_stage: Any, tmp_path: Path) -> None:
+    """The first removes the work folder that the second, waiting, is going to write to."""
+    output = tmp_path / "artifact"
+    first = fake_stage.start(output, slow(depth=8), "--force")
+    wait_for(lambda: started_counting(output))
+    second = fake_stage.start(output, slow(depth=8), "--force")
+    first.communicate(timeout=30)
+    second_out, _ = second.communicate(timeout=30)
+    assert (first.returncode, second.returncode) == (0, 0), second_out
+    assert "waiting for another build" in second_out
+    assert "starting at" in second_out
+    kept = [event["event"] for event in read_events(output / "events.jsonl")]
+    assert (kept[0], kept[-1]) == ("started", "finished")
+    assert "waiting" not in (output / "events.jsonl").read_text()
+
+
 def assert_refused(done: subprocess.CompletedProcess[str], code: int, *sentences: str) -> None:
     assert done.returncode == code, done.stderr
     for sentence in sentences:

@@ -107,6 +107,15 @@ def test_trusted_code_is_written_down(store: Store) -> None:
     assert store.find("fake", fingerprint(make_key(code="c0"))) == old
 
 
+def test_adopting_leaves_another_builds_checkpoints_alone(store: Store) -> None:
+    old, key = build(store, make_key(code="c0")), make_key(code="c1")
+    checkpoint = store.work_dir("fake", fingerprint(key)) / "checkpoints" / "done"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("7")
+    store.adopt(old, key)
+    assert checkpoint.read_text() == "7"
+
+
 def test_parts_are_resolved_to_their_artifact(store: Store) -> None:
     built = build(store, make_key())
     assert store.resolve_part(built.part("numbers")) == (built, "numbers")

@@ -146,3 +146,13 @@ def test_bits_per_byte() -> None:
     assert bits_per_byte(math.log(2) * 30, 10) == pytest.approx(3.0)
     with pytest.raises(ValueError, match="over 0 bytes"):
         bits_per_byte(1.0, 0)
+
+
+def test_without_gradients_a_parameter_gives_the_same_loss_and_no_graph() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(B, T, D), torch.nn.Parameter(torch.randn(V, D))
+    targets = torch.randint(0, V, (B, T))
+    expected, _ = cross_entropy_sum(hidden, weight, targets)
+    with torch.no_grad():
+        found, _ = cross_entropy_sum(hidden, weight, targets)
+    assert torch.equal(found, expected) and not found.requires_grad and expected.requires_grad

@@ -96,13 +96,25 @@ def test_ctrl_c_while_loading_leaves_quietly(talk: Talk, monkeypatch: pytest.Mon
 
 
 def test_history_is_kept_and_reset(trained: Path, documents: Path) -> None:
-    options = chat.parse_arguments(["--model", str(trained), "--documents", str(documents)])
+    options = chat.parse_arguments(
+        ["--model", str(trained), "--documents", str(documents), "--history", "--max-new-tokens", "48"]
+    )
     conversation = chat.open_conversation(options, Terminal(io.StringIO(), io.StringIO()))
     conversation.follow(iter(["What is 2+3?"]))
     (partner,) = conversation.partners
     assert [message["role"] for message in partner.history] == ["user", "assistant", "tool", "assistant"]
+    conversation.follow(iter(["What is 2+3?"]))
+    assert [message["role"] for message in partner.history].count("user") == 2
     conversation.follow(iter(["/reset"]))
     assert partner.history == []
+
+
+def test_without_history_each_question_stands_alone(trained: Path, documents: Path) -> None:
+    options = chat.parse_arguments(["--model", str(trained), "--documents", str(documents)])
+    conversation = chat.open_conversation(options, Terminal(io.StringIO(), io.StringIO()))
+    conversation.follow(iter(["What is 2+3?", "What is 2+3?"]))
+    (partner,) = conversation.partners
+    assert [message["role"] for message in partner.history].count("user") == 1
 
 
 def test_an_interrupted_answer_is_taken_back(trained: Path, documents: Path) -> None:

@@ -83,6 +83,18 @@ def test_a_saved_place_goes_on_the_same() -> None:
         PairBatches(many_pairs(40), torch.zeros(2, 40), 8, 3, seed=1).load_state_dict(first.state_dict())
 
 
+@pytest.mark.parametrize(("micro", "size"), [(32, 12), (12, 12), (11, 6), (5, 4), (1, 1)])
+def test_an_update_is_the_same_pairs_whatever_fits_at_once(micro: int, size: int) -> None:
+    reference = torch.arange(100.0).view(2, 50)
+    whole = PairBatches(many_pairs(50), reference, 12, 3, seed=0)
+    parts = PairBatches(many_pairs(50), reference, 12, 3, seed=0, micro_batch_pairs=micro)
+    assert (parts.batch_size, parts.batches_per_update) == (size, 12 // size)
+    for _ in range(9):
+        expected = whole.next_batch()["reference_chosen"]
+        found = torch.cat([parts.next_batch()["reference_chosen"] for _ in range(parts.batches_per_update)])
+        assert torch.equal(found, expected)
+
+
 def test_fewer_pairs_than_a_batch_still_train() -> None:
     batches = PairBatches(many_pairs(3), torch.zeros(2, 3), 8, 3, seed=0)
     assert batches.next_batch()["ids"].shape[0] == 6

@@ -64,6 +64,25 @@ def test_weights_repeat_conversations() -> None:
     assert repeat_by_kind(chats, {}) == chats.rendered
 
 
+def test_weights_hold_among_drawn_conversations(tmp_path: Path, base_model: Any) -> None:
+    """Which conversations are drawn says nothing about which of them are repeated."""
+    message = {"role": "user", "content": "hi", "tool_calls": ""}
+    answer = {"role": "assistant", "content": "hello", "tool_calls": ""}
+    rows = [
+        {
+            "conversation_id": f"c{number}",
+            "source": "test",
+            "kind": "qa",
+            "split": "train" if number else "validation",
+            "messages": [message, answer],
+        }
+        for number in range(801)
+    ]
+    write_part(tmp_path, CONVERSATIONS, rows)
+    drawn = read_chats(tmp_path, base_model.tokenizer, 400)["train"]
+    assert 150 <= len(repeat_by_kind(drawn, {"qa": 0.5})) <= 250
+
+
 def test_head_keeps_even_distances() -> None:
     assert chats_of(["qa"] * 9).head(3).ids == ["c0", "c4", "c8"]
     assert len(chats_of(["qa"] * 2).head(3)) == 2

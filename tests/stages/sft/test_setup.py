@@ -44,8 +44,8 @@ def test_short_trainings_have_small_updates() -> None:
 
 
 def test_small_micro_batches_make_up_the_same_update() -> None:
-    config = SftConfig(batch_tokens=640, micro_batch_size=4)
-    assert batch_shape(config, rows_of(100)) == (4, 3)
+    for micro, expected in ((16, (10, 1)), (8, (5, 2)), (5, (5, 2)), (4, (2, 5)), (3, (2, 5)), (1, (1, 10))):
+        assert batch_shape(SftConfig(batch_tokens=640, micro_batch_size=micro), rows_of(100)) == expected
 
 
 def test_steps_follow_from_epochs_unless_limited(base_model: Any) -> None:
