@@ -46,15 +46,15 @@ def build_command(store: Store, settings: BuildSettings, until: str | None) -> i
 
 
 def rerun_command(
-    store: Store, record: RunRecord, stage: str, with_downstream: bool, changes: list[str]
+    store: Store, record: RunRecord, stages: list[str], with_downstream: bool, changes: list[str], force: bool
 ) -> int:
-    """`glassworks rerun`: the same for one stage, or it and what follows."""
+    """`glassworks rerun`: the same for some stages, or them and what follows."""
 
     def prepare(terminal: Terminal) -> Build:
         from flows.rerun_stage import rerun_build
 
         command = shlex.join(["glassworks", *sys.argv[1:]])
-        return rerun_build(store, record, stage, with_downstream, changes, terminal, command)
+        return rerun_build(store, record, stages, with_downstream, changes, terminal, command, force)
 
     return _run_flow(store, prepare)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -53,11 +54,17 @@ def newest_with(store: Store, *stages: str) -> RunRecord:
     return latest_record(store)
 
 
-def earlier_run(store: Store, name: str | None, stage: str) -> RunRecord:
-    """The run to take a stage's inputs from: the one of that name, else the newest that has them all."""
-    known_stage(stage)
-    reads = {read.stage for spec in STAGES if spec.name == stage for read in spec.reads.values()}
-    return read_record(store, name) if name else newest_with(store, *sorted(reads))
+def earlier_run(store: Store, name: str | None, stages: Collection[str]) -> RunRecord:
+    """The run to take the stages' inputs from: the one of that name, else the newest that has them all."""
+    for stage in stages:
+        known_stage(stage)
+    return read_record(store, name) if name else newest_with(store, *sorted(needed_by(set(stages))))
+
+
+def needed_by(stages: Collection[str]) -> set[str]:
+    """The stages that these read from, themselves left out."""
+    reads = {read.stage for spec in STAGES if spec.name in stages for read in spec.reads.values()}
+    return reads - set(stages)
 
 
 def _made(store: Store, record: RunRecord, stage: str) -> Manifest | None:
