@@ -41,6 +41,7 @@ class Operations:
         prepare_prefect(store)
         self.store = store.root.resolve()
         self.home = Path(os.environ["PREFECT_HOME"]).resolve()
+        os.environ["PREFECT_HOME"] = str(self.home)  # services run in another folder
         self.book = ServiceBook(self.home)
         self._tell = say
 
@@ -176,13 +177,14 @@ class Operations:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
         command += ["--name", worker_name()]
         environment = _worker_environment(api.api_url, self.store)
+        before = _heartbeat(api)
         worker = self.book.start("worker", command, environment, about)
-        self._wait_for_worker(api, worker)
+        self._wait_for_worker(api, worker, before)
         self._say("worker", "started", f"pid {worker.pid}, pool {POOL}, store {self.store}")
 
-    def _wait_for_worker(self, api: PrefectRest, worker: Service) -> None:
+    def _wait_for_worker(self, api: PrefectRest, worker: Service, before: str) -> None:
         deadline = time.monotonic() + STARTUP_SECONDS
-        while f"Worker '{worker_name()}' started!" not in worker.last_words(50):
+        while _heartbeat(api) == before:
             if not worker.alive or time.monotonic() > deadline:
                 self._give_up(worker, "the worker did not start")
             time.sleep(POLL_SECONDS)
@@ -194,15 +196,18 @@ class Operations:
         api = PrefectRest(worker.about["api_url"])
         if not answers(api.api_url):
             return
-        for run in sorted(set(left_behind(worker).values()) - {""}):
-            api.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"}, force=True)
-            deadline = time.monotonic() + CANCELLED_WITHIN_SECONDS
-            while (state := api.get(f"/flow_runs/{run}")["state"])["type"] not in FINAL:
+        running = sorted(set(left_behind(worker).values()) - {""})
+        for run in running:
+            if api.get(f"/flow_runs/{run}")["state"]["type"] not in FINAL:
+                asked = {"type": "CANCELLING", "name": "Cancelling"}
+                api.post(f"/flow_runs/{run}/set_state", state=asked, force=True)
+        deadline = time.monotonic() + CANCELLED_WITHIN_SECONDS
+        for run in running:
+            while (now := api.get(f"/flow_runs/{run}"))["state"]["type"] not in FINAL:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(POLL_SECONDS)
-            name = api.get(f"/flow_runs/{run}")["name"]
-            self._say("run", state["name"].lower(), f"{name}; what it has done is kept")
+            self._say("run", now["state"]["name"].lower(), f"{now['name']}; what it has done is kept")
 
     def _stop_service(self, service: Service) -> None:
         ran = service.alive
@@ -215,6 +220,12 @@ class Operations:
 def worker_name() -> str:
     """One worker per host and pool; Prefect's pages show it by this name."""
     return f"glassworks on {socket.gethostname()}"
+
+
+def _heartbeat(api: PrefectRest) -> str:
+    """When our worker last said that it lives, by the server's clock."""
+    workers = api.post(f"/work_pools/{POOL}/workers/filter")
+    return next((str(w["last_heartbeat_time"]) for w in workers if w["name"] == worker_name()), "")
 
 
 def database_name(home: Path) -> str:
@@ -252,8 +263,6 @@ def _server_environment(home: Path, api_url: str, seen_url: str, port: int) -> d
     ours = {
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_UI_API_URL": os.environ.get("PREFECT_SERVER_UI_API_URL", seen_url),
-        # Prefect keeps leases in memory: a limit that was in use when the server died would be so for ever.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
     return client_environment(api_url) | ours
 

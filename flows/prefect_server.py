@@ -45,6 +45,8 @@ PREFECT_SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_CLI_COLORS": "false",
+    # In memory, as is Prefect's default, a limit that is in use when the server dies is so for ever.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 #: What only a server that stays has a use for.
@@ -54,7 +56,6 @@ UNUSED_SERVICES = (
     "CANCELLATION_CLEANUP",
     "PAUSE_EXPIRATIONS",
     "FOREMAN",
-    "REPOSSESSOR",
 )
 
 

@@ -39,6 +39,8 @@ class Service:
     """When the process began, as the kernel counts: with the pid it names one process and no other."""
     mark: str
     log: str
+    log_begin: int
+    """Where in the log its own words begin: what an earlier one said stands before."""
     about: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -49,7 +51,7 @@ class Service:
     def last_words(self, num_lines: int = 6) -> str:
         """The end of its log."""
         with contextlib.suppress(OSError):
-            text = Path(self.log).read_text(encoding="utf-8", errors="replace")
+            text = Path(self.log).read_bytes()[self.log_begin :].decode("utf-8", "replace")
             return "\n".join(text.strip().splitlines()[-num_lines:])
         return ""
 
@@ -92,15 +94,18 @@ class ServiceBook:
         about: Mapping[str, str],
         descriptors: Sequence[int] = (),
     ) -> Service:
-        """Start a process in a session of its own and write it down.
+        """Start a process in a session of its own and write it down, in the place of an earlier one.
 
         A session of its own: a shell's background job is deaf to Ctrl-C, and so would be the worker to the
         SIGINT by which Prefect ends it.
         """
-        mark = secrets.token_hex(8)
+        earlier = self.read(name)
+        # The same mark again: what the earlier one left running is then still known.
+        mark = earlier.mark if earlier is not None else secrets.token_hex(8)
         log = self.folder / f"{name}.log"
         _make_room(log)
         with log.open("ab") as output:
+            log_begin = output.tell()
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -112,7 +117,7 @@ class ServiceBook:
                 pass_fds=descriptors,
             )
         service = Service(
-            name, process.pid, process_start(process.pid) or "gone", mark, str(log), dict(about)
+            name, process.pid, process_start(process.pid) or "gone", mark, str(log), log_begin, dict(about)
         )
         write_durably(self.folder / f"{name}.json", json.dumps(asdict(service), indent=1))
         return service
