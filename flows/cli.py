@@ -17,7 +17,7 @@ from flows.commands import build_command, chat_command, plan_rows, rerun_command
 from flows.compare import compare_runs
 from flows.garbage import find_garbage, remove
 from flows.operations_cli import app as operations
-from flows.plan import plan_build
+from flows.plan import plan_build, rerun_set
 from flows.preflight import run_checks
 from flows.records import earlier_run, find_artifact, read_record
 from flows.settings import DEFAULT_PRESET, build_settings
@@ -123,7 +123,7 @@ def rerun(
 ) -> None:
     """Run stages again on an earlier run's inputs."""
     place = Store(store)
-    record = earlier_run(place, run, stages)
+    record = earlier_run(place, run, rerun_set(stages, with_downstream))
     sys.exit(rerun_command(place, record, stages, with_downstream, change or [], force))
 
 

@@ -12,10 +12,10 @@ from pydantic import Field
 
 from flows.build import Build
 from flows.build_llm import run_build, store_of_worker
-from flows.plan import downstream
+from flows.plan import rerun_set
 from flows.records import earlier_run, needed_by
 from flows.report.record import RunRecord
-from flows.settings import known_stage, parse_change, settings_of_run
+from flows.settings import parse_change, settings_of_run
 from flows.terminal import Terminal
 from stages.runtime.errors import UserError
 from stages.runtime.store import Artifact, Store
@@ -36,7 +36,10 @@ Downstream = Annotated[bool, Field(description="Also run every stage that reads 
 Force = Annotated[bool, Field(description="Run them even if nothing changed; else what is there is reused.")]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z0-9_]+=.+$")]
 Overrides = Annotated[list[Override], Field(description="Changed settings, such as `sft.epochs=4`.")]
-Run = Annotated[str | None, Field(description="Take inputs and settings of this run (default: the newest).")]
+Run = Annotated[
+    str | None,
+    Field(description="Take inputs and settings of this run (default: the newest with the inputs)."),
+]
 StoreName = Annotated[str | None, Field(description="Folder of the artifacts (default: the worker's).")]
 
 
@@ -52,7 +55,7 @@ async def rerun_stage(
     """Run stages again on an earlier run's inputs. Returns the report's path."""
     folder = store_of_worker(store)
     place = Store(Path(folder))
-    record = earlier_run(place, run, stages)
+    record = earlier_run(place, run, rerun_set(stages, with_downstream))
     with Terminal() as terminal:
         command = ["glassworks", "rerun", *stages, "--run", record.run_id, "--store", folder]
         command += ["--with-downstream"] * with_downstream + ["--no-force"] * (not force)
@@ -77,8 +80,7 @@ def rerun_build(
     Raises UserError for an unknown stage, for a change of a stage that is not rerun, and where the earlier
     run has no whole artifact of what is needed.
     """
-    rerun = {known_stage(stage) for stage in stages}
-    rerun |= {later for stage in stages for later in downstream(stage)} if with_downstream else set()
+    rerun = rerun_set(stages, with_downstream)
     for change in changes:
         if (changed := parse_change(change)[0]) not in rerun:
             hint = f"rerun {changed} too, with all that follows if it should count there"
