@@ -49,25 +49,23 @@ DRAIN_SECONDS = 15.0
 @flow(name="build-llm", persist_result=False)
 async def build_llm(
     preset: str = DEFAULT_PRESET,
-    sources: list[str] | None = None,
-    overrides: list[str] | None = None,
-    force: list[str] | None = None,
-    store: str | None = None,
+    sources: list[str] = [],  # noqa: B006  (for a value that may be missing, Prefect's form shows two tabs)
+    overrides: list[str] = [],  # noqa: B006
+    force: list[str] = [],  # noqa: B006
+    store: str = "",
     trust_code: bool = False,
 ) -> str:
     """Build a language model end to end; `overrides` are like `pretrain.depth=6`. Returns the report."""
-    settings = build_settings(
-        preset, sources=sources or (), changes=overrides or (), force=force or (), trust_code=trust_code
-    )
+    settings = build_settings(preset, sources=sources, changes=overrides, force=force, trust_code=trust_code)
     folder = store_of_worker(store)
     command = ["glassworks", "build", "--preset", preset, "--store", folder]
     for option, values in (("--source", sources), ("--set", overrides), ("--force", force)):
-        command += [word for value in values or () for word in (option, value)]
+        command += [word for value in values for word in (option, value)]
     with Terminal() as terminal:
         return str(await run_build(Build(Store(Path(folder)), settings, terminal, shlex.join(command))))
 
 
-def store_of_worker(named: str | None) -> str:
+def store_of_worker(named: str) -> str:
     """The store that a deployment's parameters name, else that of the worker which runs it."""
     return named or os.environ.get("GLASSWORKS_STORE", "store")
 
@@ -118,7 +116,7 @@ async def run_build(build: Build) -> Path:
     build.gpu_slot = gpu_slot
     mark = f"store:{build.store.root}"
     with suppress(RetryableError), alone(build.store):
-        await close_lost_runs(mark)
+        await close_lost_runs(mark, UUID(flow_run.id))
     with in_use(build.store):
         async with get_client() as client:  # the same name in the UI, the record and the report
             await client.update_flow_run(UUID(flow_run.id), name=build.run_id, tags=[mark])

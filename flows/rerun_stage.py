@@ -35,12 +35,10 @@ Stages = Annotated[list[StageName], Field(min_length=1, description="The stages 
 Downstream = Annotated[bool, Field(description="Also run every stage that reads what they write.")]
 Force = Annotated[bool, Field(description="Run them even if nothing changed; else what is there is reused.")]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z0-9_]+=.+$")]
-Overrides = Annotated[list[Override], Field(description="Changed settings, such as `sft.epochs=4`.")]
-Run = Annotated[
-    str | None,
-    Field(description="Take inputs and settings of this run (default: the newest with the inputs)."),
-]
-StoreName = Annotated[str | None, Field(description="Folder of the artifacts (default: the worker's).")]
+Overrides = Annotated[list[Override], Field(description="Changed settings, one each, such as sft.epochs=4")]
+# Texts that may be empty: for a value that may be missing, Prefect's form shows two tabs, `str` and `None`.
+Run = Annotated[str, Field(description="Whose inputs and settings to take; empty: the newest run's.")]
+StoreName = Annotated[str, Field(description="Folder of the artifacts; empty: the worker's.")]
 
 
 @flow(name="rerun-stage", persist_result=False)
@@ -49,8 +47,8 @@ async def rerun_stage(
     with_downstream: Downstream = False,
     force: Force = True,
     overrides: Overrides = [],  # noqa: B006  (Prefect's form shows a list for it)
-    run: Run = None,
-    store: StoreName = None,
+    run: Run = "",
+    store: StoreName = "",
 ) -> str:
     """Run stages again on an earlier run's inputs. Returns the report's path."""
     folder = store_of_worker(store)
