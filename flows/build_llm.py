@@ -55,7 +55,16 @@ async def build_llm(
     store: str = "",
     trust_code: bool = False,
 ) -> str:
-    """Build a language model end to end; `overrides` are like `pretrain.depth=6`. Returns the report."""
+    """Build a language model end to end. Returns the report's path.
+
+    Args:
+        preset: tiny, laptop, gpu, or the path of a TOML file on the worker's machine.
+        sources: Own data: files, folders or globs on the worker's machine; empty for the preset's.
+        overrides: Changed settings, one each, such as pretrain.depth=6
+        force: Stages to run in any case.
+        store: Folder of the artifacts; empty for the worker's.
+        trust_code: Keep artifacts although only code changed; they then say so.
+    """
     settings = build_settings(preset, sources=sources, changes=overrides, force=force, trust_code=trust_code)
     folder = store_of_worker(store)
     command = ["glassworks", "build", "--preset", preset, "--store", folder]

@@ -31,26 +31,31 @@ StageName = Literal[
     "agent_smoke",
     "benchmark_eval",
 ]
-Stages = Annotated[list[StageName], Field(min_length=1, description="The stages to run again.")]
-Downstream = Annotated[bool, Field(description="Also run every stage that reads what they write.")]
-Force = Annotated[bool, Field(description="Run them even if nothing changed; else what is there is reused.")]
+Stages = Annotated[list[StageName], Field(min_length=1)]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z0-9_]+=.+$")]
-Overrides = Annotated[list[Override], Field(description="Changed settings, one each, such as sft.epochs=4")]
-# Texts that may be empty: for a value that may be missing, Prefect's form shows two tabs, `str` and `None`.
-Run = Annotated[str, Field(description="Whose inputs and settings to take; empty: the newest run's.")]
-StoreName = Annotated[str, Field(description="Folder of the artifacts; empty: the worker's.")]
 
 
 @flow(name="rerun-stage", persist_result=False)
 async def rerun_stage(
     stages: Stages,
-    with_downstream: Downstream = False,
-    force: Force = True,
-    overrides: Overrides = [],  # noqa: B006  (Prefect's form shows a list for it)
-    run: Run = "",
-    store: StoreName = "",
+    with_downstream: bool = False,
+    force: bool = True,
+    overrides: list[Override] = [],  # noqa: B006  (Prefect's form shows a list for it)
+    run: str = "",
+    store: str = "",
 ) -> str:
-    """Run stages again on an earlier run's inputs. Returns the report's path."""
+    """Run stages again on an earlier run's inputs. Returns the report's path.
+
+    Prefect's form shows what follows beside its fields.
+
+    Args:
+        stages: The stages to run again.
+        with_downstream: Also run every stage that reads what they write.
+        force: Run them even if nothing changed; else what is there is reused.
+        overrides: Changed settings of these stages, one each, such as sft.epochs=4
+        run: Whose inputs and settings to take; empty for the newest run that has them and was not cancelled.
+        store: Folder of the artifacts; empty for the worker's.
+    """
     folder = store_of_worker(store)
     place = Store(Path(folder))
     record = earlier_run(place, run, rerun_set(stages, with_downstream))
