@@ -134,11 +134,10 @@ class Operations:
     def _give_up(self, service: Service, what: str) -> None:
         stop(service)
         self.book.forget(service.name)
-        database = f"; {DATABASE} names {service.about['database']}" if os.environ.get(DATABASE) else ""
-        raise RetryableError(
-            f"{what}{database}\n{service.last_words()}",
-            hint=f"glassworks doctor; the whole log: {service.log}",
-        )
+        hint = f"glassworks doctor; the whole log: {service.log}"
+        if service.name == "server" and os.environ.get(DATABASE):
+            hint = f"is {service.about['database']} there ({DATABASE})? The whole log: {service.log}"
+        raise RetryableError(f"{what}\n{service.last_words()}", hint=hint)
 
     def _check_same_database(self, server: Service) -> None:
         asked = database_name(self.home)

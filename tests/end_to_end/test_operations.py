@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +108,32 @@ def site(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     assert cli("down", "--store", str(root)).returncode == 0
 
 
+@pytest.fixture(scope="module")
+def messages(site: Site, repository: Path) -> Iterator[list[dict[str, str]]]:
+    """What arrives at a team's webhook, by the automation that the documentation shows."""
+    received: list[dict[str, str]] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    text = (repository / "flows" / "OPERATIONS.md").read_text()
+    [script] = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Webhook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = site.cli.environment() | {
+            "PREFECT_API_URL": site.api.api_url,
+            "WEBHOOK_URL": f"http://127.0.0.1:{server.server_address[1]}",
+        }
+        subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+        yield received
+        server.shutdown()
+
+
 def stage_pid(store: Store, stage: str) -> int | None:
     """The process of a stage that works on this store."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -167,12 +199,15 @@ def test_cancel_keeps_the_checkpoint(site: Site) -> None:
     assert list(checkpoints.glob("*/checkpoints/*"))
 
 
-def test_retry_runs_only_what_failed(site: Site) -> None:
+def test_retry_runs_only_what_failed(site: Site, messages: list[dict[str, str]]) -> None:
     run = site.start("rerun-stage/vector_store", with_downstream=True)
     until(lambda: stage_pid(site.store, "agent_smoke"))
     os.kill(stage_pid(site.store, "agent_smoke") or 0, signal.SIGKILL)
     assert site.ended(run) == "FAILED"
     assert tasks_when(site, run, agent_smoke="Failed")["vector_store"] == "Completed"
+    until(lambda: messages)
+    assert messages[0]["text"].startswith("rerun-stage ") and ": Failed\n" in messages[0]["text"]
+    assert "agent_smoke was killed by SIGKILL" in messages[0]["text"]
     first = newest(site.store, "vector_store")
     until(lambda: run not in left_behind(site.service("worker")).values())
     again = {"type": "SCHEDULED", "name": "AwaitingRetry"}
