@@ -105,7 +105,8 @@ def serve_ui(store: Store, port: int | None) -> None:
     prepare_prefect(store)
     with PrefectServer(Path(os.environ["PREFECT_HOME"]), port) as server:
         server.wait()
-        print(f"{server.ui_url}/runs  (Ctrl-C ends it)", flush=True)
+        how_long = "Ctrl-C ends it" if server.is_ours else "it runs already"
+        print(f"{server.ui_url}/runs  ({how_long})", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.join()
 

@@ -158,8 +158,8 @@ class PrefectServer:
                 f"the Prefect server {what}\n{last}", hint=f"see {log}, and glassworks doctor"
             )
         raise UserError(
-            f"the Prefect server at {self.api_url} (PREFECT_API_URL) {what}",
-            hint="start it: prefect server start; or let the build bring its own: unset PREFECT_API_URL",
+            f"the Prefect server at {self.api_url} {what}",
+            hint="glassworks up starts or mends it; or let the build bring its own: unset PREFECT_API_URL",
         )
 
     def __exit__(
