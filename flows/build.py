@@ -9,7 +9,8 @@ import asyncio
 import secrets
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,21 @@ class Audience(Protocol):
         """How far the build is as a whole."""
 
 
+class GpuSlot(Protocol):
+    """What keeps the stages that use a GPU from meeting on one."""
+
+    def __call__(
+        self, spec: StageSpec, say: Callable[[str], None]
+    ) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        """Hold a GPU while the stage runs."""
+
+
+@asynccontextmanager
+async def without_gpu_slot(spec: StageSpec, say: Callable[[str], None]) -> AsyncIterator[Mapping[str, str]]:
+    """Where nobody else runs stages: nothing to wait for."""
+    yield {}
+
+
 class NotReached(GlassworksError):
     """A stage could not run because one before it failed."""
 
@@ -89,6 +105,8 @@ class Build:
     """Whether the build was asked to stop."""
     stop_exit_code: int = 130
     """What the command line ends with when it was: 130 after Ctrl-C, 143 after SIGTERM, as shells have it."""
+    gpu_slot: GpuSlot = field(default=without_gpu_slot)
+    """Waits until the stage may have a GPU for itself; gives the environment that names it."""
     _stale: set[str] = field(default_factory=set)
     _clock: float = field(default_factory=time.monotonic)
 
@@ -188,9 +206,18 @@ class Build:
         force = spec.name in self.settings.force
         niceness = SIDE_BY_SIDE_NICENESS if self._runs_beside_an_earlier_one(spec) else 0
         try:
-            artifact = await launch(
-                spec, config, planned.key, inputs, self.store, both, force=force, niceness=niceness
-            )
+            async with self.gpu_slot(spec, self.audience.say) as environment:
+                artifact = await launch(
+                    spec,
+                    config,
+                    planned.key,
+                    inputs,
+                    self.store,
+                    both,
+                    force=force,
+                    niceness=niceness,
+                    environment=environment,
+                )
         except GlassworksError as error:
             seconds = time.monotonic() - clock
             stopped = isinstance(error, StopRequested)

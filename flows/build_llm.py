@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import signal
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,6 +17,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import CancelledRun
@@ -24,6 +27,7 @@ from prefect.settings import PREFECT_UI_URL
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.build import Build, NotReached
+from flows.gpu_slots import gpu_slot
 from flows.live_progress import LiveProgress, one_of_each, publish_results, show
 from flows.lost_runs import close_lost_runs
 from flows.report import render_markdown
@@ -45,21 +49,34 @@ DRAIN_SECONDS = 15.0
 @flow(name="build-llm", persist_result=False)
 async def build_llm(
     preset: str = DEFAULT_PRESET,
-    sources: list[str] | None = None,
-    changes: list[str] | None = None,
-    force: list[str] | None = None,
-    store: str = "store",
+    sources: list[str] = [],  # noqa: B006  (for a value that may be missing, Prefect's form shows two tabs)
+    overrides: list[str] = [],  # noqa: B006
+    force: list[str] = [],  # noqa: B006
+    store: str = "",
     trust_code: bool = False,
 ) -> str:
-    """Build a language model end to end; `changes` are like `pretrain.depth=6`. Returns the report's path."""
-    settings = build_settings(
-        preset, sources=sources or (), changes=changes or (), force=force or (), trust_code=trust_code
-    )
-    command = ["glassworks", "build", "--preset", preset, "--store", store]
-    for option, values in (("--source", sources), ("--set", changes), ("--force", force)):
-        command += [word for value in values or () for word in (option, value)]
+    """Build a language model end to end. Returns the report's path.
+
+    Args:
+        preset: tiny, laptop, gpu, or the path of a TOML file on the worker's machine.
+        sources: Own data: files, folders or globs on the worker's machine; empty for the preset's.
+        overrides: Changed settings, one each, such as pretrain.depth=6
+        force: Stages to run in any case.
+        store: Folder of the artifacts; empty for the worker's.
+        trust_code: Keep artifacts although only code changed; they then say so.
+    """
+    settings = build_settings(preset, sources=sources, changes=overrides, force=force, trust_code=trust_code)
+    folder = store_of_worker(store)
+    command = ["glassworks", "build", "--preset", preset, "--store", folder]
+    for option, values in (("--source", sources), ("--set", overrides), ("--force", force)):
+        command += [word for value in values for word in (option, value)]
     with Terminal() as terminal:
-        return str(await run_build(Build(Store(Path(store)), settings, terminal, shlex.join(command))))
+        return str(await run_build(Build(Store(Path(folder)), settings, terminal, shlex.join(command))))
+
+
+def store_of_worker(named: str) -> str:
+    """The store that a deployment's parameters name, else that of the worker which runs it."""
+    return named or os.environ.get("GLASSWORKS_STORE", "store")
 
 
 async def build_flow(build: Build) -> None:
@@ -102,9 +119,13 @@ def drain() -> None:
 async def run_build(build: Build) -> Path:
     """Run all stages of a build as tasks of the current flow run; raises at the end if one failed."""
     CURRENT.set(build)
+    # A run that is tried again builds what it had not finished, even where it was told to build in any case.
+    done = await finished_before(UUID(flow_run.id)) if flow_run.run_count > 1 else set()
+    build.settings = replace(build.settings, force=build.settings.force - done)
+    build.gpu_slot = gpu_slot
     mark = f"store:{build.store.root}"
     with suppress(RetryableError), alone(build.store):
-        await close_lost_runs(mark)
+        await close_lost_runs(mark, UUID(flow_run.id))
     with in_use(build.store):
         async with get_client() as client:  # the same name in the UI, the record and the report
             await client.update_flow_run(UUID(flow_run.id), name=build.run_id, tags=[mark])
@@ -125,6 +146,14 @@ async def run_build(build: Build) -> Path:
     if failure := build.failure():
         raise failure
     return report
+
+
+async def finished_before(flow_run_id: UUID) -> set[str]:
+    """The stages that ran to their end when the same flow run was tried before."""
+    of_it = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    async with get_client() as client:
+        task_runs = await client.read_task_runs(flow_run_filter=of_it, limit=200)
+    return {run.name for run in task_runs if run.state is not None and run.state.name == "Completed"}
 
 
 async def _run_stages(build: Build) -> None:

@@ -17,7 +17,8 @@ from rich.table import Table
 from flows.commands import build_command, chat_command, plan_rows, rerun_command, serve_ui
 from flows.compare import compare_runs
 from flows.garbage import find_garbage, remove
-from flows.plan import plan_build
+from flows.operations_cli import app as operations
+from flows.plan import plan_build, rerun_set
 from flows.preflight import run_checks
 from flows.records import earlier_run, find_artifact, read_record
 from flows.settings import DEFAULT_PRESET, build_settings
@@ -35,6 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(operations)
 
 StoreOption = Annotated[
     Path, typer.Option("--store", envvar="GLASSWORKS_STORE", help="Folder of the artifacts.")
@@ -109,19 +111,21 @@ def plan(
 
 @app.command()
 def rerun(
-    stage: Annotated[str, typer.Argument(help="The stage to run again.")],
+    stages: Annotated[list[str], typer.Argument(help="The stages to run again.")],
     with_downstream: Annotated[
-        bool, typer.Option("--with-downstream", help="And every stage that reads its output.")
+        bool, typer.Option("--with-downstream", help="And every stage that reads what they write.")
     ] = False,
+    force: Annotated[bool, typer.Option(help="Run them even if nothing changed.")] = True,
     run: Annotated[
         str | None, typer.Option("--run", help="Take inputs and settings of this run (default: the newest).")
     ] = None,
     change: SetOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Run one stage again on an earlier run's inputs."""
+    """Run stages again on an earlier run's inputs."""
     place = Store(store)
-    sys.exit(rerun_command(place, earlier_run(place, run, stage), stage, with_downstream, change or []))
+    record = earlier_run(place, run, rerun_set(stages, with_downstream))
+    sys.exit(rerun_command(place, record, stages, with_downstream, change or [], force))
 
 
 @app.command()

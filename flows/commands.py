@@ -46,15 +46,15 @@ def build_command(store: Store, settings: BuildSettings, until: str | None) -> i
 
 
 def rerun_command(
-    store: Store, record: RunRecord, stage: str, with_downstream: bool, changes: list[str]
+    store: Store, record: RunRecord, stages: list[str], with_downstream: bool, changes: list[str], force: bool
 ) -> int:
-    """`glassworks rerun`: the same for one stage, or it and what follows."""
+    """`glassworks rerun`: the same for some stages, or them and what follows."""
 
     def prepare(terminal: Terminal) -> Build:
         from flows.rerun_stage import rerun_build
 
         command = shlex.join(["glassworks", *sys.argv[1:]])
-        return rerun_build(store, record, stage, with_downstream, changes, terminal, command)
+        return rerun_build(store, record, stages, with_downstream, changes, terminal, command, force)
 
     return _run_flow(store, prepare)
 
@@ -108,7 +108,8 @@ def serve_ui(store: Store, port: int | None) -> None:
     prepare_prefect(store)
     with PrefectServer(Path(os.environ["PREFECT_HOME"]), port) as server:
         server.wait()
-        print(f"{server.ui_url}/runs  (Ctrl-C ends it)", flush=True)
+        how_long = "Ctrl-C ends it" if server.is_ours else "it runs already"
+        print(f"{server.ui_url}/runs  ({how_long})", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.join()
 

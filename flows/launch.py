@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from data_contracts.manifest import KeyParts
@@ -48,6 +49,7 @@ async def launch(
     *,
     force: bool = False,
     niceness: int = 0,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Artifact:
     """Run one stage as a process and return its artifact. Raises the stage's own error."""
     print_ = fingerprint(key)
@@ -58,7 +60,7 @@ async def launch(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=REPOSITORY,
-        env=_environment(),
+        env=_environment() | dict(environment),
         start_new_session=True,
         limit=LINE_LIMIT_BYTES,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -16,22 +18,24 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
-UNFINISHED = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+#: Not the pending ones: a run that is tried again waits there with the tag of its first time.
+UNFINISHED = [StateType.RUNNING, StateType.CANCELLING]
 MESSAGE = "its process ended without a word; the next build went on from there"
 
 
-async def close_lost_runs(mark: str) -> int:
+async def close_lost_runs(mark: str, ours: UUID) -> int:
     """Say of all runs with the tag `mark` that still seem to run that they crashed; returns how many did.
 
+    Our own run is none of them, though when it is tried again it has the tag from its first time.
     Only for who holds the store alone: then none of its builds can be running.
     """
     lost = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)),
         tags=FlowRunFilterTags(all_=[mark]),
     )
-    unfinished = TaskRunFilterState(type=TaskRunFilterStateType(any_=UNFINISHED))
+    unfinished = TaskRunFilterState(type=TaskRunFilterStateType(any_=[*UNFINISHED, StateType.PENDING]))
     async with get_client() as client:
-        flow_runs = await client.read_flow_runs(flow_run_filter=lost)
+        flow_runs = [run for run in await client.read_flow_runs(flow_run_filter=lost) if run.id != ours]
         for flow_run in flow_runs:
             of_it = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))
             task_filter = TaskRunFilter(state=unfinished)

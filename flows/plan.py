@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data_contracts.manifest import KeyParts, Manifest
-from flows.settings import BuildSettings
+from flows.settings import BuildSettings, known_stage
 from stages.catalog import STAGES
 from stages.runtime.fingerprint import explain_difference, fingerprint, key_parts
 from stages.runtime.spec import StageSpec
@@ -92,6 +92,12 @@ def downstream(stage: str, specs: Iterable[StageSpec] = STAGES) -> set[str]:
         if any(read.stage in found for read in spec.reads.values()):
             found.add(spec.name)
     return found - {stage}
+
+
+def rerun_set(stages: Iterable[str], with_downstream: bool) -> set[str]:
+    """What a rerun of `stages` runs. Raises UserError for a stage that does not exist."""
+    named = {known_stage(stage) for stage in stages}
+    return named | {later for stage in named for later in downstream(stage)} if with_downstream else named
 
 
 def _digest(manifest: Manifest | None, part: str) -> str:

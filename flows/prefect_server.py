@@ -4,7 +4,8 @@ Prefect can start a server of its own when none is there. That one shares the te
 while it starts, Ctrl-C leaves the build waiting for a dead server for two minutes), outlives a `kill -9` of
 the build, and shows no UI. Ours starts in the background while the build gets ready and costs the same 3.5 s.
 
-As a program, `python -m flows.prefect_server DESCRIPTOR` serves until its standard input ends.
+As a program, `python -m flows.prefect_server DESCRIPTOR` serves until its standard input ends; with `--stay`
+until it is told to stop (flows/operations.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from flows.services import ServiceBook
 from stages.runtime.errors import RetryableError, UserError
 from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.lease import hold_stdin_lease
@@ -43,6 +45,8 @@ PREFECT_SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_CLI_COLORS": "false",
+    # In memory, as is Prefect's default, a limit that is in use when the server dies is so for ever.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 #: What only a server that stays has a use for.
@@ -52,7 +56,6 @@ UNUSED_SERVICES = (
     "CANCELLATION_CLEANUP",
     "PAUSE_EXPIRATIONS",
     "FOREMAN",
-    "REPOSSESSOR",
 )
 
 
@@ -74,7 +77,7 @@ class PrefectServer:
     """
 
     def __init__(self, home: Path, port: int | None = None) -> None:
-        if url := os.environ.get("PREFECT_API_URL") or profile_api_url(home):
+        if url := os.environ.get("PREFECT_API_URL") or profile_api_url(home) or lasting_server(home):
             os.environ["PREFECT_API_URL"] = url
         self.is_ours = url is None
         self._home = home
@@ -155,8 +158,8 @@ class PrefectServer:
                 f"the Prefect server {what}\n{last}", hint=f"see {log}, and glassworks doctor"
             )
         raise UserError(
-            f"the Prefect server at {self.api_url} (PREFECT_API_URL) {what}",
-            hint="start it: prefect server start; or let the build bring its own: unset PREFECT_API_URL",
+            f"the Prefect server at {self.api_url} {what}",
+            hint="glassworks up starts or mends it; or let the build bring its own: unset PREFECT_API_URL",
         )
 
     def __exit__(
@@ -199,7 +202,13 @@ def profile_api_url(home: Path) -> str | None:
     return str(url)
 
 
-def listen(port: int | None = None) -> socket.socket:
+def lasting_server(home: Path) -> str | None:
+    """The server that `glassworks up` started for a Prefect home, while it runs."""
+    service = ServiceBook(home).running("server")
+    return service.about.get("api_url") if service is not None else None
+
+
+def listen(port: int | None = None, host: str = "127.0.0.1") -> socket.socket:
     """A listening socket on `port`, or on the first free one from 4210 on.
 
     The same port from build to build keeps a browser's tab right. Raises UserError if `port` is taken, and
@@ -207,9 +216,9 @@ def listen(port: int | None = None) -> socket.socket:
     """
     for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + NUM_PORTS):
         with contextlib.suppress(OSError):
-            return socket.create_server(("127.0.0.1", candidate), backlog=128)
+            return socket.create_server((host, candidate), backlog=128)
     if port:
-        raise UserError(f"port {port} is taken", hint="leave --port out, or name another")
+        raise UserError(f"port {port} of {host} is taken", hint="leave --port out, or name another")
     raise RetryableError(
         f"no port from {FIRST_PORT} to {FIRST_PORT + NUM_PORTS - 1} is free for a Prefect server",
         hint="start one yourself and set PREFECT_API_URL",
@@ -226,10 +235,12 @@ def answers(api_url: str) -> bool:
         return False
 
 
-def serve(descriptor: int) -> None:
-    """Serve API and UI on an open socket until asked to stop, or until whoever started us is gone."""
+def serve(descriptor: int, stay: bool) -> None:
+    """Serve API and UI on an open socket until asked to stop or, unless told to `stay`, until whoever
+    started us is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    hold_stdin_lease()
+    if not stay:
+        hold_stdin_lease()
     import uvicorn
     from prefect.server.api.server import create_app
 
@@ -239,4 +250,4 @@ def serve(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), stay="--stay" in sys.argv[2:])

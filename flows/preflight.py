@@ -5,31 +5,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from flows.prefect_server import answers, listen, profile_api_url
-from stages.runtime.errors import RetryableError
+from flows.checks import Check
+from flows.service_checks import check_prefect, check_services
 
 MIN_FREE_DISK_BYTES = 5 * 2**30
 MIN_MEMORY_BYTES = 4 * 2**30
-
-
-@dataclass(frozen=True)
-class Check:
-    """The outcome of one check. Something `optional` that fails is only worth knowing."""
-
-    name: str
-    passed: bool
-    found: str
-    remedy: str = ""
-    optional: bool = False
 
 
 def run_checks(store: Path) -> list[Check]:
@@ -46,6 +35,7 @@ def run_checks(store: Path) -> list[Check]:
         check_gpu,
         check_docker,
         lambda: check_prefect(store),
+        lambda: check_services(store),
     ]
     return [check() for check in checks]
 
@@ -60,10 +50,14 @@ def check_python() -> Check:
 
 def check_packages() -> Check:
     """Every run-time requirement in the version that we ask for; known bad combinations are such failures."""
-    wrong = [problem for text in _requirements() if (problem := _problem(Requirement(text)))]
-    count = len(_requirements())
-    remedy = "make install (removes nothing of yours; rebuilds .venv when pyproject.toml changed)"
-    return Check("packages", not wrong, "; ".join(wrong) or f"{count} requirements are met", remedy)
+    requirements = [Requirement(text) for text in _requirements()]
+    wrong = {
+        str(one.name) + str(one.specifier): problem for one in requirements if (problem := _problem(one))
+    }
+    found = "; ".join(wrong.values()) or f"{len(requirements)} requirements are met"
+    # Not `make install`: for make everything is in order as long as pyproject.toml is older than .venv.
+    remedy = shlex.join([sys.executable, "-m", "pip", "install", *wrong])
+    return Check("packages", not wrong, found, remedy)
 
 
 def _requirements() -> list[str]:
@@ -138,20 +132,6 @@ def check_docker() -> Check:
     path = Path("/var/run/docker.sock")
     found = str(path) if path.exists() else "no engine"
     return Check("Docker", path.exists(), found, "not needed: stages run as processes", optional=True)
-
-
-def check_prefect(store: Path) -> Check:
-    """The Prefect server that builds will report to: the user's must answer, our own needs a port."""
-    home = Path(os.environ.get("PREFECT_HOME", store / "prefect"))
-    if url := os.environ.get("PREFECT_API_URL") or profile_api_url(home):
-        remedy = "start it: prefect server start; or let builds bring their own: unset PREFECT_API_URL"
-        return Check("Prefect server", answers(url), url, remedy)
-    try:
-        with listen() as probe:
-            port = probe.getsockname()[1]
-        return Check("Prefect server", True, f"builds bring their own (port {port} is free)")
-    except RetryableError as error:
-        return Check("Prefect server", False, error.message, error.hint)
 
 
 def check_locks(store: Path) -> Check:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from data_contracts.manifest import Manifest
 from flows.report.record import RunRecord
-from flows.settings import known_stage
 from stages.catalog import STAGES
 from stages.runtime.errors import UserError, did_you_mean
 from stages.runtime.store import Artifact, Store, read_manifest
@@ -53,11 +53,26 @@ def newest_with(store: Store, *stages: str) -> RunRecord:
     return latest_record(store)
 
 
-def earlier_run(store: Store, name: str | None, stage: str) -> RunRecord:
-    """The run to take a stage's inputs from: the one of that name, else the newest that has them all."""
-    known_stage(stage)
-    reads = {read.stage for spec in STAGES if spec.name == stage for read in spec.reads.values()}
-    return read_record(store, name) if name else newest_with(store, *sorted(reads))
+def earlier_run(store: Store, name: str | None, rerun: Collection[str]) -> RunRecord:
+    """The run whose inputs and settings a rerun of these stages takes.
+
+    The one of that name; else the newest that has all that they read from others and was not cancelled: what
+    somebody tried and gave up is no good default. Raises UserError where there is no run.
+    """
+    if name:
+        return read_record(store, name)
+    needed = sorted(needed_by(rerun))
+    for run_id in reversed(run_ids(store)):
+        record = _parse(store.root / "runs" / f"{run_id}.json")
+        if record.status != "stopped" and all(_made(store, record, stage) for stage in needed):
+            return record
+    return newest_with(store, *needed)
+
+
+def needed_by(stages: Collection[str]) -> set[str]:
+    """The stages that these read from, themselves left out."""
+    reads = {read.stage for spec in STAGES if spec.name in stages for read in spec.reads.values()}
+    return reads - set(stages)
 
 
 def _made(store: Store, record: RunRecord, stage: str) -> Manifest | None:

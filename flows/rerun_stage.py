@@ -1,22 +1,22 @@
-"""The flow that runs one stage again, on the inputs of an earlier run; with all that follows, if asked."""
+"""The flow that runs stages again, on the inputs of an earlier run; with all that follows, if asked."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from prefect import flow
+from pydantic import Field
 
 from flows.build import Build
-from flows.build_llm import run_build
-from flows.plan import downstream
-from flows.records import earlier_run
+from flows.build_llm import run_build, store_of_worker
+from flows.plan import rerun_set
+from flows.records import earlier_run, needed_by
 from flows.report.record import RunRecord
-from flows.settings import known_stage, parse_change, settings_of_run
+from flows.settings import parse_change, settings_of_run
 from flows.terminal import Terminal
-from stages.catalog import STAGES
 from stages.runtime.errors import UserError
 from stages.runtime.store import Artifact, Store
 
@@ -31,50 +31,65 @@ StageName = Literal[
     "agent_smoke",
     "benchmark_eval",
 ]
+Stages = Annotated[list[StageName], Field(min_length=1)]
+Override = Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z0-9_]+=.+$")]
 
 
 @flow(name="rerun-stage", persist_result=False)
 async def rerun_stage(
-    stage: StageName,
+    stages: Stages,
     with_downstream: bool = False,
-    run: str | None = None,
-    changes: list[str] | None = None,
-    store: str = "store",
+    force: bool = True,
+    overrides: list[Override] = [],  # noqa: B006  (Prefect's form shows a list for it)
+    run: str = "",
+    store: str = "",
 ) -> str:
-    """Run `stage` again although nothing changed. Returns the report's path."""
-    place = Store(Path(store))
-    record = earlier_run(place, run, stage)
+    """Run stages again on an earlier run's inputs. Returns the report's path.
+
+    Prefect's form shows what follows beside its fields.
+
+    Args:
+        stages: The stages to run again.
+        with_downstream: Also run every stage that reads what they write.
+        force: Run them even if nothing changed; else what is there is reused.
+        overrides: Changed settings of these stages, one each, such as sft.epochs=4
+        run: Whose inputs and settings to take; empty for the newest run that has them and was not cancelled.
+        store: Folder of the artifacts; empty for the worker's.
+    """
+    folder = store_of_worker(store)
+    place = Store(Path(folder))
+    record = earlier_run(place, run, rerun_set(stages, with_downstream))
     with Terminal() as terminal:
-        command = ["glassworks", "rerun", stage, "--run", record.run_id, "--store", store]
-        command += ["--with-downstream"] * with_downstream
-        command += [word for change in changes or () for word in ("--set", change)]
+        command = ["glassworks", "rerun", *stages, "--run", record.run_id, "--store", folder]
+        command += ["--with-downstream"] * with_downstream + ["--no-force"] * (not force)
+        command += [word for change in overrides for word in ("--set", change)]
         asked = shlex.join(command)
-        build = rerun_build(place, record, stage, with_downstream, changes or [], terminal, asked)
+        build = rerun_build(place, record, stages, with_downstream, overrides, terminal, asked, force)
         return str(await run_build(build))
 
 
 def rerun_build(
     store: Store,
     record: RunRecord,
-    stage: str,
+    stages: Collection[str],
     with_downstream: bool,
-    changes: list[str],
+    changes: Collection[str],
     terminal: Terminal,
     command: str,
+    force: bool = True,
 ) -> Build:
-    """The build of a rerun: everything that is not rerun is taken as the earlier run had it."""
-    known_stage(stage)
-    rerun = {stage} | (downstream(stage) if with_downstream else set())
+    """The build of a rerun: everything that is not rerun is taken as the earlier run had it.
+
+    Raises UserError for an unknown stage, for a change of a stage that is not rerun, and where the earlier
+    run has no whole artifact of what is needed.
+    """
+    rerun = rerun_set(stages, with_downstream)
     for change in changes:
-        changed, _, _ = parse_change(change)
-        if changed not in rerun:
-            raise UserError(
-                f"--set {change} changes {changed}, which this rerun leaves as it was",
-                hint=f"rerun {changed}, or add --with-downstream where it follows {stage}",
-            )
-    settings = settings_of_run(record, changes, force=rerun)
-    kept = _kept(store, record, rerun)
-    return Build(store, settings, terminal, command, only=kept)
+        if (changed := parse_change(change)[0]) not in rerun:
+            hint = f"rerun {changed} too, with all that follows if it should count there"
+            raise UserError(f"{change!r} changes {changed}, which is not rerun", hint=hint)
+    settings = settings_of_run(record, changes, force=rerun if force else ())
+    return Build(store, settings, terminal, command, only=_kept(store, record, rerun))
 
 
 def _kept(store: Store, record: RunRecord, rerun: set[str]) -> Mapping[str, Artifact]:
@@ -85,8 +100,7 @@ def _kept(store: Store, record: RunRecord, rerun: set[str]) -> Mapping[str, Arti
         artifact = store.find(done.name, done.fingerprint)
         if artifact is not None:
             kept[done.name] = artifact
-    needed = {r.stage for s in STAGES if s.name in rerun for r in s.reads.values()} - rerun
-    if missing := sorted(needed - kept.keys()):
+    if missing := sorted(needed_by(rerun) - kept.keys()):
         raise UserError(
             f"run {record.run_id} has no whole artifact of {', '.join(missing)}",
             hint="glassworks build makes what is missing",

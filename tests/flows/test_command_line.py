@@ -88,7 +88,7 @@ def test_build_plan_change_rerun(glassworks: Any) -> None:
 
     idle = glassworks("rerun", "second", "--set", "first.steps=9")
     assert idle.returncode == 2
-    assert "--set first.steps=9 changes first, which this rerun leaves as it was" in idle.stdout + idle.stderr
+    assert "'first.steps=9' changes first, which is not rerun" in idle.stdout + idle.stderr
 
 
 def test_names_of_runs(glassworks: Any) -> None:

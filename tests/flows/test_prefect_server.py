@@ -14,6 +14,7 @@ import pytest
 
 from flows import prefect_server
 from flows.prefect_server import PrefectServer, answers, listen, profile_api_url
+from flows.services import ServiceBook, stop
 from stages.runtime.errors import RetryableError, UserError
 
 #: Answers every request on an open socket, as the real server would its health check.
@@ -84,6 +85,23 @@ def test_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(UserError, match="does not answer") as caught:
             server.wait()
     assert "unset PREFECT_API_URL" in caught.value.hint
+
+
+def test_the_server_that_up_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    url = "http://127.0.0.1:4299/api"
+    book = ServiceBook(tmp_path)
+    with book.held():
+        service = book.start(
+            "server", [sys.executable, "-c", "import time; time.sleep(60)"], {}, {"api_url": url}
+        )
+    try:
+        server = PrefectServer(tmp_path)
+        assert (server.is_ours, server.api_url) == (False, url)
+    finally:
+        stop(service)
+        monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert PrefectServer(tmp_path).is_ours
 
 
 def test_the_server_of_the_users_profile(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_a_wrong_and_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not check.passed
     assert "needed ==1.0" in check.found
     assert "no-such-package is not installed" in check.found
-    assert "make install" in check.remedy
+    assert check.remedy.endswith("-m pip install prefect==1.0 'no-such-package>=1'")
 
 
 def test_the_known_bad_pins_are_among_the_requirements() -> None:
@@ -36,6 +36,15 @@ def test_the_known_bad_pins_are_among_the_requirements() -> None:
     assert not pins["fastapi"].contains("0.165.0")
     assert not pins["sqlalchemy"].contains("2.1.9")
     assert pins["prefect"].contains("3.8.8")
+
+
+def test_the_known_bad_versions_come_with_what_mends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = {"fastapi": "0.165.0", "sqlalchemy": "2.1.9"}
+    real = preflight.metadata.version
+    monkeypatch.setattr(preflight.metadata, "version", lambda name: bad.get(name) or real(name))
+    check = check_packages()
+    assert "fastapi 0.165.0, needed" in check.found and "sqlalchemy 2.1.9, needed" in check.found
+    assert "pip install 'fastapi" in check.remedy and "'sqlalchemy" in check.remedy
 
 
 def test_a_store_that_is_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,272 @@
+"""`glassworks up` and `down`: a Prefect server that stays, a worker that runs what is due, the deployments.
+
+`up` looks at each of the three and does only what is missing, so it is also how to mend any of them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from flows.deployments import POOL, Deployments, client_environment
+from flows.prefect_rest import PrefectRest
+from flows.prefect_server import answers, listen, prepare_prefect, profile_api_url
+from flows.services import Service, ServiceBook, left_behind, stop, stop_left_behind
+from stages.runtime.errors import RetryableError, UserError
+from stages.runtime.store import Store
+
+DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+FIRST_PORT, NUM_PORTS = 4200, 10
+STARTUP_SECONDS = 120.0
+HANGS_AFTER_SECONDS = 20.0
+#: A stage has 25 s for its checkpoint (flows/launch.py), Prefect some more for the last words.
+CANCELLED_WITHIN_SECONDS = 45.0
+POLL_SECONDS = 0.2
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+Say = Callable[[str], None]
+
+
+class Operations:
+    """The services of one store, under one Prefect home."""
+
+    def __init__(self, store: Store, say: Say) -> None:
+        prepare_prefect(store)
+        self.store = store.root.resolve()
+        self.home = Path(os.environ["PREFECT_HOME"]).resolve()
+        os.environ["PREFECT_HOME"] = str(self.home)  # services run in another folder
+        self.book = ServiceBook(self.home)
+        self._tell = say
+
+    def up(self, port: int | None = None, host: str = "127.0.0.1") -> None:
+        """Bring up what does not run. Raises UserError or RetryableError with what to type next."""
+        with self.book.held():
+            api = PrefectRest(self._ensure_server(port, host))
+            self._check_version(api)
+            deployments = Deployments(api, self.book.folder)
+            deployments.begin()  # five seconds, in which the worker starts
+            self._ensure_worker(api)
+            self._say("deployments", deployments.finish(), ", ".join(deployments.names()))
+            for state, about in deployments.schedules():
+                self._say("schedule", state, about)
+        self._tell(f"{'open':<12} {api.api_url.removesuffix('/api')}")
+
+    def down(self) -> None:
+        """Stop what `up` started: running builds keep their checkpoints, then the worker, then the server."""
+        with self.book.held():
+            worker, server = self.book.read("worker"), self.book.read("server")
+            if worker is None and server is None:
+                self._tell(f"nothing that glassworks up started runs here ({self.book.folder})")
+            if worker is not None:
+                self._stop_runs(worker)
+                self._stop_service(worker)
+                if left := stop_left_behind(worker):
+                    self._tell(f"{'runs':<12} {left} processes that no worker watched any more: stopped")
+            if server is not None:
+                self._stop_service(server)
+
+    def _say(self, what: str, state: str, about: str = "") -> None:
+        self._tell(f"{what:<12} {state:<16} {about}".rstrip())
+
+    # The server
+
+    def _ensure_server(self, port: int | None, host: str) -> str:
+        known = self.book.read("server")
+        if (other := self._other_server(known)) is not None:
+            return other
+        if known is not None and known.alive:
+            if self._answers_in_time(known):
+                self._check_same_database(known)
+                self._say("server", "runs already", _describe(known))
+                return known.about["api_url"]
+            stop(known)
+            self._say("server", "did not answer", f"pid {known.pid} stopped")
+        elif known is not None:
+            self._say("server", "had ended", f"its log: {known.log}")
+        return self._start_server(port, host, known)
+
+    def _other_server(self, known: Service | None) -> str | None:
+        """The server that PREFECT_API_URL or the profile names, if it is not the one that we started."""
+        url = os.environ.get("PREFECT_API_URL") or profile_api_url(self.home)
+        if url is None or (known is not None and url.rstrip("/") == known.about["api_url"]):
+            return None
+        if not answers(url):
+            raise UserError(
+                f"PREFECT_API_URL names {url}, where no Prefect server answers",
+                hint="start that one, or let glassworks up start one here: unset PREFECT_API_URL",
+            )
+        self._say("server", "is another's", f"{url} (PREFECT_API_URL); only a worker is started here")
+        return url.rstrip("/")
+
+    def _answers_in_time(self, server: Service) -> bool:
+        deadline = time.monotonic() + HANGS_AFTER_SECONDS
+        while server.alive and time.monotonic() < deadline:
+            if answers(server.about["api_url"]):
+                return True
+            time.sleep(POLL_SECONDS)
+        return False
+
+    def _start_server(self, port: int | None, host: str, known: Service | None) -> str:
+        with closing(_listen(port, host, known)) as listening:
+            number = listening.getsockname()[1]
+            url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{number}/api"
+            seen = f"http://{socket.gethostname() if host == '0.0.0.0' else host}:{number}/api"
+            environment = _server_environment(self.home, url, seen, number)
+            descriptor = listening.fileno()
+            command = [sys.executable, "-m", "flows.prefect_server", str(descriptor), "--stay"]
+            about = {"api_url": url, "database": database_name(self.home)}
+            server = self.book.start("server", command, environment, about, [descriptor])
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while not answers(url):
+            if not server.alive or time.monotonic() > deadline:
+                self._give_up(server, "the Prefect server did not start")
+            time.sleep(POLL_SECONDS)
+        self._say("server", "started", _describe(server))
+        return url
+
+    def _give_up(self, service: Service, what: str) -> None:
+        stop(service)
+        self.book.forget(service.name)
+        hint = f"glassworks doctor; the whole log: {service.log}"
+        if service.name == "server" and os.environ.get(DATABASE):
+            hint = f"is {service.about['database']} there ({DATABASE})? The whole log: {service.log}"
+        raise RetryableError(f"{what}\n{service.last_words()}", hint=hint)
+
+    def _check_same_database(self, server: Service) -> None:
+        asked = database_name(self.home)
+        if os.environ.get(DATABASE) and asked != server.about["database"]:
+            found = server.about["database"]
+            raise UserError(
+                f"the server that runs keeps its records in {found}, {DATABASE} names {asked}",
+                hint="glassworks down, then glassworks up",
+            )
+
+    def _check_version(self, api: PrefectRest) -> None:
+        theirs, ours = api.version(), metadata.version("prefect")
+        if theirs != ours:
+            raise UserError(
+                f"the server at {api.api_url} is Prefect {theirs}, this environment has {ours}",
+                hint="glassworks down, then glassworks up"
+                if self.book.running("server")
+                else f"{sys.executable} -m pip install prefect=={theirs}, or mend the server",
+            )
+
+    # The worker
+
+    def _ensure_worker(self, api: PrefectRest) -> None:
+        known = self.book.read("worker")
+        about = {"api_url": api.api_url, "store": str(self.store)}
+        if known is not None and known.alive:
+            if dict(known.about) == about:
+                self._say("worker", "runs already", f"pid {known.pid}, pool {POOL}")
+                return
+            self._say("worker", "is for another", f"{known.about}; stopped")
+            self._stop_runs(known)
+            stop(known)
+        elif known is not None:
+            num_left = len(set(left_behind(known).values()) - {""})
+            self._say("worker", "had ended", f"{num_left} runs of it go on; its log: {known.log}")
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        command += ["--name", worker_name()]
+        environment = _worker_environment(api.api_url, self.store)
+        before = _heartbeat(api)
+        worker = self.book.start("worker", command, environment, about)
+        self._wait_for_worker(api, worker, before)
+        self._say("worker", "started", f"pid {worker.pid}, pool {POOL}, store {self.store}")
+
+    def _wait_for_worker(self, api: PrefectRest, worker: Service, before: str) -> None:
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while _heartbeat(api) == before:
+            if not worker.alive or time.monotonic() > deadline:
+                self._give_up(worker, "the worker did not start")
+            time.sleep(POLL_SECONDS)
+        if api.get(f"/work_pools/{POOL}")["is_paused"]:
+            self._say("pool", "is paused", f"nothing runs until: prefect work-pool resume {POOL}")
+
+    def _stop_runs(self, worker: Service) -> None:
+        """Cancel the runs of a worker as the UI does, and wait until their checkpoints are saved."""
+        api = PrefectRest(worker.about["api_url"])
+        if not answers(api.api_url):
+            return
+        running = sorted(set(left_behind(worker).values()) - {""})
+        for run in running:
+            if api.get(f"/flow_runs/{run}")["state"]["type"] not in FINAL:
+                asked = {"type": "CANCELLING", "name": "Cancelling"}
+                api.post(f"/flow_runs/{run}/set_state", state=asked, force=True)
+        deadline = time.monotonic() + CANCELLED_WITHIN_SECONDS
+        for run in running:
+            while (now := api.get(f"/flow_runs/{run}"))["state"]["type"] not in FINAL:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(POLL_SECONDS)
+            self._say("run", now["state"]["name"].lower(), f"{now['name']}; what it has done is kept")
+
+    def _stop_service(self, service: Service) -> None:
+        ran = service.alive
+        by_itself = stop(service)
+        self.book.forget(service.name)
+        state = "stopped" if ran and by_itself else "killed" if ran else "had ended"
+        self._say(service.name, state, f"pid {service.pid}")
+
+
+def worker_name() -> str:
+    """One worker per host and pool; Prefect's pages show it by this name."""
+    return f"glassworks on {socket.gethostname()}"
+
+
+def _heartbeat(api: PrefectRest) -> str:
+    """When our worker last said that it lives, by the server's clock."""
+    workers = api.post(f"/work_pools/{POOL}/workers/filter")
+    return next((str(w["last_heartbeat_time"]) for w in workers if w["name"] == worker_name()), "")
+
+
+def database_name(home: Path) -> str:
+    """Where a server started now would keep its records, without the password."""
+    url = os.environ.get(DATABASE)
+    if not url:
+        return f"SQLite ({home / 'prefect.db'})"
+    parts = urlsplit(url)
+    if parts.scheme.startswith("sqlite"):
+        return f"SQLite ({parts.path})"
+    return f"PostgreSQL ({parts.hostname or 'local'}{parts.path})"
+
+
+def _describe(server: Service) -> str:
+    return f"{server.about['api_url'].removesuffix('/api')}, pid {server.pid}, {server.about['database']}"
+
+
+def _listen(port: int | None, host: str, known: Service | None) -> socket.socket:
+    """The port asked for; else the one of last time, so that a browser's tab stays right; else a free one."""
+    if port is not None:
+        return listen(port, host)
+    last = urlsplit(known.about["api_url"]).port if known is not None else None
+    candidates = [last] * (last is not None) + list(range(FIRST_PORT, FIRST_PORT + NUM_PORTS))
+    for candidate in candidates:
+        try:
+            return listen(candidate, host)
+        except UserError:
+            continue
+    raise UserError(
+        f"no port from {FIRST_PORT} to {FIRST_PORT + NUM_PORTS - 1} is free", hint="glassworks up --port N"
+    )
+
+
+def _server_environment(home: Path, api_url: str, seen_url: str, port: int) -> dict[str, str]:
+    ours = {
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_UI_API_URL": os.environ.get("PREFECT_SERVER_UI_API_URL", seen_url),
+    }
+    return client_environment(api_url) | ours
+
+
+def _worker_environment(api_url: str, store: Path) -> Mapping[str, str]:
+    query = os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "2")
+    ours = {"GLASSWORKS_STORE": str(store), "PREFECT_WORKER_QUERY_SECONDS": query}
+    return client_environment(api_url) | ours | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}

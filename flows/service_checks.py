@@ -1,0 +1,77 @@
+"""What `glassworks doctor` says about Prefect: the server that builds report to, and what `up` started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from flows.checks import Check
+from flows.deployments import POOL, Deployments
+from flows.prefect_rest import PrefectRest
+from flows.prefect_server import answers, listen, profile_api_url
+from flows.services import Service, ServiceBook
+from stages.runtime.errors import GlassworksError, RetryableError
+
+
+def check_prefect(store: Path) -> Check:
+    """The Prefect server that builds will report to: the user's must answer, our own needs a port."""
+    home = prefect_home(store)
+    if url := os.environ.get("PREFECT_API_URL") or profile_api_url(home):
+        if not answers(url):
+            remedy = "start it: glassworks up; or let builds bring their own: unset PREFECT_API_URL"
+            return Check("Prefect server", False, f"{url} does not answer", remedy)
+        theirs, ours = PrefectRest(url).version(), metadata.version("prefect")
+        remedy = f"{sys.executable} -m pip install prefect=={ours} where the server runs, then restart it"
+        return Check("Prefect server", theirs == ours, f"{url} is {theirs}, here is {ours}", remedy)
+    if ServiceBook(home).running("server"):
+        return Check("Prefect server", True, "the one that glassworks up started")
+    try:
+        with listen() as probe:
+            port = probe.getsockname()[1]
+        return Check("Prefect server", True, f"builds bring their own (port {port} is free)")
+    except RetryableError as error:
+        return Check("Prefect server", False, error.message, error.hint)
+
+
+def prefect_home(store: Path) -> Path:
+    """Where Prefect keeps its records for builds of this store."""
+    return Path(os.environ.get("PREFECT_HOME", store / "prefect"))
+
+
+def check_services(store: Path) -> Check:
+    """What `glassworks up` started still runs, in the version that we have, and plans what is scheduled."""
+    book = ServiceBook(prefect_home(store))
+    server, worker = book.read("server"), book.read("worker")
+    if server is None and worker is None:
+        return Check("services", True, "none are kept running (glassworks up starts them)")
+    wrong = [_ended(one) for one in (server, worker) if one is not None and not one.alive]
+    if wrong:
+        return Check("services", False, "; ".join(wrong), "glassworks up")
+    if worker is None:
+        return Check("services", False, "the server runs, but no worker", "glassworks up")
+    return _check_answers(PrefectRest(worker.about["api_url"]), book)
+
+
+def _ended(service: Service) -> str:
+    return f"the {service.name} (pid {service.pid}) has ended; its log: {service.log}"
+
+
+def _check_answers(api: PrefectRest, book: ServiceBook) -> Check:
+    again = "glassworks down, then glassworks up"
+    if not answers(api.api_url):
+        return Check("services", False, f"the server at {api.api_url} does not answer", "glassworks up")
+    try:
+        theirs, ours = api.version(), metadata.version("prefect")
+        if theirs != ours:
+            return Check("services", False, f"the server is Prefect {theirs}, here is {ours}", again)
+        if api.get(f"/work_pools/{POOL}")["is_paused"]:
+            return Check("services", False, f"the pool {POOL} is paused", f"prefect work-pool resume {POOL}")
+        idle = Deployments(api, book.folder).without_planned_runs()
+    except GlassworksError as error:
+        return Check("services", False, error.message, again)
+    if idle:
+        found = f"{', '.join(idle)}: scheduled, but no run is planned; see {book.folder / 'server.log'}"
+        return Check("services", False, found, again)
+    return Check("services", True, f"server and worker run, {api.api_url.removesuffix('/api')}")
