@@ -23,6 +23,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 from prefect.states import Cancelled, Completed, Failed
 
+from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
 from flows.build import Build, NotReached
 from flows.live_progress import LiveProgress, one_of_each, publish_results, show
 from flows.lost_runs import close_lost_runs
@@ -50,16 +51,21 @@ async def build_llm(
     force: list[str] | None = None,
     store: str = "store",
     trust_code: bool = False,
+    backend: BackendName = DEFAULT_BACKEND,
+    limits: list[str] | None = None,
 ) -> str:
     """Build a language model end to end; `changes` are like `pretrain.depth=6`. Returns the report's path."""
     settings = build_settings(
         preset, sources=sources or (), changes=changes or (), force=force or (), trust_code=trust_code
     )
-    command = ["glassworks", "build", "--preset", preset, "--store", store]
-    for option, values in (("--source", sources), ("--set", changes), ("--force", force)):
+    command = ["glassworks", "build", "--preset", preset, "--store", store, "--backend", backend]
+    asked = (("--source", sources), ("--set", changes), ("--force", force), ("--limit", limits))
+    for option, values in asked:
         command += [word for value in values or () for word in (option, value)]
+    where = backend_named(backend, limits or ())
     with Terminal() as terminal:
-        return str(await run_build(Build(Store(Path(store)), settings, terminal, shlex.join(command))))
+        build = Build(Store(Path(store)), settings, terminal, shlex.join(command), backend=where)
+        return str(await run_build(build))
 
 
 async def build_flow(build: Build) -> None:
@@ -105,10 +111,12 @@ async def run_build(build: Build) -> Path:
     mark = f"store:{build.store.root}"
     with suppress(RetryableError), alone(build.store):
         await close_lost_runs(mark)
+        await build.backend.clear(build.store)
     with in_use(build.store):
         async with get_client() as client:  # the same name in the UI, the record and the report
             await client.update_flow_run(UUID(flow_run.id), name=build.run_id, tags=[mark])
         try:
+            await build.check()
             async with LiveProgress("build", get_run_logger()) as progress:
                 telling = asyncio.create_task(_tell_overall(build, progress))
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
 from flows.commands import build_command, chat_command, plan_rows, rerun_command, serve_ui
 from flows.compare import compare_runs
 from flows.garbage import find_garbage, remove
+from flows.images_cli import app as images_app
 from flows.plan import plan_build
 from flows.preflight import run_checks
 from flows.records import earlier_run, find_artifact, read_record
@@ -34,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(images_app, name="images")
 
 StoreOption = Annotated[
     Path, typer.Option("--store", envvar="GLASSWORKS_STORE", help="Folder of the artifacts.")
@@ -51,6 +55,13 @@ SetOption = Annotated[
 TrustOption = Annotated[
     bool, typer.Option("--trust-code", help="Keep artifacts although only code changed; they then say so.")
 ]
+BackendOption = Annotated[
+    BackendName, typer.Option("--backend", envvar="GLASSWORKS_BACKEND", help="Where stages run.")
+]
+LimitOption = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="STAGE.LIMIT=NUMBER for containers, such as dpo.memory_gib=8. Repeat it."),
+]
 DEFAULT_STORE = Path("store")
 
 
@@ -63,6 +74,8 @@ def build(
     force: Annotated[list[str] | None, typer.Option("--force", help="Run this stage in any case.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Stop after this stage.")] = None,
     trust_code: TrustOption = False,
+    backend: BackendOption = DEFAULT_BACKEND,
+    limit: LimitOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Build everything that is not there yet: interrupt it, repeat it, it goes on."""
@@ -74,7 +87,7 @@ def build(
         force=force or (),
         trust_code=trust_code,
     )
-    sys.exit(build_command(Store(store), settings, until))
+    sys.exit(build_command(Store(store), settings, until, backend_named(backend, limit or ())))
 
 
 @app.command()
@@ -85,6 +98,7 @@ def plan(
     change: SetOption = None,
     force: Annotated[list[str] | None, typer.Option("--force", help="As in build.")] = None,
     trust_code: TrustOption = False,
+    backend: BackendOption = DEFAULT_BACKEND,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Say what a build would do, stage by stage, and why. Runs nothing."""
@@ -104,6 +118,8 @@ def plan(
         print(
             f"about {format_seconds(sum(s for s in known if s is not None))}, as long as they took last time"
         )
+    to_run = [stage.spec for stage in planned if stage.outcome == "RUN"]
+    asyncio.run(backend_named(backend).check(lambda: to_run))
 
 
 @app.command()
@@ -116,11 +132,16 @@ def rerun(
         str | None, typer.Option("--run", help="Take inputs and settings of this run (default: the newest).")
     ] = None,
     change: SetOption = None,
+    backend: BackendOption = DEFAULT_BACKEND,
+    limit: LimitOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Run one stage again on an earlier run's inputs."""
     place = Store(store)
-    sys.exit(rerun_command(place, earlier_run(place, run, stage), stage, with_downstream, change or []))
+    where = backend_named(backend, limit or ())
+    sys.exit(
+        rerun_command(place, earlier_run(place, run, stage), stage, with_downstream, change or [], where)
+    )
 
 
 @app.command()

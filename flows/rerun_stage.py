@@ -9,8 +9,10 @@ from typing import Literal
 
 from prefect import flow
 
+from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
 from flows.build import Build
 from flows.build_llm import run_build
+from flows.job import Backend
 from flows.plan import downstream
 from flows.records import earlier_run
 from flows.report.record import RunRecord
@@ -40,16 +42,20 @@ async def rerun_stage(
     run: str | None = None,
     changes: list[str] | None = None,
     store: str = "store",
+    backend: BackendName = DEFAULT_BACKEND,
+    limits: list[str] | None = None,
 ) -> str:
     """Run `stage` again although nothing changed. Returns the report's path."""
     place = Store(Path(store))
     record = earlier_run(place, run, stage)
     with Terminal() as terminal:
         command = ["glassworks", "rerun", stage, "--run", record.run_id, "--store", store]
-        command += ["--with-downstream"] * with_downstream
+        command += ["--backend", backend, *["--with-downstream"] * with_downstream]
+        command += [word for limit in limits or () for word in ("--limit", limit)]
         command += [word for change in changes or () for word in ("--set", change)]
         asked = shlex.join(command)
-        build = rerun_build(place, record, stage, with_downstream, changes or [], terminal, asked)
+        where = backend_named(backend, limits or ())
+        build = rerun_build(place, record, stage, with_downstream, changes or [], terminal, asked, where)
         return str(await run_build(build))
 
 
@@ -61,13 +67,14 @@ def rerun_build(
     changes: list[str],
     terminal: Terminal,
     command: str,
+    backend: Backend,
 ) -> Build:
     """The build of a rerun: everything that is not rerun is taken as the earlier run had it."""
     known_stage(stage)
     rerun = {stage} | (downstream(stage) if with_downstream else set())
     settings = settings_of_run(record, changes, force=rerun)
     kept = _kept(store, record, rerun)
-    return Build(store, settings, terminal, command, only=kept)
+    return Build(store, settings, terminal, command, only=kept, backend=backend)
 
 
 def _kept(store: Store, record: RunRecord, rerun: set[str]) -> Mapping[str, Artifact]:
