@@ -18,7 +18,7 @@ DEFAULT_BACKEND: BackendName = "process"
 
 
 def backend_named(name: BackendName, limits: Iterable[str] = ()) -> Backend:
-    """The backend of that name; `limits` are like `pretrain.memory_gib=16`. Raises UserError for a wrong one."""
+    """The backend of that name; `limits` are like `pretrain.memory_gib=16`. UserError for a wrong one."""
     asked = parse_limits(limits)
     if name == "process":
         if asked:
@@ -30,7 +30,7 @@ def backend_named(name: BackendName, limits: Iterable[str] = ()) -> Backend:
 
 
 def parse_limits(changes: Iterable[str]) -> dict[str, Limits]:
-    """Stage -> its limits, for the stages that are named. Raises UserError for an unknown one or no number."""
+    """Stage -> its limits, for the stages that are named. UserError for an unknown one or no number."""
     limits: dict[str, Limits] = {}
     known = [each.name for each in fields(Limits)]
     defaults = {spec.name: spec.limits for spec in STAGES}

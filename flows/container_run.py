@@ -1,7 +1,8 @@
 """Run one container: its lease, its output, its end.
 
-The lease is its standard input, whose other end we hold. When we die, even by `kill -9`, the kernel closes our
-end, the engine closes the container's, and the stage saves its checkpoint and stops. The engine removes it then.
+The lease is its standard input, whose other end we hold. When we die, even by `kill -9`, the kernel closes
+our end, the engine closes the container's, and the stage saves its checkpoint and stops. The engine removes
+it then.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Ended:
 
 
 async def run_container(engine: Engine, asked: Request, on_line: Callable[[bytes], None]) -> Ended:
-    """Create, start, hear and remove one container. Raises GlassworksError where the engine will not or is gone.
+    """Create, start, hear and remove one container. GlassworksError where the engine will not or is gone.
 
     When the task is cancelled, the container is asked to stop and gets time for its checkpoint.
     """
@@ -129,7 +130,7 @@ def _read(lease: Any, hear: Callable[[bytes], None]) -> str:
     """Pass on each line of its output; returns the end of what it wrote to stderr."""
     pending, errors = b"", b""
     with contextlib.suppress(OSError, ValueError):
-        for stream, data in frames_iter(lease, tty=False):
+        for stream, data in frames_iter(lease, tty=False):  # type: ignore[no-untyped-call]
             if stream == STDERR:
                 errors = (errors + data)[-ERROR_TAIL_BYTES:]
                 continue
@@ -143,7 +144,7 @@ def _read(lease: Any, hear: Callable[[bytes], None]) -> str:
 
 
 def stop_and_remove(engine: Engine, container: str, grace_seconds: int = GRACE_SECONDS) -> None:
-    """SIGTERM, time for the checkpoint, SIGKILL. What has ended is gone already, what never started is not."""
+    """SIGTERM, time for the checkpoint, SIGKILL. What never started is there all the same."""
     with contextlib.suppress(APIError, RequestException):
         engine.api.stop(container, timeout=grace_seconds)
     with contextlib.suppress(APIError, RequestException):

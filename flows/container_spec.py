@@ -1,8 +1,8 @@
-"""What a stage's container may see, write and take: a pure function from a job to what the engine is asked for.
+"""What a stage's container may see, write and take: a pure function from a job to a request.
 
-Everything lies where it lies on the host, so the program is told the same as a process and its messages name
-paths that the user can open. Two things can be written: the work folder of this very artifact, and the file that
-it locks. Nothing else of the store can, so a stage cannot spoil what another one has made.
+Everything lies where it lies on the host, so the program is told the same as a process and its messages
+name paths that the user can open. Two things can be written: the work folder of this very artifact, and the
+file that it locks. Nothing else of the store can, so a stage cannot spoil what another one has made.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ GIB = 2**30
 INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", PRICE_VARIABLE)
 #: Folders of the image that a mount must not hide.
 TAKEN = frozenset(
-    map(Path, "/ /bin /dev /etc /glassworks /lib /lib64 /opt /opt/venv /proc /run /sbin /sys /tmp /usr /usr/bin "
-        "/usr/lib /usr/local /usr/local/bin /usr/local/lib /var".split())
-)  # fmt: skip
+    Path("/", name)
+    for name in (
+        *("", "bin", "dev", "etc", "glassworks", "lib", "lib64", "opt", "opt/venv", "proc", "run", "sbin"),
+        *("sys", "tmp", "usr", "usr/bin", "usr/lib", "usr/local", "usr/local/bin", "usr/local/lib", "var"),
+    )
+)
 PRIVATE_HOME = Path("/root")
 
 

@@ -63,7 +63,7 @@ class Engine:
         """A local image; None where there is none."""
         with in_our_words():
             try:
-                found = self.api.inspect_image(name)
+                found = self.api.inspect_image(name)  # type: ignore[no-untyped-call]
             except ImageNotFound:
                 return None
         layers = tuple((found.get("RootFS") or {}).get("Layers") or ())
@@ -80,7 +80,7 @@ class Engine:
         anew: bool,
         offline: bool,
     ) -> None:
-        """Build with the classic builder, which every engine has. Raises GlassworksError when a step fails."""
+        """Build with the classic builder, which every engine has. GlassworksError when a step fails."""
         with in_our_words():
             told = self.api.build(
                 fileobj=context,

@@ -1,8 +1,8 @@
 """images/Dockerfile, read: its targets, what each copies, and the piece of it that builds one image.
 
-The classic builder builds every target that stands above the one asked for, and both builders want all files of
-the context. So our command sends for each image only its own targets and files, on top of the image below it,
-which has been built before. The file as a whole serves who calls `docker build` by hand.
+The classic builder builds every target that stands above the one asked for, and both builders want all
+files of the context. So our command sends for each image only its own targets and files, on top of the
+image below it, which has been built before. The file as a whole serves who calls `docker build` by hand.
 """
 
 from __future__ import annotations
@@ -129,9 +129,11 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def source_digest(target: Target, arguments: Mapping[str, str]) -> str:
-    """sha256 of everything that the image is made of: its recipe, its files, and the same of those below it."""
-    whole = hashlib.sha256(recipe(target, target.parent).encode())
-    whole.update(repr(sorted(arguments.items())).encode())
+    """sha256 of all that the image is made of: its recipe, its files, and the same of those below it."""
+    text = recipe(target, target.parent)
+    whole = hashlib.sha256(text.encode())
+    used = {name: value for name, value in arguments.items() if f"${{{name}}}" in text}
+    whole.update(repr(sorted(used.items())).encode())
     for file in copied_files(target, arguments):
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         whole.update(f"{file.relative_to(REPOSITORY).as_posix()} {content}\n".encode())

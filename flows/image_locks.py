@@ -3,9 +3,10 @@
 One lock per image family, and in it only what the family adds to the images below it. So the image build
 installs each lock as it is, with no resolving, and each layer holds what its name says.
 
-torch has two locks. The build for processors and the one for NVIDIA's GPUs are different files under one version,
-and the second needs some fifteen packages more. One lock with the hashes of both would let pip take whichever
-the index offers: a build that is given the wrong one would end well and fail at the first import.
+torch has two locks. The build for processors and the one for NVIDIA's GPUs are different files under one
+version, and the second needs some fifteen packages more. One lock with the hashes of both would let pip
+take whichever the index offers: a build that is given the wrong one would end well and fail at the first
+import.
 """
 
 from __future__ import annotations
@@ -126,7 +127,9 @@ def _resolve(family: str, held: Mapping[str, Pin]) -> list[Pin]:
 
 
 def _constraints(family: Family, held: Mapping[str, Pin]) -> Iterable[str]:
-    versions = {canonicalize_name(d.name): d.version for d in metadata.distributions() if d.name}
+    versions: dict[str, str] = {
+        canonicalize_name(d.name): d.version for d in metadata.distributions() if d.name
+    }
     versions |= {name: pin.version for name, pin in held.items()}
     for name, version in sorted(versions.items()):
         # `==2.13.0` lets pip take any local build of it, and it prefers those; `===` takes none but this.
@@ -146,5 +149,5 @@ def _check_local(family: str, pins: Iterable[Pin]) -> None:
         if pin.name == "torch" and wanted is not None and (Version(pin.version).local is not None) != wanted:
             raise UserError(
                 f"the index gave torch {pin.version} for {family}",
-                hint="set PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to where PyTorch offers the build that you want",
+                hint="set PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to where PyTorch has the build that you want",
             )

@@ -1,4 +1,4 @@
-"""Build, list and push the images. Which are out of date is told by a label with the digest of their sources."""
+"""Build, list and push the images. A label with the digest of its sources says if one is out of date."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -161,9 +162,7 @@ def context(target: Target, below: str, options: BuildOptions) -> IO[bytes]:
 
     Times and owners are left out, so that the same content is the same context.
     """
-    import tempfile
-
-    packed: IO[bytes] = tempfile.TemporaryFile()
+    packed: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
     with tarfile.open(fileobj=packed, mode="w") as tar:
         _add(tar, "Dockerfile", recipe(target, below).encode())
         for file in copied_files(target, options.sources):

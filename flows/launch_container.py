@@ -1,7 +1,7 @@
 """Start a stage in a container: the same program, told the same, with the same events, errors and results.
 
-The stage may write nothing but its own work folder. It leaves its artifact there, and we move it into the store;
-stages/runtime/delivery.py tells how that stays atomic when one of the two is killed.
+The stage may write nothing but its own work folder. It leaves its artifact there, and we move it into the
+store; stages/runtime/delivery.py tells how that stays atomic when one of the two is killed.
 """
 
 from __future__ import annotations

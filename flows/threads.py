@@ -1,7 +1,7 @@
 """Blocking calls beside an event loop, each in a thread of its own.
 
-`asyncio.to_thread` has few threads and waits for them at the loop's end. Calls that last as long as a container
-lives would use them up, and one that never comes back would keep the program from ending.
+`asyncio.to_thread` has few threads and waits for them at the loop's end. Calls that last as long as a
+container lives would use them up, and one that never comes back would keep the program from ending.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def in_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
-    """Start `work` at once; the future gets what it returns or raises. Cancelling that leaves the thread alone."""
+    """Start `work` at once; the future gets what it returns or raises. The thread cannot be cancelled."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
     future.add_done_callback(lambda done: done.cancelled() or done.exception())  # may never be asked for

@@ -1,8 +1,9 @@
 """The Python whose documentation is harvested: this one, or one that a file describes.
 
-A container has a Python of its own, and the user wants the documentation of theirs. So whoever starts the stage
-there binds the folders of the user's Python into it, and describes in a file what cannot be bound: its version
-and the documentation of the modules that are compiled into it. The harvest is then the same to the byte.
+A container has a Python of its own, and the user wants the documentation of theirs. So whoever starts the
+stage there binds the folders of the user's Python into it, and describes in a file what cannot be bound:
+its version and the documentation of the modules that are compiled into it. The harvest is then the same to
+the byte.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ def _described(path: Path) -> HarvestedPython:
     grammar = f"{sys.version_info.major}.{sys.version_info.minor}"
     if told["grammar"] != grammar:
         raise UserError(
-            f"your Python is {told['grammar']} and the image has {grammar}: what one writes the other may not read",
-            hint=f"glassworks images build --base-image python:{told['grammar']}-slim, after `glassworks images "
-            "lock` with that Python; or pass --source, or run with --backend process",
+            f"your Python is {told['grammar']}, the image has {grammar}: which may read it otherwise",
+            hint=f"make the locks with yours (glassworks images lock) and the images on it (--base-image "
+            f"python:{told['grammar']}-slim); or pass --source, or run with --backend process",
         )
     return HarvestedPython(
         told["version"],

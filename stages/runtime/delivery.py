@@ -1,9 +1,9 @@
-"""From a work folder into the store: how an artifact is handed over by a stage that may not write there itself.
+"""From a work folder into the store: how a stage hands its artifact over that may not write there itself.
 
-A stage in a container can write nothing but its own work folder. It commits its artifact to `delivered` in there,
-with one rename as ever, and whoever started it moves that folder into the store, with a second one. Each is
-atomic. When the first has happened and the second has not, because somebody pulled the plug, the next build of
-the same artifact finds it here, whole, and only has to take it.
+A stage in a container can write nothing but its own work folder. It commits its artifact to `delivered` in
+there, with one rename as ever, and whoever started it moves that folder into the store, with a second one.
+Each is atomic. When the first has happened and the second has not, because somebody pulled the plug, the
+next build of the same artifact finds it here, whole, and only has to take it.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def commit(staged: Path, folder: Path, manifest: Manifest) -> None:
 
 
 def move_into_place(staged: Path, folder: Path, aside: Path) -> None:
-    """Rename `staged`, which is whole and on disk, to `folder`; what was there goes to `aside` and is removed."""
+    """Rename `staged`, whole and on disk, to `folder`; what was there goes to `aside` and is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     old: Path | None = None
     if folder.exists():
