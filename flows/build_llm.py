@@ -23,6 +23,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 from prefect.states import Cancelled, Completed, Failed
 
+from flows.after_a_crash import stop_containers
 from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
 from flows.build import Build, NotReached
 from flows.live_progress import LiveProgress, one_of_each, publish_results, show
@@ -43,7 +44,12 @@ OVERALL_EVERY_SECONDS = 2.0
 DRAIN_SECONDS = 15.0
 
 
-@flow(name="build-llm", persist_result=False)
+@flow(
+    name="build-llm",
+    persist_result=False,
+    on_cancellation=[stop_containers],
+    on_crashed=[stop_containers],
+)
 async def build_llm(
     preset: str = DEFAULT_PRESET,
     sources: list[str] | None = None,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from prefect import flow
 
+from flows.after_a_crash import stop_containers
 from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
 from flows.build import Build
 from flows.build_llm import run_build
@@ -35,7 +36,12 @@ StageName = Literal[
 ]
 
 
-@flow(name="rerun-stage", persist_result=False)
+@flow(
+    name="rerun-stage",
+    persist_result=False,
+    on_cancellation=[stop_containers],
+    on_crashed=[stop_containers],
+)
 async def rerun_stage(
     stage: StageName,
     with_downstream: bool = False,
