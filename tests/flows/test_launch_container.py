@@ -70,6 +70,16 @@ def test_a_dead_engine_and_a_closed_one_differ() -> None:
         assert "--backend process" in found.hint
 
 
+def test_where_no_engine_is_the_first_request_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    with pytest.raises(RetryableError, match="no Docker Engine answers at unix:") as caught:
+        asyncio.run(DockerBackend().check(lambda: [SPEC]))
+    assert "--backend process" in caught.value.hint
+    asyncio.run(DockerBackend().check(lambda: []))  # a build of hits needs no engine
+
+
 @pytest.mark.parametrize(
     ("last", "hint"),
     [
