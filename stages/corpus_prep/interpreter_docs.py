@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
@@ -109,3 +111,7 @@ def _declared(name: str, value: Any) -> str:
         return f"{name}(...)"
     text = re.sub(r"\(self(?:, /)?(?:, )?", "(", text)
     return name + re.sub(r"\$\w+(?:, )?", "", text)
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(module) for module in own_interpreter_modules()]))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from stages.corpus_prep.harvested_python import DESCRIPTION_VARIABLE, description, this_python
 from stages.corpus_prep.sources import InputConfig, expand
+from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.spec import Outside
 
 HARVEST = "/harvest"
@@ -47,11 +52,16 @@ def _root(pattern: str) -> Path:
     return Path(*plain)
 
 
-def _harvest() -> Outside:
-    from stages.corpus_prep.interpreter_docs import own_interpreter_modules  # planning must stay fast
+def _compiled_modules() -> list[dict[str, Any]]:
+    """Asked of an interpreter of its own: in this one somebody may have replaced `sys.excepthook`, say."""
+    program = [sys.executable, "-m", "stages.corpus_prep.interpreter_docs"]
+    done = subprocess.run(program, cwd=REPOSITORY, capture_output=True, check=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
 
-    python = this_python()
-    python = replace(python, compiled_modules=tuple(asdict(m) for m in own_interpreter_modules()))
+
+def _harvest() -> Outside:
+    python = replace(this_python(), compiled_modules=tuple(_compiled_modules()))
     folders = {f"{HARVEST}/packages-{n}": Path(folder) for n, folder in enumerate(python.package_folders)}
     library = f"{HARVEST}/standard-library"
     described = f"{HARVEST}/python.json"
