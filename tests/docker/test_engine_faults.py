@@ -1,4 +1,4 @@
-"""The engine itself is killed while a stage runs. Only where a variable allows it: other containers die too."""
+"""The engine is killed while a stage runs. Only where a variable allows it: other containers die too."""
 
 from __future__ import annotations
 
