@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_contracts.manifest import KeyParts
-from stages.runtime.fingerprint import fingerprint
+from stages.runtime.fingerprint import fingerprint as fingerprint_of
 from stages.runtime.spec import StageConfig, StageSpec
 from stages.runtime.store import Artifact, Store
 
@@ -31,29 +31,29 @@ class Job:
     run_id: str = ""
 
     @property
-    def print(self) -> str:
+    def fingerprint(self) -> str:
         """The fingerprint of what it makes."""
-        return fingerprint(self.key)
+        return fingerprint_of(self.key)
 
     @property
     def work(self) -> Path:
         """Where it works."""
-        return self.store.work_dir(self.spec.name, self.print)
+        return self.store.work_dir(self.spec.name, self.fingerprint)
 
     @property
     def settings(self) -> Path:
         """The file with its configuration."""
-        return self.work.with_name(f"{self.print}.config.json")
+        return self.work.with_name(f"{self.fingerprint}.config.json")
 
     @property
     def lock(self) -> Path:
         """The file that the stage locks, so that nobody else makes the same artifact meanwhile."""
-        return self.work.with_name(f"{self.print}.lock")
+        return self.work.with_name(f"{self.fingerprint}.lock")
 
     def options(self, output: Path) -> list[str]:
         """What the stage's program is told. Folders have the same paths wherever it runs."""
         options = ["--config", str(self.settings), "--output", str(output), "--work", str(self.work)]
-        options += ["--expect", self.print, "--events", "json", "--lease", "stdin"]
+        options += ["--expect", self.fingerprint, "--events", "json", "--lease", "stdin"]
         for role, folder in self.inputs.items():
             options += ["--input", f"{role}={folder}"]
         return [*options, "--force"] if self.force else options

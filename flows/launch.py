@@ -65,9 +65,9 @@ async def launch(job: Job, on_event: OnEvent) -> Artifact:
         raise
     if code != 0:
         raise stage_error(job.spec, code, last_error, errors)
-    artifact = job.store.find(job.spec.name, job.print)
+    artifact = job.store.find(job.spec.name, job.fingerprint)
     if artifact is None:
-        raise GlassworksError(f"{job.spec.name} ended well but left no whole artifact {job.print}")
+        raise GlassworksError(f"{job.spec.name} ended well but left no whole artifact {job.fingerprint}")
     return artifact
 
 
@@ -88,7 +88,7 @@ def entry_point(spec: StageSpec) -> list[str]:
 
 def _command(job: Job) -> list[str]:
     write_durably(job.settings, job.config.model_dump_json(indent=1))
-    return [*entry_point(job.spec), *job.options(job.store.artifact_dir(job.spec.name, job.print))]
+    return [*entry_point(job.spec), *job.options(job.store.artifact_dir(job.spec.name, job.fingerprint))]
 
 
 def _environment() -> dict[str, str]:

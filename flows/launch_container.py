@@ -81,7 +81,7 @@ class DockerBackend:
             raise container_error(job.spec, limits, ended, last_error[0] if last_error else None)
         artifact = await _take(job, on_event)
         if artifact is None:
-            raise GlassworksError(f"{job.spec.name} ended well but left no whole artifact {job.print}")
+            raise GlassworksError(f"{job.spec.name} ended well but left no whole artifact {job.fingerprint}")
         return artifact
 
     def _image(self, spec: StageSpec) -> Image:
@@ -124,7 +124,7 @@ def prepare(job: Job, outside: Outside, user: str) -> dict[str, Path]:
     job.lock.touch()
     documents = {}
     for number, (place, text) in enumerate(outside.documents.items()):
-        documents[place] = job.work.with_name(f"{job.print}.document-{number}")
+        documents[place] = job.work.with_name(f"{job.fingerprint}.document-{number}")
         write_durably(documents[place], text)
     if user == NOBODY:  # only root starts stages as somebody else, and only root may do this
         uid, gid = map(int, NOBODY.split(":"))
@@ -143,7 +143,7 @@ async def _take(job: Job, on_event: OnEvent) -> Artifact | None:
         loop.call_soon_threadsafe(on_event, event)
 
     def take() -> Artifact | None:
-        return take_delivery(job.store, job.spec.name, job.print, wait, stop.is_set)
+        return take_delivery(job.store, job.spec.name, job.fingerprint, wait, stop.is_set)
 
     try:
         return await in_thread(take)

@@ -19,6 +19,7 @@ from flows.backends import backend_named
 from flows.job import Backend, Job
 from flows.records import latest_record
 from stages.catalog import STAGES
+from stages.runtime.fingerprint import key_parts
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store, read_manifest
 
@@ -28,10 +29,11 @@ def job_of(store: Store, spec: StageSpec) -> Job:
     names = {done.name: done.fingerprint for done in latest_record(store).stages}
     folders = {name: store.artifact_dir(name, key) for name, key in names.items() if key}
     found = {name: Artifact(folder, m) for name, folder in folders.items() if (m := read_manifest(folder))}
-    manifest = found[spec.name].manifest
     inputs = {role: found[read.stage].part(read.part) for role, read in spec.reads.items()}
-    config = spec.parse_config(manifest.config)
-    return Job(spec, config, manifest.key, inputs, store, force=True, run_id="backend-overhead")
+    digests = {role: found[r.stage].manifest.parts[r.part].digest for role, r in spec.reads.items()}
+    config = spec.parse_config(found[spec.name].manifest.config)
+    key = key_parts(spec, config, digests)
+    return Job(spec, config, key, inputs, store, force=True, run_id="backend-overhead")
 
 
 def seconds_of(backend: Backend, job: Job) -> float:
