@@ -11,14 +11,15 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from flows.forecast import Forecast
-from flows.launch import launch
-from flows.plan import PlannedStage, last_seconds, plan_stage, upstream
+from flows.job import Backend, Job
+from flows.launch import ProcessBackend
+from flows.plan import PlannedStage, last_seconds, plan_build, plan_stage, upstream
 from flows.report.record import Outcome, RunRecord, StageRecord, Status
 from flows.run_report import write_report
 from flows.settings import BuildSettings
@@ -92,6 +93,8 @@ class Build:
     specs: tuple[StageSpec, ...] = STAGES
     only: Mapping[str, Artifact] | None = None
     """Stages that are not planned anew but taken from an earlier run (for rerunning single stages)."""
+    backend: Backend = field(default_factory=ProcessBackend)
+    """Where stages run."""
     run_id: str = field(default_factory=new_run_id)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     outcomes: dict[str, StageRecord] = field(default_factory=dict)
@@ -113,6 +116,15 @@ class Build:
     def __post_init__(self) -> None:
         self.settled = {spec.name: asyncio.Event() for spec in self.specs}
         self.forecast = Forecast({spec.name: last_seconds(self.store, spec.name) for spec in self.specs})
+
+    async def check(self) -> None:
+        """Raise GlassworksError where the backend cannot run what this build will have to run."""
+        await self.backend.check(self._expected_to_run)
+
+    def _expected_to_run(self) -> list[StageSpec]:
+        kept = self.only or {}
+        planned = plan_build(self.settings, self.store, self.specs)
+        return [stage.spec for stage in planned if stage.outcome == "RUN" and stage.name not in kept]
 
     async def stage(self, spec: StageSpec, on_event: Callable[[dict[str, Any]], None]) -> Artifact:
         """Plan one stage, run it if it must run, and return its artifact.
@@ -203,21 +215,19 @@ class Build:
             self._tell_overall()
             on_event(event)
 
-        force = spec.name in self.settings.force
-        niceness = SIDE_BY_SIDE_NICENESS if self._runs_beside_an_earlier_one(spec) else 0
+        job = Job(
+            spec,
+            config,
+            planned.key,
+            inputs,
+            self.store,
+            force=spec.name in self.settings.force,
+            niceness=SIDE_BY_SIDE_NICENESS if self._runs_beside_an_earlier_one(spec) else 0,
+            run_id=self.run_id,
+        )
         try:
             async with self.gpu_slot(spec, self.audience.say) as environment:
-                artifact = await launch(
-                    spec,
-                    config,
-                    planned.key,
-                    inputs,
-                    self.store,
-                    both,
-                    force=force,
-                    niceness=niceness,
-                    environment=environment,
-                )
+                artifact = await self.backend.launch(replace(job, environment=environment), both)
         except GlassworksError as error:
             seconds = time.monotonic() - clock
             stopped = isinstance(error, StopRequested)

@@ -26,6 +26,8 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 from prefect.states import Cancelled, Completed, Failed
 
+from flows.after_a_crash import stop_containers
+from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
 from flows.build import Build, NotReached
 from flows.gpu_slots import gpu_slot
 from flows.live_progress import LiveProgress, one_of_each, publish_results, show
@@ -46,7 +48,12 @@ OVERALL_EVERY_SECONDS = 2.0
 DRAIN_SECONDS = 15.0
 
 
-@flow(name="build-llm", persist_result=False)
+@flow(
+    name="build-llm",
+    persist_result=False,
+    on_cancellation=[stop_containers],
+    on_crashed=[stop_containers],
+)
 async def build_llm(
     preset: str = DEFAULT_PRESET,
     sources: list[str] = [],  # noqa: B006  (for a value that may be missing, Prefect's form shows two tabs)
@@ -54,6 +61,8 @@ async def build_llm(
     force: list[str] = [],  # noqa: B006
     store: str = "",
     trust_code: bool = False,
+    backend: BackendName = DEFAULT_BACKEND,
+    limits: list[str] = [],  # noqa: B006
 ) -> str:
     """Build a language model end to end. Returns the report's path.
 
@@ -64,14 +73,19 @@ async def build_llm(
         force: Stages to run in any case.
         store: Folder of the artifacts; empty for the worker's.
         trust_code: Keep artifacts although only code changed; they then say so.
+        backend: process, or docker for a container per stage.
+        limits: What containers may use, one each, such as pretrain.memory_gib=16
     """
     settings = build_settings(preset, sources=sources, changes=overrides, force=force, trust_code=trust_code)
     folder = store_of_worker(store)
-    command = ["glassworks", "build", "--preset", preset, "--store", folder]
-    for option, values in (("--source", sources), ("--set", overrides), ("--force", force)):
+    where = backend_named(backend, limits)
+    command = ["glassworks", "build", "--preset", preset, "--store", folder, "--backend", backend]
+    asked = (("--source", sources), ("--set", overrides), ("--force", force), ("--limit", limits))
+    for option, values in asked:
         command += [word for value in values for word in (option, value)]
     with Terminal() as terminal:
-        return str(await run_build(Build(Store(Path(folder)), settings, terminal, shlex.join(command))))
+        build = Build(Store(Path(folder)), settings, terminal, shlex.join(command), backend=where)
+        return str(await run_build(build))
 
 
 def store_of_worker(named: str) -> str:
@@ -126,10 +140,12 @@ async def run_build(build: Build) -> Path:
     mark = f"store:{build.store.root}"
     with suppress(RetryableError), alone(build.store):
         await close_lost_runs(mark, UUID(flow_run.id))
+        await build.backend.clear(build.store)
     with in_use(build.store):
         async with get_client() as client:  # the same name in the UI, the record and the report
             await client.update_flow_run(UUID(flow_run.id), name=build.run_id, tags=[mark])
         try:
+            await build.check()
             async with LiveProgress("build", get_run_logger()) as progress:
                 telling = asyncio.create_task(_tell_overall(build, progress))
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import subprocess
@@ -14,9 +15,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
 from flows.commands import build_command, chat_command, plan_rows, rerun_command, serve_ui
 from flows.compare import compare_runs
 from flows.garbage import find_garbage, remove
+from flows.images_cli import app as images_app
 from flows.operations_cli import app as operations
 from flows.plan import plan_build, rerun_set
 from flows.preflight import run_checks
@@ -37,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(operations)
+app.add_typer(images_app, name="images")
 
 StoreOption = Annotated[
     Path, typer.Option("--store", envvar="GLASSWORKS_STORE", help="Folder of the artifacts.")
@@ -54,6 +58,13 @@ SetOption = Annotated[
 TrustOption = Annotated[
     bool, typer.Option("--trust-code", help="Keep artifacts although only code changed; they then say so.")
 ]
+BackendOption = Annotated[
+    BackendName, typer.Option("--backend", envvar="GLASSWORKS_BACKEND", help="Where stages run.")
+]
+LimitOption = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="STAGE.LIMIT=NUMBER for containers, such as dpo.memory_gib=8. Repeat it."),
+]
 DEFAULT_STORE = Path("store")
 
 
@@ -66,6 +77,8 @@ def build(
     force: Annotated[list[str] | None, typer.Option("--force", help="Run this stage in any case.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Stop after this stage.")] = None,
     trust_code: TrustOption = False,
+    backend: BackendOption = DEFAULT_BACKEND,
+    limit: LimitOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Build everything that is not there yet: interrupt it, repeat it, it goes on."""
@@ -77,7 +90,7 @@ def build(
         force=force or (),
         trust_code=trust_code,
     )
-    sys.exit(build_command(Store(store), settings, until))
+    sys.exit(build_command(Store(store), settings, until, backend_named(backend, limit or ())))
 
 
 @app.command()
@@ -88,6 +101,7 @@ def plan(
     change: SetOption = None,
     force: Annotated[list[str] | None, typer.Option("--force", help="As in build.")] = None,
     trust_code: TrustOption = False,
+    backend: BackendOption = DEFAULT_BACKEND,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Say what a build would do, stage by stage, and why. Runs nothing."""
@@ -107,6 +121,8 @@ def plan(
         print(
             f"about {format_seconds(sum(s for s in known if s is not None))}, as long as they took last time"
         )
+    to_run = [stage.spec for stage in planned if stage.outcome == "RUN"]
+    asyncio.run(backend_named(backend).check(lambda: to_run))
 
 
 @app.command()
@@ -120,12 +136,15 @@ def rerun(
         str | None, typer.Option("--run", help="Take inputs and settings of this run (default: the newest).")
     ] = None,
     change: SetOption = None,
+    backend: BackendOption = DEFAULT_BACKEND,
+    limit: LimitOption = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Run stages again on an earlier run's inputs."""
     place = Store(store)
     record = earlier_run(place, run, rerun_set(stages, with_downstream))
-    sys.exit(rerun_command(place, record, stages, with_downstream, change or [], force))
+    where = backend_named(backend, limit or ())
+    sys.exit(rerun_command(place, record, stages, with_downstream, change or [], force, where))
 
 
 @app.command()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.build import Build
+from flows.job import Backend
 from flows.plan import PlannedStage, upstream
 from flows.prefect_server import PrefectServer, prepare_prefect
 from flows.records import artifact_of, newest_with, read_record
@@ -34,19 +35,25 @@ MODELS = {
 }
 
 
-def build_command(store: Store, settings: BuildSettings, until: str | None) -> int:
+def build_command(store: Store, settings: BuildSettings, until: str | None, backend: Backend) -> int:
     """`glassworks build`: run the flow, print the essence, return the exit code."""
     specs = specs_until(known_stage(until) if until is not None else None)
     command = shlex.join(["glassworks", *sys.argv[1:]])
 
     def prepare(terminal: Terminal) -> Build:
-        return Build(store, settings, terminal, command=command, specs=specs)
+        return Build(store, settings, terminal, command=command, specs=specs, backend=backend)
 
     return _run_flow(store, prepare)
 
 
 def rerun_command(
-    store: Store, record: RunRecord, stages: list[str], with_downstream: bool, changes: list[str], force: bool
+    store: Store,
+    record: RunRecord,
+    stages: list[str],
+    with_downstream: bool,
+    changes: list[str],
+    force: bool,
+    backend: Backend,
 ) -> int:
     """`glassworks rerun`: the same for some stages, or them and what follows."""
 
@@ -54,7 +61,7 @@ def rerun_command(
         from flows.rerun_stage import rerun_build
 
         command = shlex.join(["glassworks", *sys.argv[1:]])
-        return rerun_build(store, record, stages, with_downstream, changes, terminal, command, force)
+        return rerun_build(store, record, stages, with_downstream, changes, terminal, command, backend, force)
 
     return _run_flow(store, prepare)
 

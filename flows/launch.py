@@ -9,62 +9,54 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from data_contracts.manifest import KeyParts
-from stages.runtime.errors import (
-    ContractError,
-    GlassworksError,
-    RetryableError,
-    StopRequested,
-    UserError,
-)
-from stages.runtime.fingerprint import REPOSITORY, fingerprint
-from stages.runtime.spec import StageConfig, StageSpec
+from flows.job import Job, OnEvent
+from flows.stage_output import parse_event, stage_error
+from stages.runtime.errors import GlassworksError
+from stages.runtime.fingerprint import REPOSITORY
+from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store, write_durably
 
 GRACE_SECONDS = 25.0
 STOP_POLL_SECONDS = 0.05
 LINE_LIMIT_BYTES = 16 * 2**20
-_ERRORS = {kind.exit_code: kind for kind in (UserError, ContractError, RetryableError, StopRequested)}
-
-OnEvent = Callable[[dict[str, Any]], None]
 
 
-async def launch(
-    spec: StageSpec,
-    config: StageConfig,
-    key: KeyParts,
-    inputs: Mapping[str, Path],
-    store: Store,
-    on_event: OnEvent,
-    *,
-    force: bool = False,
-    niceness: int = 0,
-    environment: Mapping[str, str] = MappingProxyType({}),
-) -> Artifact:
+class ProcessBackend:
+    """Stages as processes of this machine and this Python."""
+
+    name = "process"
+
+    async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None:
+        """Nothing is needed that planning has not used already."""
+
+    async def launch(self, job: Job, on_event: OnEvent) -> Artifact:
+        """Run one stage as a process and return its artifact. Raises the stage's own error."""
+        return await launch(job, on_event)
+
+    async def clear(self, store: Store) -> None:
+        """A stage whose controller is gone ends by itself and leaves nothing."""
+
+
+async def launch(job: Job, on_event: OnEvent) -> Artifact:
     """Run one stage as a process and return its artifact. Raises the stage's own error."""
-    print_ = fingerprint(key)
-    command = _command(spec, config, print_, inputs, store) + (["--force"] if force else [])
     process = await asyncio.create_subprocess_exec(
-        *command,
+        *_command(job),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=REPOSITORY,
-        env=_environment() | dict(environment),
+        env=_environment() | dict(job.environment),
         start_new_session=True,
         limit=LINE_LIMIT_BYTES,
     )
-    _give_way(process.pid, niceness)
+    _give_way(process.pid, job.niceness)
     try:
         last_error, errors = await _listen(process, on_event)
         code = await process.wait()
@@ -72,10 +64,10 @@ async def launch(
         await _stop(process)
         raise
     if code != 0:
-        raise _error(spec, code, last_error, errors)
-    artifact = store.find(spec.name, print_)
+        raise stage_error(job.spec, code, last_error, errors)
+    artifact = job.store.find(job.spec.name, job.fingerprint)
     if artifact is None:
-        raise GlassworksError(f"{spec.name} ended well but left no whole artifact {print_}")
+        raise GlassworksError(f"{job.spec.name} ended well but left no whole artifact {job.fingerprint}")
     return artifact
 
 
@@ -94,18 +86,9 @@ def entry_point(spec: StageSpec) -> list[str]:
     return [sys.executable, "-m", f"stages.{spec.name}"]
 
 
-def _command(
-    spec: StageSpec, config: StageConfig, print_: str, inputs: Mapping[str, Path], store: Store
-) -> list[str]:
-    work = store.work_dir(spec.name, print_)
-    settings = work.with_name(f"{print_}.config.json")
-    write_durably(settings, config.model_dump_json(indent=1))
-    command = [*entry_point(spec), "--config", str(settings)]
-    command += ["--output", str(store.artifact_dir(spec.name, print_)), "--work", str(work)]
-    command += ["--expect", print_, "--events", "json", "--lease", "stdin"]
-    for role, folder in inputs.items():
-        command += ["--input", f"{role}={folder}"]
-    return command
+def _command(job: Job) -> list[str]:
+    write_durably(job.settings, job.config.model_dump_json(indent=1))
+    return [*entry_point(job.spec), *job.options(job.store.artifact_dir(job.spec.name, job.fingerprint))]
 
 
 def _environment() -> dict[str, str]:
@@ -121,20 +104,11 @@ async def _listen(
     errors = asyncio.create_task(process.stderr.read())
     last_error: dict[str, Any] | None = None
     async for line in process.stdout:
-        event = _parse(line)
+        event = parse_event(line)
         if event["event"] == "error":
             last_error = event
         on_event(event)
     return last_error, (await errors).decode("utf-8", "replace")
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    text = line.decode("utf-8", "replace").rstrip()
-    with contextlib.suppress(ValueError):
-        event = json.loads(text)
-        if isinstance(event, dict) and "event" in event:
-            return event
-    return {"event": "log", "level": "info", "message": text}
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
@@ -151,18 +125,3 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
                 await asyncio.sleep(STOP_POLL_SECONDS)
         if process.returncode is None:
             process.kill()
-
-
-def _error(spec: StageSpec, code: int, event: dict[str, Any] | None, errors: str) -> GlassworksError:
-    kind = _ERRORS.get(code, GlassworksError)
-    if event is not None:
-        trace = f"\n{errors.strip()}" if "Traceback" in errors else ""
-        return kind(f"{event['message']}{trace}", hint=event.get("hint", ""))
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = "the machine may be out of memory: see `glassworks doctor`; build again to go on"
-        return RetryableError(f"{spec.name} was killed by {name}", hint=hint)
-    last = "\n".join(errors.strip().splitlines()[-12:])
-    return kind(
-        f"{spec.name} ended with exit code {code}\n{last}", hint=f"python -m stages.{spec.name} --help"
-    )

@@ -10,8 +10,11 @@ from typing import Annotated, Literal
 from prefect import flow
 from pydantic import Field
 
+from flows.after_a_crash import stop_containers
+from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
 from flows.build import Build
 from flows.build_llm import run_build, store_of_worker
+from flows.job import Backend
 from flows.plan import rerun_set
 from flows.records import earlier_run, needed_by
 from flows.report.record import RunRecord
@@ -35,7 +38,12 @@ Stages = Annotated[list[StageName], Field(min_length=1)]
 Override = Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z0-9_]+=.+$")]
 
 
-@flow(name="rerun-stage", persist_result=False)
+@flow(
+    name="rerun-stage",
+    persist_result=False,
+    on_cancellation=[stop_containers],
+    on_crashed=[stop_containers],
+)
 async def rerun_stage(
     stages: Stages,
     with_downstream: bool = False,
@@ -43,6 +51,8 @@ async def rerun_stage(
     overrides: list[Override] = [],  # noqa: B006  (Prefect's form shows a list for it)
     run: str = "",
     store: str = "",
+    backend: BackendName = DEFAULT_BACKEND,
+    limits: list[str] = [],  # noqa: B006
 ) -> str:
     """Run stages again on an earlier run's inputs. Returns the report's path.
 
@@ -55,16 +65,21 @@ async def rerun_stage(
         overrides: Changed settings of these stages, one each, such as sft.epochs=4
         run: Whose inputs and settings to take; empty for the newest run that has them and was not cancelled.
         store: Folder of the artifacts; empty for the worker's.
+        backend: process, or docker for a container per stage.
+        limits: What containers may use, one each, such as pretrain.memory_gib=16
     """
     folder = store_of_worker(store)
     place = Store(Path(folder))
     record = earlier_run(place, run, rerun_set(stages, with_downstream))
     with Terminal() as terminal:
         command = ["glassworks", "rerun", *stages, "--run", record.run_id, "--store", folder]
-        command += ["--with-downstream"] * with_downstream + ["--no-force"] * (not force)
+        command += ["--backend", backend, *["--with-downstream"] * with_downstream]
+        command += ["--no-force"] * (not force)
+        command += [word for limit in limits for word in ("--limit", limit)]
         command += [word for change in overrides for word in ("--set", change)]
         asked = shlex.join(command)
-        build = rerun_build(place, record, stages, with_downstream, overrides, terminal, asked, force)
+        where = backend_named(backend, limits)
+        build = rerun_build(place, record, stages, with_downstream, overrides, terminal, asked, where, force)
         return str(await run_build(build))
 
 
@@ -76,6 +91,7 @@ def rerun_build(
     changes: Collection[str],
     terminal: Terminal,
     command: str,
+    backend: Backend,
     force: bool = True,
 ) -> Build:
     """The build of a rerun: everything that is not rerun is taken as the earlier run had it.
@@ -89,7 +105,8 @@ def rerun_build(
             hint = f"rerun {changed} too, with all that follows if it should count there"
             raise UserError(f"{change!r} changes {changed}, which is not rerun", hint=hint)
     settings = settings_of_run(record, changes, force=rerun if force else ())
-    return Build(store, settings, terminal, command, only=_kept(store, record, rerun))
+    kept = _kept(store, record, rerun)
+    return Build(store, settings, terminal, command, only=kept, backend=backend)
 
 
 def _kept(store: Store, record: RunRecord, rerun: set[str]) -> Mapping[str, Artifact]:

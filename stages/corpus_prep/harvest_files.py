@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import platform
 import re
-import sys
-import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from stages.corpus_prep.harvested_python import harvested_python
 from stages.runtime.errors import UserError, did_you_mean
 
 STANDARD_LIBRARY = "python"
@@ -154,7 +152,8 @@ def normalised_name(name: str) -> str:
 
 
 def _installed_names() -> list[str]:
-    names = {normalised_name(entry.name) for entry in metadata.distributions() if entry.name}
+    folders = list(harvested_python().package_folders)
+    names = {normalised_name(entry.name) for entry in metadata.distributions(path=folders) if entry.name}
     # Our own code must not be its own training data: each edit would rerun everything.
     return sorted(names - {"glassworks"})
 
@@ -171,19 +170,18 @@ def _required(name: str) -> PackageFiles:
 
 
 def _find(name: str) -> PackageFiles | None:
+    python = harvested_python()
     if name == STANDARD_LIBRARY:
-        version = f"{platform.python_implementation()} {sys.version}"
-        return PackageFiles(name, version, _chosen(_standard_library_files()))
-    try:
-        distribution = metadata.distribution(name)
-    except (metadata.PackageNotFoundError, ValueError):
+        return PackageFiles(name, python.version, _chosen(_standard_library_files(python.standard_library)))
+    found = metadata.distributions(name=name, path=list(python.package_folders)) if name else iter(())
+    distribution = next(iter(found), None)
+    if distribution is None:
         return None
     files = _chosen(_distribution_files(distribution))
     return PackageFiles(normalised_name(name), distribution.version, files)
 
 
-def _standard_library_files() -> Iterator[tuple[tuple[str, ...], Path]]:
-    root = Path(sysconfig.get_paths()["stdlib"])
+def _standard_library_files(root: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
     for path in _walk(root):
         yield path.relative_to(root).parts, path
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
 from stages.corpus_prep.docstring_signature import split_signature
+from stages.corpus_prep.harvested_python import harvested_python
 from stages.corpus_prep.module_source import ModuleSource, Symbol
 
 #: Modules written in C, with the name under which users know what they define.
@@ -49,7 +52,23 @@ C_MODULES = (
 
 
 def interpreter_modules() -> Iterator[ModuleSource]:
-    """One record per C module that this interpreter has; `name` is the public one, "" for builtins."""
+    """One record per C module of the Python that is harvested; `name` is the public one, "" for builtins."""
+    described = harvested_python().compiled_modules
+    if described is None:
+        yield from own_interpreter_modules()
+        return
+    for record in described:
+        symbols = {name: _read_symbol(symbol) for name, symbol in record["symbols"].items()}
+        yield ModuleSource(record["name"], record["docstring"], symbols=symbols)
+
+
+def _read_symbol(record: Mapping[str, Any]) -> Symbol:
+    methods = {name: _read_symbol(method) for name, method in record["methods"].items()}
+    return Symbol(**{**record, "bases": tuple(record["bases"]), "methods": methods})
+
+
+def own_interpreter_modules() -> Iterator[ModuleSource]:
+    """The same, of the interpreter that runs."""
     for name, public in C_MODULES:
         try:
             module = importlib.import_module(name)
@@ -92,3 +111,7 @@ def _declared(name: str, value: Any) -> str:
         return f"{name}(...)"
     text = re.sub(r"\(self(?:, /)?(?:, )?", "(", text)
     return name + re.sub(r"\$\w+(?:, )?", "", text)
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(module) for module in own_interpreter_modules()]))

@@ -13,6 +13,7 @@ from data_contracts import (
     PREFERENCES,
     REJECTS,
 )
+from stages.corpus_prep.outside import outside_inputs
 from stages.corpus_prep.sources import source_digests
 from stages.runtime.spec import StageConfig, StageSpec
 
@@ -73,6 +74,7 @@ SPEC = StageSpec(
     image="data",
     summary="text repair, quality filters, deduplication, decontamination; conversations, pairs, questions",
     external_inputs=source_digests,
+    outside=outside_inputs,
     # They count by the content of what they name, so that a data set may move.
     not_in_key=frozenset({"sources", "benchmark_sources"}),
 )

@@ -19,6 +19,7 @@ from typing import Any
 
 from data_contracts.manifest import FileEntry, InputEntry, KeyParts, Manifest, PartEntry
 from stages.runtime import store as stores
+from stages.runtime.delivery import delivered
 from stages.runtime.errors import (
     ContractError,
     GlassworksError,
@@ -139,11 +140,26 @@ def _build(program: Program) -> None:
         program.log.reopen()
         key = key_parts(spec, config, {role: entry.digest for role, entry in entries.items()})
         _check_expectation(program, fingerprint(key))
-        if not program.options.force and _is_built(program.output, fingerprint(key)):
+        anew = program.options.force
+        if not anew and (_is_built(program.output, fingerprint(key)) or _was_delivered(program, key)):
             program.log.emit("finished", fingerprint=fingerprint(key), already_built=True)
         else:
             _run_and_commit(program, config, inputs, entries, key)
-        shutil.rmtree(program.work, ignore_errors=True)
+        _clear(program.work, program.output)
+
+
+def _clear(work: Path, output: Path) -> None:
+    """Remove the work folder, or everything in it but the artifact where that was delivered into it."""
+    if output.parent != work:
+        shutil.rmtree(work, ignore_errors=True)
+        return
+    for path in work.iterdir():
+        if path == output:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _check_expectation(program: Program, found: str) -> None:
@@ -158,6 +174,15 @@ def _check_expectation(program: Program, found: str) -> None:
 def _is_built(output: Path, expected: str) -> bool:
     manifest = stores.read_manifest(output)
     return manifest is not None and manifest.fingerprint == expected and not stores.damage(output, manifest)
+
+
+def _was_delivered(program: Program, key: KeyParts) -> bool:
+    """Take what a stage in a container has made, where nobody was left to take it."""
+    found = delivered(program.work, fingerprint(key))
+    if found is None or found.folder == program.output:
+        return False
+    stores.move_into_place(found.folder, program.output, aside=program.work)
+    return True
 
 
 def _run_and_commit(

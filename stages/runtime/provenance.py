@@ -28,6 +28,7 @@ PACKAGES = (
 )
 PRICE_VARIABLE = "GLASSWORKS_PRICE_PER_HOUR"
 IMAGE_VARIABLE = "GLASSWORKS_IMAGE_DIGEST"
+COMMIT_VARIABLE = "GLASSWORKS_GIT_COMMIT"
 
 
 class Stopwatch:
@@ -69,7 +70,12 @@ def peak_memory_bytes() -> int:
 
 
 def git_commit(repository: Path = REPOSITORY) -> str | None:
-    """The checked-out commit, with `+changes` when files differ from it; None outside a checkout."""
+    """The checked-out commit, with `+changes` when files differ from it; None outside a checkout.
+
+    In a container there is no checkout: who started it says what it was.
+    """
+    if told := os.environ.get(COMMIT_VARIABLE):
+        return told
     try:
         head = _git(repository, "rev-parse", "HEAD")
         changed = _git(repository, "status", "--porcelain", "--untracked-files=no")

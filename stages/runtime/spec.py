@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -32,6 +33,34 @@ class Read:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The most that a stage may take where it runs in a container. Nothing here changes what it makes."""
+
+    memory_gib: float = 4.0
+    """GiB of memory, swap included; the laptop preset stays below half of the default."""
+    num_cpus: float = 0.0
+    """Share of the processors, such as 1.5; 0 for all. The number of threads does not follow from it."""
+    num_processes: int = 512
+    """Processes and threads together."""
+    scratch_gib: float = 1.0
+    """GiB of /tmp, which is memory too."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a stage reads from outside the store, for who has to bring it to where the stage runs."""
+
+    same_place: tuple[Path, ...] = ()
+    """Files and folders that must be where the configuration says."""
+    moved: Mapping[str, Path] = field(default_factory=dict)
+    """Place where the stage runs -> file or folder here."""
+    documents: Mapping[str, str] = field(default_factory=dict)
+    """Place where the stage runs -> text of a file to make."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that the stage needs to find them."""
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """The declaration of a stage."""
 
@@ -43,11 +72,14 @@ class StageSpec:
     """Part name -> contract; a part is one folder of the artifact."""
     reads: Mapping[str, Read] = field(default_factory=dict)
     image: str = "data"
-    """Image family: data or torch."""
+    """Image family: data, torch or vector."""
     gpu: GpuPolicy = "none"
     summary: str = ""
     external_inputs: Callable[[Any], Mapping[str, str]] | None = None
     """Config -> {name: sha256} of files that are read from outside the store."""
+    outside: Callable[[Any], Outside] | None = None
+    """Config -> where those files are."""
+    limits: Limits = Limits()
     not_in_key: frozenset[str] = frozenset()
     """Config fields that the fingerprint leaves out, because `external_inputs` counts their content."""
 

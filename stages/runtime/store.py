@@ -186,15 +186,20 @@ def commit(staged: Path, folder: Path, manifest: Manifest) -> None:
     """
     write_durably(staged / MANIFEST_NAME, manifest.model_dump_json(indent=1) + "\n")
     _sync_tree(staged)
+    move_into_place(staged, folder, aside=staged.parent)
+
+
+def move_into_place(staged: Path, folder: Path, aside: Path) -> None:
+    """Rename `staged`, whole and on disk, to `folder`; what was there goes to `aside` and is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside: Path | None = None
+    old: Path | None = None
     if folder.exists():
-        aside = staged.parent / f"damaged-{uuid.uuid4().hex}"
-        folder.rename(aside)
+        old = aside / f"damaged-{uuid.uuid4().hex}"
+        folder.rename(old)
     staged.rename(folder)
     _sync(folder.parent)
-    if aside is not None:
-        shutil.rmtree(aside, ignore_errors=True)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_durably(path: Path, text: str) -> None:

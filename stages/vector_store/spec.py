@@ -59,7 +59,7 @@ SPEC = StageSpec(
     name="vector_store",
     version=1,
     config=VectorStoreConfig,
-    image="torch",
+    image="vector",
     reads={
         "documents": Read("corpus_prep", "documents", DOCUMENTS),
         "tokenizer": Read("tokenizer", "tokenizer", TOKENIZER_BUNDLE),

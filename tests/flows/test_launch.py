@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from flows import launch as launching
+from flows.job import Job
 from flows.launch import launch
 from stages.runtime.errors import ContractError, GlassworksError, RetryableError, StopRequested, UserError
 from stages.runtime.fingerprint import key_parts
@@ -43,7 +44,7 @@ def run_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(launching, "_command", lambda *_: [sys.executable, str(script)])
         events: list[dict[str, Any]] = []
         key = key_parts(SPEC, Config(), {})
-        return launch(SPEC, Config(), key, {}, Store(tmp_path / "store"), events.append), events
+        return launch(Job(SPEC, Config(), key, {}, Store(tmp_path / "store")), events.append), events
 
     return start
 

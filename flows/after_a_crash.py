@@ -1,0 +1,23 @@
+"""What Prefect calls when a flow run was cancelled or its process is gone: stop what containers it left."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from stages.runtime.errors import GlassworksError
+
+
+def stop_containers(flow: Any, flow_run: Any, state: Any) -> None:
+    """Stop what runs under the name of `flow_run`. Prefect passes its arguments by these names.
+
+    The lease ends stages too when their controller dies. This is for a controller that hangs, or that was
+    killed between creating a container and starting it.
+    """
+    if (flow_run.parameters or {}).get("backend") != "docker":
+        return
+    from flows.containers_left import remove_containers
+    from flows.docker_engine import Engine
+
+    with suppress(GlassworksError):  # without an engine there are no containers
+        remove_containers(Engine(), run_id=flow_run.name)

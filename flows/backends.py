@@ -1,0 +1,46 @@
+"""Which backend runs the stages, by name; and limits for containers, as `--limit` says them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Literal
+
+from flows.job import Backend
+from flows.launch import ProcessBackend
+from flows.settings import parse_change
+from stages.catalog import STAGES
+from stages.runtime.errors import UserError, did_you_mean
+from stages.runtime.spec import Limits
+
+BackendName = Literal["process", "docker"]
+DEFAULT_BACKEND: BackendName = "process"
+
+
+def backend_named(name: BackendName, limits: Iterable[str] = ()) -> Backend:
+    """The backend of that name; `limits` are like `pretrain.memory_gib=16`. UserError for a wrong one."""
+    asked = parse_limits(limits)
+    if name == "process":
+        if asked:
+            raise UserError("--limit is for containers", hint="add --backend docker")
+        return ProcessBackend()
+    from flows.launch_container import DockerBackend  # the SDK takes a third of a second
+
+    return DockerBackend(asked)
+
+
+def parse_limits(changes: Iterable[str]) -> dict[str, Limits]:
+    """Stage -> its limits, for the stages that are named. UserError for an unknown one or no number."""
+    limits: dict[str, Limits] = {}
+    known = [each.name for each in fields(Limits)]
+    defaults = {spec.name: spec.limits for spec in STAGES}
+    for change in changes:
+        stage, name, value = parse_change(change)
+        if name not in known:
+            guess = did_you_mean(name, known)
+            raise UserError(f"there is no limit {name!r}{guess}", hint=f"limits: {', '.join(known)}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise UserError(f"--limit {change!r}: expected a number, found {value!r}")
+        before = limits.get(stage, defaults[stage])
+        limits[stage] = replace(before, **{name: type(getattr(before, name))(value)})
+    return limits

@@ -1,0 +1,184 @@
+"""What a stage's container may see, write and take: a pure function from a job to a request.
+
+Everything lies where it lies on the host, so the program is told the same as a process and its messages
+name paths that the user can open. Two things can be written: the work folder of this very artifact, and the
+file that it locks. Nothing else of the store can, so a stage cannot spoil what another one has made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+
+from data_contracts.manifest import MANIFEST_NAME
+from flows.docker_engine import NO_NETWORK, EngineFacts
+from flows.job import Job
+from stages.runtime.delivery import DELIVERED_NAME
+from stages.runtime.errors import UserError
+from stages.runtime.provenance import COMMIT_VARIABLE, IMAGE_VARIABLE, PRICE_VARIABLE
+from stages.runtime.spec import Limits, Outside
+
+RUN_LABEL = "glassworks.run"
+STAGE_LABEL = "glassworks.stage"
+STORE_LABEL = "glassworks.store"
+NOBODY = "10001:10001"
+"""Who stages run as when root starts them: the user of the images."""
+GIB = 2**30
+#: What a process would inherit and results or figures depend on.
+INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", PRICE_VARIABLE)
+#: Folders of the image that a mount must not hide.
+TAKEN = frozenset(
+    Path("/", name)
+    for name in (
+        *("", "bin", "dev", "etc", "glassworks", "lib", "lib64", "opt", "opt/venv", "proc", "run", "sbin"),
+        *("sys", "tmp", "usr", "usr/bin", "usr/lib", "usr/local", "usr/local/bin", "usr/local/lib", "var"),
+    )
+)
+PRIVATE_HOME = Path("/root")
+
+
+@dataclass(frozen=True)
+class User:
+    """Whose rights a stage has."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+    @classmethod
+    def current(cls) -> User:
+        """Who started us."""
+        return cls(os.getuid(), os.getgid(), tuple(os.getgroups()))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the engine is asked to create."""
+
+    container: Mapping[str, Any]
+    """Arguments of the SDK's create_container, but the host configuration."""
+    host: Mapping[str, Any]
+    """Arguments of the SDK's create_host_config."""
+
+
+def request(
+    job: Job,
+    image: str,
+    digest: str,
+    facts: EngineFacts,
+    user: User,
+    *,
+    limits: Limits,
+    outside: Outside,
+    documents: Mapping[str, Path],
+    commit: str = "",
+    inherited: Mapping[str, str] = os.environ,
+) -> Request:
+    """Ask for one stage. `documents`: place in the container -> the file that holds the text.
+
+    Raises UserError where a file or folder would hide a part of the image.
+    """
+    mounts = list(_mounts(job, outside, documents))
+    environment = {name: inherited[name] for name in INHERITED if name in inherited}
+    environment |= {IMAGE_VARIABLE: digest, "OMP_WAIT_POLICY": "PASSIVE", **outside.environment}
+    if commit:
+        environment[COMMIT_VARIABLE] = commit
+    container = {
+        "image": image,
+        "command": job.options(job.work / DELIVERED_NAME),
+        "user": user_of(user, facts),
+        "environment": environment,
+        "labels": {
+            RUN_LABEL: job.run_id,
+            STAGE_LABEL: job.spec.name,
+            STORE_LABEL: str(job.store.root),
+        },
+        "stdin_open": True,
+        "network_disabled": True,
+        "stop_signal": "SIGTERM",
+    }
+    return Request(container, _host(job, facts, user, limits, mounts))
+
+
+def user_of(user: User, facts: EngineFacts) -> str:
+    """`uid:gid` inside. Without root rights of its own the engine maps its root to the user."""
+    if facts.is_rootless:
+        return "0:0"
+    return f"{user.uid}:{user.gid}" if user.uid else NOBODY
+
+
+def _host(
+    job: Job, facts: EngineFacts, user: User, limits: Limits, mounts: Sequence[Mount]
+) -> dict[str, Any]:
+    memory = int(limits.memory_gib * GIB)
+    asked: dict[str, Any] = {
+        "mounts": list(mounts),
+        "tmpfs": _tmpfs(mounts, limits),
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "network_mode": NO_NETWORK,
+        "pids_limit": limits.num_processes,
+        "mem_limit": memory,
+        "memswap_limit": memory,
+        "nano_cpus": int(min(limits.num_cpus or facts.num_cpus, facts.num_cpus) * 1e9),
+        "cpu_shares": cpu_shares(job.niceness),
+        "ulimits": [Ulimit(name="core", soft=0, hard=0)],
+        "init": True,
+        "auto_remove": True,
+        "log_config": LogConfig(type="json-file", config={"max-size": "10m", "max-file": "1"}),
+    }
+    if user.uid and not facts.is_rootless:
+        asked["group_add"] = sorted(set(user.groups) - {0, user.gid})
+    if facts.remaps_users:
+        asked["userns_mode"] = "host"
+    if job.spec.gpu != "none" and facts.has_gpus:
+        gpu = job.environment.get("CUDA_VISIBLE_DEVICES")
+        which = {"device_ids": [gpu]} if gpu else {"count": 1}
+        asked["device_requests"] = [DeviceRequest(driver="nvidia", capabilities=[["gpu"]], **which)]
+    return asked
+
+
+def cpu_shares(niceness: int) -> int:
+    """The weight that Linux gives a process of that niceness, of 1024 for niceness 0."""
+    return max(2, round(1024 / 1.25**niceness))
+
+
+def _mounts(job: Job, outside: Outside, documents: Mapping[str, Path]) -> Iterator[Mount]:
+    """Each target once; what can be written last."""
+    read_only = {job.settings: job.settings}
+    for folder in job.inputs.values():
+        read_only[folder] = folder
+        if (manifest := folder.parent / MANIFEST_NAME).is_file():
+            read_only[manifest] = manifest
+    read_only |= {path: path for path in _outermost(outside.same_place)}
+    read_only |= {Path(place): path for place, path in outside.moved.items()}
+    read_only |= {Path(place): path for place, path in documents.items()}
+    for target, source in read_only.items():
+        if target in TAKEN:
+            raise UserError(
+                f"{target} cannot be brought into a container: it would hide that folder of the image",
+                hint="move the data to a folder of its own, or run with --backend process",
+            )
+        yield Mount(str(target), str(source), type="bind", read_only=True)
+    for writable in (job.work, job.lock):
+        yield Mount(str(writable), str(writable), type="bind")
+
+
+def _outermost(paths: Iterable[Path]) -> list[Path]:
+    """Paths that lie in no other of them."""
+    known = set(paths)
+    return [path for path in sorted(known) if not known.intersection(path.parents)]
+
+
+def _tmpfs(mounts: Sequence[Mount], limits: Limits) -> dict[str, str]:
+    asked = {"/tmp": f"rw,nosuid,nodev,noexec,mode=1777,size={int(limits.scratch_gib * GIB)}"}
+    if any(PRIVATE_HOME in Path(mount["Target"]).parents for mount in mounts):
+        # Images keep this folder closed to everybody but root, so nothing below it could be reached.
+        asked[str(PRIVATE_HOME)] = "ro,nosuid,nodev,noexec,mode=755,size=65536"
+    return asked

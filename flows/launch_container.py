@@ -1,0 +1,175 @@
+"""Start a stage in a container: the same program, told the same, with the same events, errors and results.
+
+The stage may write nothing but its own work folder. It leaves its artifact there, and we move it into the
+store; stages/runtime/delivery.py tells how that stays atomic when one of the two is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from flows.container_run import Ended, no_gpu_runtime, run_container
+from flows.container_spec import NOBODY, User, request, user_of
+from flows.containers_left import remove_containers
+from flows.docker_engine import Engine, EngineFacts, Image
+from flows.images import CODE_LABEL, code_digest, image_name
+from flows.job import Job, OnEvent
+from flows.stage_output import parse_event, stage_error
+from flows.threads import in_thread
+from stages.runtime.delivery import take_delivery
+from stages.runtime.errors import GlassworksError, StopRequested, UserError
+from stages.runtime.provenance import git_commit
+from stages.runtime.spec import Limits, Outside, StageSpec
+from stages.runtime.store import Artifact, Store, write_durably
+
+FIRST_SIGNAL = 128
+TORCH_LABEL = "glassworks.package.torch"
+
+
+class DockerBackend:
+    """Stages as containers of the Docker Engine that DOCKER_HOST names, or the local one."""
+
+    name = "docker"
+
+    def __init__(self, limits: Mapping[str, Limits] | None = None) -> None:
+        self._limits = limits or {}
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return Engine()
+
+    @cached_property
+    def _facts(self) -> EngineFacts:
+        return self._engine.facts()
+
+    @cached_property
+    def _commit(self) -> str:
+        return git_commit() or ""
+
+    async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None:
+        """The engine answers, every image is there with our code, and so are the GPUs that are required."""
+        await in_thread(lambda: [self._image(spec) for spec in to_run()])
+
+    async def clear(self, store: Store) -> None:
+        """Remove containers that builds on this store have left behind."""
+        await in_thread(lambda: remove_containers(self._engine, store=store.root))
+
+    async def launch(self, job: Job, on_event: OnEvent) -> Artifact:
+        """Run one stage in a container and return its artifact. Raises the stage's own error."""
+        if not job.force and (artifact := await _take(job, on_event)) is not None:
+            return artifact  # made by a container whose controller did not live to take it
+        image = await in_thread(lambda: self._image(job.spec))
+        limits = self._limits.get(job.spec.name, job.spec.limits)
+        asked = await in_thread(lambda: self._request(job, image, limits))
+        _warn_of_cpu_torch(job.spec, image, self._facts, on_event)
+        last_error: list[dict[str, Any]] = []
+
+        def hear(line: bytes) -> None:
+            event = parse_event(line)
+            if event["event"] == "error":
+                last_error[:] = [event]
+            on_event(event)
+
+        ended = await run_container(self._engine, asked, hear)
+        if ended.exit_code != 0:
+            raise container_error(job.spec, limits, ended, last_error[0] if last_error else None)
+        artifact = await _take(job, on_event)
+        if artifact is None:
+            raise GlassworksError(f"{job.spec.name} ended well but left no whole artifact {job.fingerprint}")
+        return artifact
+
+    def _image(self, spec: StageSpec) -> Image:
+        name = image_name(spec.name)
+        image = self._engine.image(name)
+        if image is None:
+            far = "/" in name and ("." in name.split("/")[0] or ":" in name.split("/")[0])
+            remedy = f"docker pull {name}" if far else f"glassworks images build {spec.name}"
+            raise UserError(f"there is no image {name}", hint=remedy)
+        if image.labels.get(CODE_LABEL) != code_digest(spec.name):
+            raise UserError(
+                f"the image {name} holds other code than this checkout",
+                hint=f"glassworks images build {spec.name}",
+            )
+        if spec.gpu == "required" and not self._facts.has_gpus:
+            raise no_gpu_runtime(spec.name)
+        return image
+
+    def _request(self, job: Job, image: Image, limits: Limits) -> Any:
+        outside = job.spec.outside(job.config) if job.spec.outside else Outside()
+        user = User.current()
+        documents = prepare(job, outside, user_of(user, self._facts))
+        return request(
+            job,
+            image_name(job.spec.name),
+            image.digest,
+            self._facts,
+            user,
+            limits=limits,
+            outside=outside,
+            documents=documents,
+            commit=self._commit,
+        )
+
+
+def prepare(job: Job, outside: Outside, user: str) -> dict[str, Path]:
+    """Make what is to be mounted; returns where each document lies. What can be written belongs to `user`."""
+    job.work.mkdir(parents=True, exist_ok=True)
+    write_durably(job.settings, job.config.model_dump_json(indent=1))
+    job.lock.touch()
+    documents = {}
+    for number, (place, text) in enumerate(outside.documents.items()):
+        documents[place] = job.work.with_name(f"{job.fingerprint}.document-{number}")
+        write_durably(documents[place], text)
+    if user == NOBODY:  # only root starts stages as somebody else, and only root may do this
+        uid, gid = map(int, NOBODY.split(":"))
+        for path in [job.lock, job.work, *job.work.rglob("*")]:
+            os.chown(path, uid, gid, follow_symlinks=False)
+    return documents
+
+
+async def _take(job: Job, on_event: OnEvent) -> Artifact | None:
+    """Move what the stage delivered into the store, if it did."""
+    stop = threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def wait(message: str) -> None:
+        event = {"event": "log", "level": "info", "message": message}
+        loop.call_soon_threadsafe(on_event, event)
+
+    def take() -> Artifact | None:
+        return take_delivery(job.store, job.spec.name, job.fingerprint, wait, stop.is_set)
+
+    try:
+        return await in_thread(take)
+    finally:
+        stop.set()
+
+
+def container_error(
+    spec: StageSpec, limits: Limits, ended: Ended, event: dict[str, Any] | None
+) -> GlassworksError:
+    """The stage's own error, or what ended it from outside."""
+    if ended.out_of_memory:
+        more = 2 * limits.memory_gib
+        return UserError(
+            f"{spec.name} needed more than its {limits.memory_gib:g} GiB of memory and was killed",
+            hint=f"give it more: --limit {spec.name}.memory_gib={more:g}; what it has done so far is kept",
+        )
+    code = ended.exit_code
+    if event is None and code > FIRST_SIGNAL and code != StopRequested.exit_code:
+        code = FIRST_SIGNAL - code  # as a process would have ended
+    return stage_error(spec, code, event, ended.errors)
+
+
+def _warn_of_cpu_torch(spec: StageSpec, image: Image, facts: EngineFacts, on_event: OnEvent) -> None:
+    if spec.gpu != "none" and facts.has_gpus and image.labels.get(TORCH_LABEL, "").endswith("+cpu"):
+        message = (
+            "there is a GPU, but the image has torch for processors: glassworks images build --torch cuda"
+        )
+        on_event({"event": "log", "level": "warning", "message": message})

@@ -1,0 +1,76 @@
+"""The lock files: complete, hashed, and each with only what its image adds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from flows.dockerfile import targets
+from flows.image_locks import FAMILIES, Pin, read_lock, requirements
+from flows.images import locks_of, wheels_for
+from stages.runtime.errors import UserError
+
+
+def each_family() -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("family", FAMILIES)
+
+
+@each_family()
+def test_every_package_has_a_hash(family: str) -> None:
+    pins = read_lock(family)
+    assert pins
+    for pin in pins.values():
+        assert pin.version
+        assert pin.hashes
+        assert all(h.startswith("sha256:") and len(h) == 71 for h in pin.hashes)
+
+
+@each_family()
+def test_what_pyproject_asks_for_is_locked_in_a_fitting_version(family: str) -> None:
+    below = {name: pin for lock in FAMILIES[family].below for name, pin in read_lock(lock).items()}
+    pins = below | read_lock(family)
+    for text in requirements(FAMILIES[family].extra):
+        asked = Requirement(text)
+        version = pins[canonicalize_name(asked.name)].version.split("+")[0]
+        assert asked.specifier.contains(version), text
+
+
+@each_family()
+def test_no_lock_repeats_what_is_there_already(family: str) -> None:
+    for lock in FAMILIES[family].below:
+        assert set(read_lock(family)) & set(read_lock(lock)) == set()
+
+
+def test_the_two_builds_of_torch_differ_in_nothing_that_they_share() -> None:
+    cpu, cuda = read_lock("torch-cpu"), read_lock("torch-cuda")
+    assert set(cpu) <= set(cuda)
+    assert {n for n in cpu if cpu[n] != cuda[n]} == {"torch"}
+    assert cpu["torch"].version.split("+")[0] == cuda["torch"].version
+    assert any(name.startswith("nvidia-") for name in cuda)
+    assert not any(name.startswith("nvidia-") for name in cpu)
+
+
+def test_a_lock_survives_reading_and_writing(tmp_path: Path) -> None:
+    pin = Pin("torch", "2.13.0+cpu", ("sha256:" + "a" * 64, "sha256:" + "b" * 64))
+    text = str(pin).replace("\\\n", " ").split()
+    assert text[0] == "torch==2.13.0+cpu"
+    assert [word.removeprefix("--hash=") for word in text[1:]] == list(pin.hashes)
+
+
+def test_an_image_installs_its_own_lock() -> None:
+    assert locks_of(targets()["torch"], "cuda") == ["torch-cuda"]
+    assert locks_of(targets()["vector"], "cpu") == ["vector"]
+    assert locks_of(targets()["dpo"], "cpu") == []
+
+
+def test_a_wheelhouse_is_searched_for_exactly_what_is_locked(tmp_path: Path) -> None:
+    for name in ("ftfy-6.3.1-py3-none-any.whl", "ftfy-6.2.0-py3-none-any.whl", "no-wheel.whl"):
+        (tmp_path / name).touch()
+    lock = {"ftfy": Pin("ftfy", "6.3.1", ())}
+    assert [p.name for p in wheels_for(lock, tmp_path)] == ["ftfy-6.3.1-py3-none-any.whl"]
+    with pytest.raises(UserError, match=r"lacks 1 wheels: duckdb==1\.0") as caught:
+        wheels_for(lock | {"duckdb": Pin("duckdb", "1.0", ())}, tmp_path)
+    assert "pip download" in caught.value.hint
