@@ -61,7 +61,7 @@ def rerun_command(
         from flows.rerun_stage import rerun_build
 
         command = shlex.join(["glassworks", *sys.argv[1:]])
-        return rerun_build(store, record, stages, with_downstream, changes, terminal, command, backend, force)
+        return rerun_build(store, record, stages, with_downstream, changes, terminal, command, force, backend)
 
     return _run_flow(store, prepare)
 

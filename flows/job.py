@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from data_contracts.manifest import KeyParts
@@ -30,7 +29,7 @@ class Job:
     niceness: int = 0
     """How far it stands back for stages that run beside it."""
     run_id: str = ""
-    environment: Mapping[str, str] = MappingProxyType({})
+    environment: Mapping[str, str] = field(default_factory=dict)
     """Variables that it gets beside ours, such as the GPU that it may use."""
 
     @property

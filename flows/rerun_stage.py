@@ -15,6 +15,7 @@ from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
 from flows.build import Build
 from flows.build_llm import run_build, store_of_worker
 from flows.job import Backend
+from flows.launch import ProcessBackend
 from flows.plan import rerun_set
 from flows.records import earlier_run, needed_by
 from flows.report.record import RunRecord
@@ -79,7 +80,7 @@ async def rerun_stage(
         command += [word for change in overrides for word in ("--set", change)]
         asked = shlex.join(command)
         where = backend_named(backend, limits)
-        build = rerun_build(place, record, stages, with_downstream, overrides, terminal, asked, where, force)
+        build = rerun_build(place, record, stages, with_downstream, overrides, terminal, asked, force, where)
         return str(await run_build(build))
 
 
@@ -91,8 +92,8 @@ def rerun_build(
     changes: Collection[str],
     terminal: Terminal,
     command: str,
-    backend: Backend,
     force: bool = True,
+    backend: Backend | None = None,
 ) -> Build:
     """The build of a rerun: everything that is not rerun is taken as the earlier run had it.
 
@@ -106,7 +107,7 @@ def rerun_build(
             raise UserError(f"{change!r} changes {changed}, which is not rerun", hint=hint)
     settings = settings_of_run(record, changes, force=rerun if force else ())
     kept = _kept(store, record, rerun)
-    return Build(store, settings, terminal, command, only=kept, backend=backend)
+    return Build(store, settings, terminal, command, only=kept, backend=backend or ProcessBackend())
 
 
 def _kept(store: Store, record: RunRecord, rerun: set[str]) -> Mapping[str, Artifact]:
