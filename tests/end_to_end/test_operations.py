@@ -100,7 +100,7 @@ def until(condition: Callable[[], object]) -> None:
 @pytest.fixture(scope="module")
 def site(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("site") / "store"
-    shutil.copytree(tiny.store.root, root, ignore=shutil.ignore_patterns("prefect"))
+    shutil.copytree(tiny.store.root, root, ignore=shutil.ignore_patterns("prefect", "work"))
     cli = type(tiny.run)(tiny.run.repository, root / "prefect")
     started = cli("up", "--store", str(root))
     assert started.returncode == 0, started.stdout + started.stderr
