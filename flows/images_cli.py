@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from flows.dockerfile import Target, image_targets, with_parents
 from stages.runtime.errors import UserError, did_you_mean
@@ -63,11 +61,10 @@ def list_images(
     from flows.docker_engine import Engine
     from flows.images import BuildOptions, images_in
 
-    table = Table("image", "state", "MB", "adds MB", "id", box=None)
+    print(f"{'image':<32} {'state':<12} {'MB':>9} {'adds MB':>9}  id")
     for row in images_in(Engine(), BuildOptions(base_image, torch), _chosen(targets)):
         sizes = [f"{row[key] / 1e6:,.1f}" if row[key] is not None else "" for key in ("bytes", "added")]
-        table.add_row(row["name"], row["state"], *sizes, row["id"][:19])
-    Console().print(table)
+        print(f"{row['name']:<32} {row['state']:<12} {sizes[0]:>9} {sizes[1]:>9}  {row['id'][:19]}")
 
 
 @app.command()
