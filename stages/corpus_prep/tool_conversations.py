@@ -286,11 +286,11 @@ def _shuffled_rounds(entries: list[Entry], rng: random.Random) -> Iterator[Entry
         yield from entries
 
 
-#: Share of each kind among the training conversations.
+#: Share of each kind among the training conversations. Names and queries are harder to copy than digits.
 WEIGHTS = {
-    "calculator": 28,
-    "lookup": 26,
-    "search": 22,
+    "calculator": 20,
+    "lookup": 28,
+    "search": 28,
     "then_calculate": 8,
     "lookup_and_calculate": 8,
     "search_then_lookup": 8,
