@@ -30,6 +30,7 @@ NOBODY = "10001:10001"
 """Who stages run as when root starts them: the user of the images."""
 GIB = 2**30
 #: What a process would inherit and results or figures depend on.
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", PRICE_VARIABLE)
 #: Folders of the image that a mount must not hide.
 TAKEN = frozenset(
@@ -85,7 +86,9 @@ def request(
     """
     mounts = list(_mounts(job, outside, documents))
     environment = {name: inherited[name] for name in INHERITED if name in inherited}
-    environment |= {IMAGE_VARIABLE: digest, "OMP_WAIT_POLICY": "PASSIVE", **outside.environment}
+    # Which GPU it gets is said by the device request: inside, that one is the first.
+    asked_for = {name: value for name, value in job.environment.items() if name != GPU_VARIABLE}
+    environment |= {IMAGE_VARIABLE: digest, **asked_for, **outside.environment}
     if commit:
         environment[COMMIT_VARIABLE] = commit
     container = {
@@ -138,7 +141,7 @@ def _host(
     if facts.remaps_users:
         asked["userns_mode"] = "host"
     if job.spec.gpu != "none" and facts.has_gpus:
-        gpu = job.environment.get("CUDA_VISIBLE_DEVICES")
+        gpu = job.environment.get(GPU_VARIABLE)
         which = {"device_ids": [gpu]} if gpu else {"count": 1}
         asked["device_requests"] = [DeviceRequest(driver="nvidia", capabilities=[["gpu"]], **which)]
     return asked

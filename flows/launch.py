@@ -92,8 +92,7 @@ def _command(job: Job) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    # Stages run side by side: a thread that waits must sleep, or it keeps the others from their cores.
-    return os.environ | {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    return os.environ | {"PYTHONUNBUFFERED": "1"}
 
 
 async def _listen(

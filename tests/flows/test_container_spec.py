@@ -145,6 +145,14 @@ def test_a_gpu_is_given_to_who_wants_one(tmp_path: Path, gpu: str, given: bool) 
         assert found[0]["Capabilities"] == [["gpu"]]
 
 
+def test_the_gpu_of_a_slot_is_asked_for_by_name(tmp_path: Path) -> None:
+    asked = ask(tmp_path, "required", environment={"CUDA_VISIBLE_DEVICES": "1", "OMP_WAIT_POLICY": "PASSIVE"})
+    (found,) = asked.host["device_requests"]
+    assert (found["DeviceIDs"], found["Count"]) == (["1"], 0)
+    assert asked.container["environment"]["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert "CUDA_VISIBLE_DEVICES" not in asked.container["environment"]
+
+
 def test_stages_have_the_rights_of_the_user_and_never_those_of_root() -> None:
     assert user_of(USER, FACTS) == "1000:1001"
     assert user_of(User(0, 0), FACTS) == "10001:10001"
