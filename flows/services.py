@@ -7,7 +7,6 @@ Prefect's own records (`HOME/services`) says what runs; a process that it does n
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from flows.store_use import locked
 from stages.runtime.errors import RetryableError
 from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.store import write_durably
@@ -65,13 +65,11 @@ class ServiceBook:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Hold the book alone. Raises RetryableError while another `up` or `down` has it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as file:
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                message = f"another glassworks up or down is at work on {self.folder}"
-                raise RetryableError(message, hint="run the same command when it is done") from None
+        taken = RetryableError(
+            f"another glassworks up or down is at work on {self.folder}",
+            hint="run the same command when it is done",
+        )
+        with locked(self.folder / "lock", taken):
             yield
 
     def read(self, name: str) -> Service | None:

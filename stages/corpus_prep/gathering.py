@@ -65,6 +65,7 @@ class Gatherer:
         self.session = session
         self.result = Gathered()
         self.max_bytes = int(config.max_megabytes * 1e6)
+        self.without_rows: list[str] = []
 
     def gather(self) -> Gathered:
         """Read everything. Raises UserError for files that are missing, broken or of unknown form."""
@@ -77,15 +78,17 @@ class Gatherer:
         if self.cleaner.num_kept == 0:
             raise UserError(
                 "corpus_prep found no document that it could keep",
-                hint=f"dropped: {self._why()}" if self.funnel.reasons else "the sources are empty",
+                hint=self._why(),
             )
         return self.result
 
     def _why(self) -> str:
-        """`too_short (quality) 3, bad_json (records) 1`."""
-        return ", ".join(
-            f"{reason} ({step}) {n:,}" for (step, reason), n in self.funnel.reasons.most_common()
-        )
+        """`dropped: too_short (quality) 3, bad_json (records) 1; nothing is in notes.jsonl`."""
+        reasons = [f"{reason} ({step}) {n:,}" for (step, reason), n in self.funnel.reasons.most_common()]
+        told = [f"dropped: {', '.join(reasons)}"] if reasons else []
+        if self.without_rows:
+            told.append(f"nothing is in {', '.join(self.without_rows)}")
+        return "; ".join(told) or "the sources are empty"
 
     def _harvest(self) -> None:
         packages = harvested_packages(self.config.packages)
@@ -107,12 +110,16 @@ class Gatherer:
             fraction = min(1.0, shares[file.name] / sizes[file.name])
             notes = ReadNotes()
             forms: dict[tuple[str, ...], Form | None] = {}
-            used = 0
+            used = num_rows = 0
             for number, row in enumerate(read_rows(file, notes)):
+                num_rows += 1
                 self._take_row(file, number, row, fraction, forms)
                 used = min(sizes[file.name], used + _row_size(row))
                 self.session.progress(int((done + used) / 1e3), int(total / 1e3), "kB", file=file.name)
             done += sizes[file.name]
+            if num_rows == 0:
+                self.without_rows.append(file.name)
+                self.session.warn(f"{file.name} holds no rows")
             self._note(file, notes)
         self.session.progress(int(total / 1e3), int(total / 1e3), "kB")
 

@@ -19,6 +19,7 @@ from data_contracts.tables import read_rows
 from stages.whitebox.chat_format import messages_from_columns, render
 from stages.whitebox.losses import IGNORED
 from stages.whitebox.tokenizer import Tokenizer
+from stages.whitebox.trainer import largest_part
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,6 @@ def batch_of(pairs: Pairs, picked: Sequence[int], pad_id: int) -> dict[str, Tens
         ids_BxT[row, : len(ids)] = ids
         targets_BxT[row, start - 1 : len(ids) - 1] = ids[start:]
     return {"ids": ids_BxT, "targets": targets_BxT}
-
-
-def largest_part(whole: int, limit: int) -> int:
-    """The largest divisor of `whole` that is not above `limit`."""
-    return next(part for part in range(min(whole, limit), 0, -1) if whole % part == 0)
 
 
 class PairBatches:

@@ -15,7 +15,7 @@ from stages.whitebox.device import Device
 from stages.whitebox.model import CausalLM
 from stages.whitebox.packing import PackedRows
 from stages.whitebox.tokenizer import Tokenizer
-from stages.whitebox.trainer import TrainerSettings
+from stages.whitebox.trainer import TrainerSettings, largest_part
 
 MICRO_BATCH_TOKENS = 4096
 """On a CPU more rows at once are no faster."""
@@ -67,7 +67,7 @@ def batch_shape(config: SftConfig, packed: PackedRows) -> tuple[int, int]:
     micro = config.micro_batch_size
     if micro == "auto":
         micro = max(1, MICRO_BATCH_TOKENS // context_tokens)
-    part = next(part for part in range(min(micro, rows), 0, -1) if rows % part == 0)
+    part = largest_part(rows, micro)
     return part, rows // part
 
 

@@ -83,6 +83,11 @@ class TrainerSettings:
         )
 
 
+def largest_part(whole: int, limit: int) -> int:
+    """The largest divisor of `whole` that is not above `limit`, as for micro batches of an update."""
+    return next(part for part in range(min(whole, limit), 0, -1) if whole % part == 0)
+
+
 @dataclass(frozen=True)
 class StepLoss:
     """The loss of a micro batch, summed over `num_targets` (with gradient); `metrics` are means."""

@@ -280,6 +280,14 @@ def test_wrong_columns_and_wrong_questions_and_nothing_left(run_stage, tmp_path)
     assert "too_short" in caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["notes.jsonl", "table.csv"])
+def test_a_file_without_rows_is_named(run_stage, tmp_path, name) -> None:
+    (tmp_path / name).write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="no document that it could keep") as caught:
+        run_stage(sources=(str(tmp_path / name),), **SMALL)
+    assert name in caught.value.hint
+
+
 def test_a_named_field_is_read(run_stage, tmp_path) -> None:
     path = tmp_path / "books.jsonl"
     rows = [{"book": f"Book {i}", "source": f"{PLANTED} Chapter {i} of the long story."} for i in range(6)]
