@@ -59,7 +59,8 @@ class StaticEmbedder(nn.Module):
 
     def forward(self, bags: TokenBags) -> Tensor:
         """Unit vectors of the texts: vectors_NxD. An empty text gives the zero vector."""
-        weights_M = self.log_weights[bags.ids_M].exp()
+        # Not log_weights[ids]: its gradient adds with atomics, in the order in which the threads come.
+        weights_M = self.log_weights.index_select(0, bags.ids_M).exp()
         sums_NxD = F.embedding_bag(
             bags.ids_M, self.token_vectors, bags.starts_N, mode="sum", per_sample_weights=weights_M
         )

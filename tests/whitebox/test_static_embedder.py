@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.whitebox.static_embedder import (
     ContrastiveSettings,
@@ -105,6 +107,26 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
         embedder.save(tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert (tmp_path / "one").read_bytes() != (tmp_path / "other").read_bytes()
+
+
+class Operations(TorchDispatchMode):
+    """Names of all operations that run, in the backward pass too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_gradient_is_added_up_in_the_order_in_which_threads_come(embedder: StaticEmbedder) -> None:
+    # With two threads, a gradient through index_put had other last bits in 1 of 20 runs.
+    with Operations() as operations:
+        train_embedder(embedder, TwoHalves(), settings(num_steps=1), lambda step, loss: None)
+    assert any(name.startswith("aten::index_add") for name in operations.names)
+    assert not [name for name in operations.names if "index_put" in name]
 
 
 def test_training_can_be_stopped_from_outside(embedder: StaticEmbedder) -> None:
