@@ -8,7 +8,7 @@ file that it locks. Nothing else of the store can, so a stage cannot spoil what 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,11 @@ NOBODY = "10001:10001"
 GIB = 2**30
 #: What a process would inherit and results or figures depend on.
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
-INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", PRICE_VARIABLE)
+INHERITED = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", PRICE_VARIABLE),
+    # Each of these changes the last bits of sums: how they are split, or the instructions that make them.
+    *("OMP_THREAD_LIMIT", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
+)
 #: Folders of the image that a mount must not hide.
 TAKEN = frozenset(
     Path("/", name)
@@ -79,8 +83,10 @@ def request(
     documents: Mapping[str, Path],
     commit: str = "",
     inherited: Mapping[str, str] = os.environ,
+    cores: Collection[int] = (),
 ) -> Request:
-    """Ask for one stage. `documents`: place in the container -> the file that holds the text.
+    """Ask for one stage. `documents`: place in the container -> the file that holds the text; `cores`: those
+    that it may use, all where there are none.
 
     Raises UserError where a file or folder would hide a part of the image.
     """
@@ -105,7 +111,17 @@ def request(
         "network_disabled": True,
         "stop_signal": "SIGTERM",
     }
-    return Request(container, _host(job, facts, user, limits, mounts))
+    host = _host(job, facts, user, limits, mounts)
+    if cores:
+        host["cpuset_cpus"] = ",".join(map(str, sorted(cores)))
+    return Request(container, host)
+
+
+def own_cores(facts: EngineFacts) -> Collection[int]:
+    """The cores that this process is kept to, as by taskset; none where it may use all, or the engine is on
+    another machine. A stage takes as many threads as it has cores, and their number decides last bits."""
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    return mine if len(mine) < facts.num_cpus == os.cpu_count() else ()
 
 
 def user_of(user: User, facts: EngineFacts) -> str:

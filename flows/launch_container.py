@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.container_run import Ended, no_gpu_runtime, run_container
-from flows.container_spec import NOBODY, User, request, user_of
+from flows.container_spec import NOBODY, User, own_cores, request, user_of
 from flows.containers_left import remove_containers
 from flows.docker_engine import Engine, EngineFacts, Image
 from flows.images import CODE_LABEL, code_digest, image_name
@@ -114,6 +114,7 @@ class DockerBackend:
             outside=outside,
             documents=documents,
             commit=self._commit,
+            cores=own_cores(self._facts),
         )
 
 

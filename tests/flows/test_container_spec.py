@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from flows.container_spec import (
     Request,
     User,
     cpu_shares,
+    own_cores,
     request,
     user_of,
 )
@@ -34,7 +37,13 @@ class Config(StageConfig):
     """No settings."""
 
 
-def ask(store: Path, gpu: Any = "none", outside: Outside | None = None, **options: Any) -> Request:
+def ask(
+    store: Path,
+    gpu: Any = "none",
+    outside: Outside | None = None,
+    cores: Collection[int] = (),
+    **options: Any,
+) -> Request:
     """A request for a stage with one input."""
     spec = StageSpec(name="fake", version=1, config=Config, writes={}, gpu=gpu)
     part = store / "artifacts" / "first" / "aa" / "text"
@@ -53,7 +62,8 @@ def ask(store: Path, gpu: Any = "none", outside: Outside | None = None, **option
         outside=outside or Outside(),
         documents={},
         commit="abc",
-        inherited={"OMP_NUM_THREADS": "1", "SECRET": "word"},
+        inherited={"OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "avx2", "SECRET": "word"},
+        cores=cores,
     )
 
 
@@ -101,6 +111,18 @@ def test_limits_come_from_the_stage(tmp_path: Path) -> None:
     assert "size=536870912" in host["tmpfs"]["/tmp"]
 
 
+def test_a_container_is_kept_to_the_cores_that_a_process_would_be_kept_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 2})
+    assert ask(tmp_path, cores=own_cores(FACTS)).host["cpuset_cpus"] == "2,5"
+    another_machine = EngineFacts(num_cpus=16, has_gpus=False)
+    assert "cpuset_cpus" not in ask(tmp_path, cores=own_cores(another_machine)).host
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert "cpuset_cpus" not in ask(tmp_path, cores=own_cores(FACTS)).host
+
+
 def test_every_stage_of_ours_has_limits() -> None:
     for spec in STAGES:
         assert 0 < spec.limits.memory_gib <= 8, spec.name
@@ -130,6 +152,7 @@ def test_labels_say_whose_it_is(tmp_path: Path) -> None:
 def test_secrets_of_the_environment_stay_outside(tmp_path: Path) -> None:
     environment = ask(tmp_path).container["environment"]
     assert environment["OMP_NUM_THREADS"] == "1"
+    assert environment["ATEN_CPU_CAPABILITY"] == "avx2"
     assert environment["GLASSWORKS_IMAGE_DIGEST"] == "sha256:11"
     assert environment["GLASSWORKS_GIT_COMMIT"] == "abc"
     assert "SECRET" not in environment
