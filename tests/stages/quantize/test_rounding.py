@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -99,6 +101,32 @@ def test_calibration_leaves_the_model_alone_and_reports_layers(model: CausalLM) 
     assert {matrix.bits for name, matrix in weights.matrices.items() if name != EMBEDDING} == {4}
     assert weights.matrices[EMBEDDING].bits == 8
     assert set(weights.others) == {name for name in before if "norm" in name}
+
+
+def test_the_integers_depend_neither_on_where_tensors_lie_nor_on_what_lay_there(
+    model: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = torch.arange(4 * 64).reshape(4, 64) % model.config.vocab_size
+    expected = quantize_calibrated(model, ids, 4, 32).matrices
+    elsewhere = copy.deepcopy(model)
+    for parameter in elsewhere.parameters():
+        parameter.data = misplaced(parameter.data)
+    # Memory that is read before it is written is NaN then, and so would be what it is added to.
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = quantize_calibrated(elsewhere, ids, 4, 32).matrices
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for name, matrix in expected.items():
+        assert torch.equal(matrix.values_OxI, found[name].values_OxI), name
+        assert torch.equal(matrix.scales_OxG, found[name].scales_OxG), name
+
+
+def misplaced(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers where no vector of the processor begins, as in a file that is mapped."""
+    room = torch.zeros(tensor.numel() + 1, dtype=tensor.dtype)
+    return room[1:].view_as(tensor).copy_(tensor)
 
 
 def test_calibrated_logits_are_closer_than_rounded_ones(model: CausalLM) -> None:
