@@ -1,0 +1,75 @@
+"""Builds that meet in one store, and a store whose disk is full."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Glassworks = Any  # as conftest.py makes them
+UNTIL_TOKENIZER = ("build", "--preset", "tiny", "--until", "tokenizer", "--backend", "docker")
+
+
+def test_two_builds_at_once_make_each_stage_once(
+    make_glassworks: Callable[[], Glassworks], by_process: Glassworks
+) -> None:
+    glassworks, since = make_glassworks(), time.time()
+    builds = [glassworks.start(*UNTIL_TOKENIZER) for _ in range(2)]
+    outputs = [build.communicate(timeout=300)[0] for build in builds]
+    assert [build.returncode for build in builds] == [0, 0], "\n".join(outputs)
+    assert glassworks.created(since) == ["corpus_prep", "tokenizer"], "\n".join(outputs)
+    assert glassworks.containers() == []
+    assert_equal_as_far_as_built(glassworks, by_process)
+
+
+def assert_equal_as_far_as_built(glassworks: Glassworks, whole: Glassworks) -> None:
+    digests = glassworks.digests()
+    assert {stage for stage, _ in digests} == {"corpus_prep", "tokenizer"}
+    assert digests.items() <= whole.digests().items()
+
+
+@pytest.fixture
+def small_disk(make_glassworks: Callable[[], Glassworks], by_container: Glassworks) -> Iterator[Glassworks]:
+    """A store on a disk of its own of 64 MiB, with the corpus in it."""
+    glassworks = make_glassworks()
+    disk = glassworks.store.root
+    disk.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    if os.getuid() or subprocess.run(mounted, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a disk")
+    try:
+        corpus = Path("artifacts", "corpus_prep")
+        shutil.copytree(by_container.store.root / corpus, disk / corpus)
+        yield glassworks
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path, leave_bytes: int) -> Path:
+    """A file that takes all space of the disk but `leave_bytes`."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        file.write(b"\0" * (shutil.disk_usage(disk).free - leave_bytes))
+    return filler
+
+
+def test_a_full_disk_is_told_and_the_next_build_goes_on(
+    small_disk: Glassworks, by_process: Glassworks
+) -> None:
+    filler = fill(small_disk.store.root, leave_bytes=256 * 2**10)
+    done = small_disk(*UNTIL_TOKENIZER)
+    assert done.returncode == 75, done.stdout + done.stderr
+    assert "is full" in done.stdout + done.stderr
+    assert "glassworks gc" in done.stdout + done.stderr
+    assert small_disk.containers() == []
+    assert not list((small_disk.store.root / "artifacts").glob("tokenizer/*"))
+    filler.unlink()
+    again = small_disk(*UNTIL_TOKENIZER)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert_equal_as_far_as_built(small_disk, by_process)
