@@ -62,7 +62,7 @@ install_engine() {
 }
 
 install_packages() { # with old lists first: they may do, and other people's sources may be slow to answer
-    local install=(apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=300 "${PACKAGES[@]}")
+    local install=(apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "${PACKAGES[@]}")
     DEBIAN_FRONTEND=noninteractive "${install[@]}" || {
         apt-get update -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 || true
         DEBIAN_FRONTEND=noninteractive "${install[@]}"
@@ -130,7 +130,7 @@ torch_build() { # what this machine's own processes run, so that containers comp
 fill_wheelhouse() { # pip keeps what is there under the right hash and fetches the rest
     local lock
     for lock in base data "torch-$TORCH" vector flow; do
-        retry "$BIN/python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        retry "$BIN/python" -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: \
             --python-version 3.11 --require-hashes --dest "$CACHE/wheels" --requirement "images/locks/$lock.txt"
     done
 }
@@ -162,7 +162,7 @@ set -m
 PREPARING=$!
 set +m
 say "installing Glassworks; Docker Engine and a base image beside it"
-make .venv/.installed-test
+retry make .venv/.installed-test
 wait "$PREPARING" || {
     tail -40 "$CACHE/prepare.log"
     fail "no Docker Engine with a base image; all of it is in $CACHE/prepare.log"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,12 @@ class Glassworks:
         found: list[dict[str, Any]] = self.engine.api.containers(all=True, filters={"label": labels})
         return found
 
+    def take(self, other: Glassworks, *stages: str) -> None:
+        """Have what another store holds of these stages."""
+        for stage in stages:
+            folder = Path("artifacts", stage)
+            shutil.copytree(other.store.root / folder, self.store.root / folder)
+
     def created(self, since: float) -> list[str]:
         """Stage of each container that was created for this store, in order."""
         wanted = {"type": "container", "event": "create", "label": f"{STORE_LABEL}={self.store.root}"}
@@ -202,9 +209,12 @@ def built(glassworks: Glassworks, backend: str) -> Glassworks:
 
 
 @pytest.fixture
-def training(make_glassworks: Callable[[], Glassworks]) -> Iterator[tuple[Glassworks, subprocess.Popen[str]]]:
+def training(
+    make_glassworks: Callable[[], Glassworks], by_container: Glassworks
+) -> Iterator[tuple[Glassworks, subprocess.Popen[str]]]:
     """A build that is at a long pretraining in a container, with a checkpoint on disk."""
     glassworks = make_glassworks()
+    glassworks.take(by_container, "corpus_prep", "tokenizer")
     long = ["--set", "pretrain.train_tokens=50_000_000", "--set", "pretrain.checkpoint_every_seconds=1.0"]
     build = glassworks.start(*TINY, "--backend", "docker", "--until", "pretrain", *long)
     checkpoints = glassworks.store.root / "work" / "pretrain"

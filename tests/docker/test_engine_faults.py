@@ -77,5 +77,5 @@ def test_kill_9_of_the_engine_keeps_the_checkpoint_and_leaves_nothing(training: 
     assert build.returncode == 75, output
     assert "the Docker Engine has gone while the stage ran" in output
     assert list((glassworks.store.root / "work" / "pretrain").glob("*/checkpoints/*"))
-    again = glassworks("build", "--preset", "tiny", "--backend", "docker", "--until", "tokenizer")
+    again = glassworks("build", "--preset", "tiny", "--backend", "docker", "--until", "pretrain")
     assert again.returncode == 0, again.stdout + again.stderr

@@ -58,8 +58,7 @@ def small_disk(make_glassworks: Callable[[], Glassworks], by_container: Glasswor
     if os.getuid() or subprocess.run(mounted, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a disk")
     try:
-        corpus = Path("artifacts", "corpus_prep")
-        shutil.copytree(by_container.store.root / corpus, disk / corpus)
+        glassworks.take(by_container, "corpus_prep")
         yield glassworks
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
