@@ -62,7 +62,8 @@ install_engine() {
 }
 
 install_packages() { # with old lists first: they may do, and other people's sources may be slow to answer
-    local install=(apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "${PACKAGES[@]}")
+    local install=(apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+    install+=("${PACKAGES[@]}")
     DEBIAN_FRONTEND=noninteractive "${install[@]}" || {
         apt-get update -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 || true
         DEBIAN_FRONTEND=noninteractive "${install[@]}"
