@@ -13,7 +13,7 @@ BIN=.venv/bin
 CACHE=${GLASSWORKS_CI_CACHE:-/var/tmp/glassworks-ci}
 RUN=${GLASSWORKS_CI_RUN:-/run/glassworks-ci} # short: the path of a socket has at most 107 characters
 BASE=glassworks-python-base:bookworm
-PACKAGES=(docker.io debootstrap cgroupfs-mount ca-certificates)
+PACKAGES=(docker.io debootstrap ca-certificates)
 PATH=$PATH:/usr/sbin:/sbin
 unset DOCKER_TLS_VERIFY DOCKER_CERT_PATH DOCKER_CONTEXT
 export DOCKER_HOST=unix://$RUN/docker.sock
@@ -53,20 +53,22 @@ check_space() { # images, what builds them, wheels
 
 install_engine() {
     if ! (command -v docker && command -v dockerd && command -v debootstrap) >/dev/null; then
-        retry install_packages
+        retry install "${PACKAGES[@]}"
         # Where services start when they are installed, this one is nobody's.
         service docker stop || true
     fi
-    # Without these no container starts; systemd has mounted them, other inits have not.
-    mountpoint --quiet /sys/fs/cgroup || cgroupfs-mount
+    # Without control groups no container starts. The machine's init has mounted them, or nobody has.
+    if ! mountpoint --quiet /sys/fs/cgroup; then
+        retry install cgroupfs-mount
+        cgroupfs-mount
+    fi
 }
 
-install_packages() { # with old lists first: they may do, and other people's sources may be slow to answer
+install() { # with old lists first: they may do, and other people's sources may be slow to answer
     local install=(apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
-    install+=("${PACKAGES[@]}")
-    DEBIAN_FRONTEND=noninteractive "${install[@]}" || {
+    DEBIAN_FRONTEND=noninteractive "${install[@]}" "$@" || {
         apt-get update -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 || true
-        DEBIAN_FRONTEND=noninteractive "${install[@]}"
+        DEBIAN_FRONTEND=noninteractive "${install[@]}" "$@"
     }
 }
 

@@ -71,8 +71,10 @@ Probe = Callable[..., tuple[Ended, list[bytes]]]
 def probe(engine: Engine, tmp_path: Path) -> Probe:
     """Run Python text in the place of a stage, in a container that is made as for one."""
 
-    def run(text: str, limits: Limits | None = None) -> tuple[Ended, list[bytes]]:
-        asked = _request(engine, tmp_path, limits or Limits(memory_gib=0.5))
+    def run(
+        text: str, limits: Limits | None = None, outside: Outside | None = None
+    ) -> tuple[Ended, list[bytes]]:
+        asked = _request(engine, tmp_path, limits or Limits(memory_gib=0.5), outside or Outside())
         container = {**asked.container, "entrypoint": ["python", "-c", text]}
         lines: list[bytes] = []
         ended = asyncio.run(run_container(engine, type(asked)(container, asked.host), lines.append))
@@ -81,7 +83,7 @@ def probe(engine: Engine, tmp_path: Path) -> Probe:
     return run
 
 
-def _request(engine: Engine, folder: Path, limits: Limits) -> Any:
+def _request(engine: Engine, folder: Path, limits: Limits, outside: Outside) -> Any:
     spec = StageSpec(name="probe", version=1, config=Config, writes={})
     part = folder / "store" / "artifacts" / "first" / "aa" / "text"
     part.mkdir(parents=True)
@@ -90,9 +92,9 @@ def _request(engine: Engine, folder: Path, limits: Limits) -> Any:
     (folder / "store" / "artifacts" / "other").mkdir()
     job = Job(spec, Config(), key_parts(spec, Config(), {}), {"text": part}, Store(folder / "store"))
     facts, user = engine.facts(), User.current()
-    prepare(job, Outside(), user_of(user, facts))
+    prepare(job, outside, user_of(user, facts))
     image = image_name("base")
-    return request(job, image, "", facts, user, limits=limits, outside=Outside(), documents={})
+    return request(job, image, "", facts, user, limits=limits, outside=outside, documents={})
 
 
 class Glassworks:
