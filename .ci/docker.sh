@@ -53,22 +53,22 @@ check_space() { # images, what builds them, wheels
 
 install_engine() {
     if ! (command -v docker && command -v dockerd && command -v debootstrap) >/dev/null; then
-        retry install "${PACKAGES[@]}"
+        retry install_packages "${PACKAGES[@]}"
         # Where services start when they are installed, this one is nobody's.
         service docker stop || true
     fi
     # Without control groups no container starts. The machine's init has mounted them, or nobody has.
     if ! mountpoint --quiet /sys/fs/cgroup; then
-        retry install cgroupfs-mount
+        retry install_packages cgroupfs-mount
         cgroupfs-mount
     fi
 }
 
-install() { # with old lists first: they may do, and other people's sources may be slow to answer
-    local install=(apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
-    DEBIAN_FRONTEND=noninteractive "${install[@]}" "$@" || {
+install_packages() { # with old lists first: they may do, and other people's sources may be slow to answer
+    local get=(apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+    DEBIAN_FRONTEND=noninteractive "${get[@]}" "$@" || {
         apt-get update -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 || true
-        DEBIAN_FRONTEND=noninteractive "${install[@]}" "$@"
+        DEBIAN_FRONTEND=noninteractive "${get[@]}" "$@"
     }
 }
 
