@@ -203,20 +203,26 @@ def by_container(make_glassworks: Callable[[], Glassworks]) -> Glassworks:
     return built(make_glassworks(), "docker")
 
 
-def built(glassworks: Glassworks, backend: str) -> Glassworks:
+@pytest.fixture(scope="session")
+def begun(make_glassworks: Callable[[], Glassworks]) -> Glassworks:
+    """A store with the first two stages of the tiny preset, built by processes."""
+    return built(make_glassworks(), "process", "--until", "tokenizer")
+
+
+def built(glassworks: Glassworks, backend: str, *options: str) -> Glassworks:
     """The same command line, after its build of the tiny preset."""
-    done = glassworks(*TINY, "--backend", backend)
+    done = glassworks(*TINY, "--backend", backend, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     return glassworks
 
 
 @pytest.fixture
 def training(
-    make_glassworks: Callable[[], Glassworks], by_container: Glassworks
+    make_glassworks: Callable[[], Glassworks], begun: Glassworks
 ) -> Iterator[tuple[Glassworks, subprocess.Popen[str]]]:
     """A build that is at a long pretraining in a container, with a checkpoint on disk."""
     glassworks = make_glassworks()
-    glassworks.take(by_container, "corpus_prep", "tokenizer")
+    glassworks.take(begun, "corpus_prep", "tokenizer")
     long = ["--set", "pretrain.train_tokens=50_000_000", "--set", "pretrain.checkpoint_every_seconds=1.0"]
     build = glassworks.start(*TINY, "--backend", "docker", "--until", "pretrain", *long)
     checkpoints = glassworks.store.root / "work" / "pretrain"
