@@ -73,9 +73,12 @@ install_packages() { # with old lists first: they may do, and other people's sou
 }
 
 start_engine() {
+    local state
     stop_engine # one that a run left which was killed
+    # A new folder each time: an engine that finds another one's pid files takes any process of that pid for it.
     rm -f "$RUN/dockerd.pid"
-    setsid --fork dockerd --host "$DOCKER_HOST" --data-root "$CACHE/engine" --exec-root "$RUN/exec" \
+    state=$(mktemp --directory "$RUN/state-XXXXXX")
+    setsid --fork dockerd --host "$DOCKER_HOST" --data-root "$CACHE/engine" --exec-root "$state" \
         --pidfile "$RUN/dockerd.pid" --bridge none --iptables=false --ip6tables=false \
         --containerd-namespace glassworks-ci --containerd-plugins-namespace glassworks-ci-plugins \
         >"$CACHE/dockerd.log" 2>&1 </dev/null 9>&-
@@ -141,6 +144,7 @@ fill_wheelhouse() { # pip keeps what is there under the right hash and fetches t
 clean_up() {
     [ -z "${PREPARING:-}" ] || kill -- "-$PREPARING" 2>/dev/null || true
     stop_engine
+    rm -rf "$RUN"/state-* 2>/dev/null || true
 }
 
 [ $# -gt 0 ] || fail "no command: .ci/docker.sh make test"
