@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from flows.docker_engine import Engine, EngineFacts, Image
 from flows.images import CODE_LABEL, code_digest, image_name
 from flows.job import Job, OnEvent
 from flows.stage_output import parse_event, stage_error
-from flows.threads import in_thread
+from flows.threads import in_thread, undisturbed
 from stages.runtime.delivery import take_delivery
 from stages.runtime.errors import GlassworksError, StopRequested, UserError
+from stages.runtime.lock import exclusive
 from stages.runtime.provenance import git_commit
 from stages.runtime.spec import Limits, Outside, StageSpec
 from stages.runtime.store import Artifact, Store, write_durably
@@ -62,6 +64,10 @@ class DockerBackend:
 
     async def launch(self, job: Job, on_event: OnEvent) -> Artifact:
         """Run one stage in a container and return its artifact. Raises the stage's own error."""
+        async with _alone(job, on_event):
+            return await self._launch(job, on_event)
+
+    async def _launch(self, job: Job, on_event: OnEvent) -> Artifact:
         if not job.force and (artifact := await _take(job, on_event)) is not None:
             return artifact  # made by a container whose controller did not live to take it
         image = await in_thread(lambda: self._image(job.spec))
@@ -134,17 +140,42 @@ def prepare(job: Job, outside: Outside, user: str) -> dict[str, Path]:
     return documents
 
 
-async def _take(job: Job, on_event: OnEvent) -> Artifact | None:
-    """Move what the stage delivered into the store, if it did."""
-    stop = threading.Event()
+def _say_later(on_event: OnEvent) -> Callable[[str], None]:
+    """Logs a line from another thread."""
     loop = asyncio.get_running_loop()
 
-    def wait(message: str) -> None:
+    def say(message: str) -> None:
         event = {"event": "log", "level": "info", "message": message}
         loop.call_soon_threadsafe(on_event, event)
 
+    return say
+
+
+@asynccontextmanager
+async def _alone(job: Job, on_event: OnEvent) -> AsyncIterator[None]:
+    """Wait while another build has a container at the same artifact, and keep others waiting.
+
+    The stage's own lock comes too late: the first build clears the work folder away, and a second container
+    that waits inside for the lock would have it mounted.
+    """
+    stop, held, say = threading.Event(), ExitStack(), _say_later(on_event)
+    path = job.lock.with_name(f"{job.fingerprint}.container.lock")
+    entering = in_thread(lambda: held.enter_context(exclusive(path, say, stop.is_set)))
+    try:
+        await entering
+        yield
+    finally:
+        stop.set()
+        await undisturbed(entering)
+        held.close()
+
+
+async def _take(job: Job, on_event: OnEvent) -> Artifact | None:
+    """Move what the stage delivered into the store, if it did."""
+    stop, say = threading.Event(), _say_later(on_event)
+
     def take() -> Artifact | None:
-        return take_delivery(job.store, job.spec.name, job.fingerprint, wait, stop.is_set)
+        return take_delivery(job.store, job.spec.name, job.fingerprint, say, stop.is_set)
 
     try:
         return await in_thread(take)

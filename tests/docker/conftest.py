@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from flows.container_run import Ended, run_container
-from flows.container_spec import STORE_LABEL, User, request, user_of
+from flows.container_spec import STAGE_LABEL, STORE_LABEL, User, request, user_of
 from flows.docker_engine import Engine
 from flows.images import CODE_LABEL, code_digest, image_name
 from flows.job import Job
@@ -27,6 +28,8 @@ from stages.runtime.spec import Limits, Outside, StageConfig, StageSpec
 from stages.runtime.store import Store
 
 DEADLINE_SECONDS = 120
+REQUIRED = "GLASSWORKS_NEEDS_DOCKER"
+TINY = ("build", "--preset", "tiny")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,12 +45,19 @@ def engine() -> Engine:
     try:
         found = Engine()
     except GlassworksError as error:
-        pytest.skip(f"needs Docker: {error.message}")
+        lacking(f"needs Docker: {error.message}")
     for spec in STAGES:
         image = found.image(image_name(spec.name))
         if image is None or image.labels.get(CODE_LABEL) != code_digest(spec.name):
-            pytest.skip(f"needs the image {image_name(spec.name)} of this code: glassworks images build")
+            lacking(f"needs the image {image_name(spec.name)} of this code: glassworks images build")
     return found
+
+
+def lacking(what: str) -> NoReturn:
+    """Skip the test; fail it where somebody has seen to it that nothing is lacking."""
+    if REQUIRED in os.environ:
+        pytest.fail(f"{what} ({REQUIRED} is set)")
+    pytest.skip(what)
 
 
 class Config(StageConfig):
@@ -61,8 +71,10 @@ Probe = Callable[..., tuple[Ended, list[bytes]]]
 def probe(engine: Engine, tmp_path: Path) -> Probe:
     """Run Python text in the place of a stage, in a container that is made as for one."""
 
-    def run(text: str, limits: Limits | None = None) -> tuple[Ended, list[bytes]]:
-        asked = _request(engine, tmp_path, limits or Limits(memory_gib=0.5))
+    def run(
+        text: str, limits: Limits | None = None, outside: Outside | None = None
+    ) -> tuple[Ended, list[bytes]]:
+        asked = _request(engine, tmp_path, limits or Limits(memory_gib=0.5), outside or Outside())
         container = {**asked.container, "entrypoint": ["python", "-c", text]}
         lines: list[bytes] = []
         ended = asyncio.run(run_container(engine, type(asked)(container, asked.host), lines.append))
@@ -71,7 +83,7 @@ def probe(engine: Engine, tmp_path: Path) -> Probe:
     return run
 
 
-def _request(engine: Engine, folder: Path, limits: Limits) -> Any:
+def _request(engine: Engine, folder: Path, limits: Limits, outside: Outside) -> Any:
     spec = StageSpec(name="probe", version=1, config=Config, writes={})
     part = folder / "store" / "artifacts" / "first" / "aa" / "text"
     part.mkdir(parents=True)
@@ -80,9 +92,9 @@ def _request(engine: Engine, folder: Path, limits: Limits) -> Any:
     (folder / "store" / "artifacts" / "other").mkdir()
     job = Job(spec, Config(), key_parts(spec, Config(), {}), {"text": part}, Store(folder / "store"))
     facts, user = engine.facts(), User.current()
-    prepare(job, Outside(), user_of(user, facts))
+    prepare(job, outside, user_of(user, facts))
     image = image_name("base")
-    return request(job, image, "", facts, user, limits=limits, outside=Outside(), documents={})
+    return request(job, image, "", facts, user, limits=limits, outside=outside, documents={})
 
 
 class Glassworks:
@@ -126,9 +138,22 @@ class Glassworks:
 
     def containers(self, stage: str = "") -> list[dict[str, Any]]:
         """Containers of this store, whatever their state."""
-        labels = [f"{STORE_LABEL}={self.store.root}", *([f"glassworks.stage={stage}"] if stage else [])]
+        labels = [f"{STORE_LABEL}={self.store.root}", *([f"{STAGE_LABEL}={stage}"] if stage else [])]
         found: list[dict[str, Any]] = self.engine.api.containers(all=True, filters={"label": labels})
         return found
+
+    def take(self, other: Glassworks, *stages: str) -> None:
+        """Have what another store holds of these stages."""
+        for stage in stages:
+            folder = Path("artifacts", stage)
+            shutil.copytree(other.store.root / folder, self.store.root / folder)
+
+    def created(self, since: float) -> list[str]:
+        """Stage of each container that was created for this store, in order."""
+        wanted = {"type": "container", "event": "create", "label": f"{STORE_LABEL}={self.store.root}"}
+        until = int(time.time()) + 1
+        told = self.engine.api.events(since=int(since), until=until, filters=wanted, decode=True)
+        return [event["Actor"]["Attributes"][STAGE_LABEL] for event in told]
 
     @staticmethod
     def wait_until(true: Callable[[], Any], what: str, seconds: float = DEADLINE_SECONDS) -> None:
@@ -149,7 +174,7 @@ class Glassworks:
         }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make_glassworks(
     engine: Engine, repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], Glassworks]]:
@@ -166,12 +191,40 @@ def make_glassworks(
             each.engine.api.remove_container(container["Id"], force=True)
 
 
+@pytest.fixture(scope="session")
+def by_process(make_glassworks: Callable[[], Glassworks]) -> Glassworks:
+    """A store with the tiny preset, built by processes."""
+    return built(make_glassworks(), "process")
+
+
+@pytest.fixture(scope="session")
+def by_container(make_glassworks: Callable[[], Glassworks]) -> Glassworks:
+    """A store with the tiny preset, each stage built in a container of its own."""
+    return built(make_glassworks(), "docker")
+
+
+@pytest.fixture(scope="session")
+def begun(make_glassworks: Callable[[], Glassworks]) -> Glassworks:
+    """A store with the first two stages of the tiny preset, built by processes."""
+    return built(make_glassworks(), "process", "--until", "tokenizer")
+
+
+def built(glassworks: Glassworks, backend: str, *options: str) -> Glassworks:
+    """The same command line, after its build of the tiny preset."""
+    done = glassworks(*TINY, "--backend", backend, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return glassworks
+
+
 @pytest.fixture
-def training(make_glassworks: Callable[[], Glassworks]) -> Iterator[tuple[Glassworks, subprocess.Popen[str]]]:
+def training(
+    make_glassworks: Callable[[], Glassworks], begun: Glassworks
+) -> Iterator[tuple[Glassworks, subprocess.Popen[str]]]:
     """A build that is at a long pretraining in a container, with a checkpoint on disk."""
     glassworks = make_glassworks()
+    glassworks.take(begun, "corpus_prep", "tokenizer")
     long = ["--set", "pretrain.train_tokens=50_000_000", "--set", "pretrain.checkpoint_every_seconds=1.0"]
-    build = glassworks.start("build", "--preset", "tiny", "--backend", "docker", "--until", "pretrain", *long)
+    build = glassworks.start(*TINY, "--backend", "docker", "--until", "pretrain", *long)
     checkpoints = glassworks.store.root / "work" / "pretrain"
     try:
         glassworks.wait_until(lambda: any(checkpoints.glob("*/checkpoints/*")), "a checkpoint of pretrain")

@@ -10,23 +10,27 @@ from typing import Any
 
 import pytest
 
+from stages.catalog import STAGES
+
 Glassworks = Any  # as conftest.py makes them
 Training = tuple[Glassworks, subprocess.Popen[str]]
 
 
-def test_containers_and_processes_make_the_same_bytes(make_glassworks: Callable[[], Glassworks]) -> None:
-    by_process, by_container = make_glassworks(), make_glassworks()
-    for each, backend in ((by_process, "process"), (by_container, "docker")):
-        done = each("build", "--preset", "tiny", "--backend", backend)
-        assert done.returncode == 0, done.stdout + done.stderr
+def test_containers_and_processes_make_the_same_bytes(
+    by_process: Glassworks, by_container: Glassworks
+) -> None:
+    assert len(by_process.digests()) > len(STAGES)
     assert by_container.digests() == by_process.digests()
     assert by_container.containers() == []
-    again = by_container("build", "--preset", "tiny", "--backend", "process")
-    assert again.stdout.count(" HIT ") == 9, again.stdout
     for artifact in by_container.store.artifacts("dpo"):
         provenance = artifact.manifest.provenance
         assert (provenance.image_digest or "").startswith("sha256:")
         assert provenance.git_commit
+
+
+def test_processes_take_what_containers_have_made(by_container: Glassworks) -> None:
+    again = by_container("build", "--preset", "tiny", "--backend", "process")
+    assert again.stdout.count(" HIT ") == len(STAGES), again.stdout
 
 
 def test_the_harvest_is_that_of_the_users_python(make_glassworks: Callable[[], Glassworks]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from flows.launch_container import container_error
 from stages.catalog import STAGES
 from stages.runtime.errors import UserError
-from stages.runtime.spec import Limits
+from stages.runtime.spec import Limits, Outside
 
 ATTEMPT = """
 import json, os, socket, sys
@@ -72,6 +75,16 @@ def test_a_stage_can_do_its_work_and_nothing_else(attempts: dict[str, Any]) -> N
     assert attempts["uid"] != 0
     assert set(attempts["capabilities"]) == {"0" * 16}
     assert attempts["new privileges"] == ["1"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has files in root's home")
+def test_a_file_in_the_home_of_root_can_be_read(probe: Any) -> None:
+    with tempfile.TemporaryDirectory(dir="/root") as folder:
+        text = Path(folder, "books", "text.txt")
+        text.parent.mkdir()
+        text.write_text("sand")
+        ended, lines = probe(f"print(open({str(text)!r}).read())", outside=Outside(same_place=(text,)))
+    assert (ended.exit_code, lines) == (0, [b"sand"]), ended.errors
 
 
 def test_too_much_memory_ends_in_words_that_say_what_to_do(probe: Any) -> None:
