@@ -18,6 +18,7 @@ from flows.container_run import Ended, no_gpu_runtime, run_container
 from flows.container_spec import NOBODY, User, request, user_of
 from flows.containers_left import remove_containers
 from flows.docker_engine import Engine, EngineFacts, Image
+from flows.host_paths import HostRoots, host_roots, on_host
 from flows.images import CODE_LABEL, code_digest, image_name
 from flows.job import Job, OnEvent
 from flows.stage_output import parse_event, stage_error
@@ -49,6 +50,10 @@ class DockerBackend:
         return self._engine.facts()
 
     @cached_property
+    def _roots(self) -> HostRoots:
+        return host_roots(self._engine)
+
+    @cached_property
     def _commit(self) -> str:
         return git_commit() or ""
 
@@ -58,7 +63,7 @@ class DockerBackend:
 
     async def clear(self, store: Store) -> None:
         """Remove containers that builds on this store have left behind."""
-        await in_thread(lambda: remove_containers(self._engine, store=store.root))
+        await in_thread(lambda: remove_containers(self._engine, store=on_host(store.root, self._roots)))
 
     async def launch(self, job: Job, on_event: OnEvent) -> Artifact:
         """Run one stage in a container and return its artifact. Raises the stage's own error."""
@@ -114,6 +119,7 @@ class DockerBackend:
             outside=outside,
             documents=documents,
             commit=self._commit,
+            roots=self._roots,
         )
 
 
