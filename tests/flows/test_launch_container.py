@@ -13,7 +13,7 @@ import pytest
 from requests.exceptions import ConnectionError as NoConnection
 
 from flows import docker_engine
-from flows.backends import backend_named, parse_limits
+from flows.backends import backend_named, backend_of_worker, parse_limits
 from flows.container_run import Ended, _await_end
 from flows.docker_engine import EngineFacts, Image, build_failed, engine_away
 from flows.images import CODE_LABEL, code_digest, image_name
@@ -248,3 +248,15 @@ def test_lines_are_put_together_from_pieces_and_stderr_is_kept_apart() -> None:
     theirs.close()
     assert _read(ours, lines.append) == "warning"
     assert lines == [b'{"event": "log"}', b"end"]
+
+
+def test_a_form_that_asks_for_no_backend_gets_that_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLASSWORKS_BACKEND", raising=False)
+    assert backend_of_worker("default") == "process"
+    monkeypatch.setenv("GLASSWORKS_BACKEND", "docker")
+    assert backend_of_worker("default") == "docker"
+    assert backend_of_worker("process") == "process"
+    monkeypatch.setenv("GLASSWORKS_BACKEND", "dokcer")
+    with pytest.raises(UserError, match="GLASSWORKS_BACKEND=dokcer is no backend") as caught:
+        backend_of_worker("default")
+    assert "process, docker" in caught.value.hint
