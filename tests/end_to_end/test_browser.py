@@ -28,12 +28,13 @@ pytestmark = pytest.mark.end_to_end
 Site = Any  # as conftest.py makes it
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WITHIN_SECONDS = 120
-#: The innermost element that shows a text; scrolled to, because only what is in sight can be clicked.
+#: The innermost element that shows a text, the last of several: a dialog stands at the end of the document.
+#: It is scrolled to, because only what is in sight can be clicked.
 FIND = """
 ((text, name) => {
   const all = [...document.querySelectorAll(name)];
   const shown = all.filter(e => e.innerText?.trim() === text && e.offsetParent);
-  const found = shown.filter(e => !shown.some(other => other !== e && e.contains(other)))[0];
+  const found = shown.filter(e => !shown.some(other => other !== e && e.contains(other))).at(-1);
   return found && (found.scrollIntoView({block: "center"}), found.getBoundingClientRect().toJSON());
 })(%s, %s)
 """
@@ -190,8 +191,10 @@ def test_cancel_and_retry_are_buttons_of_a_run(site: Site, page: Page) -> None:
     assert site.ended(run) == "CANCELLED"
     assert list(checkpoints.glob("*/checkpoints/*"))
     page.click("Retry", "button")
-    page.click("Confirm", "button")
+    page.sees("This will retry flow run")
+    page.click("Retry", "button")
     site.until(lambda: site.state(run)["type"] == "RUNNING")
     page.close()
+    assert site.api.get(f"/flow_runs/{run}")["run_count"] == 2
     site.api.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
     assert site.ended(run) == "CANCELLED"
