@@ -92,7 +92,7 @@ def tiny(glassworks: Cli, tmp_path_factory: pytest.TempPathFactory) -> TinyBuild
 
 
 #: Long enough for a machine with other things to do.
-WITHIN_SECONDS = 240
+WITHIN_SECONDS = 480
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
