@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from flows.backends import backend_of_worker
 from stages.runtime.errors import GlassworksError
 
 
@@ -14,10 +15,9 @@ def stop_containers(flow: Any, flow_run: Any, state: Any) -> None:
     The lease ends stages too when their controller dies. This is for a controller that hangs, or that was
     killed between creating a container and starting it.
     """
-    if (flow_run.parameters or {}).get("backend") != "docker":
-        return
     from flows.containers_left import remove_containers
     from flows.docker_engine import Engine
 
     with suppress(GlassworksError):  # without an engine there are no containers
-        remove_containers(Engine(), run_id=flow_run.name)
+        if backend_of_worker((flow_run.parameters or {}).get("backend", "default")) == "docker":
+            remove_containers(Engine(), run_id=flow_run.name)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import fields, replace
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from flows.job import Backend
 from flows.launch import ProcessBackend
@@ -15,6 +16,20 @@ from stages.runtime.spec import Limits
 
 BackendName = Literal["process", "docker"]
 DEFAULT_BACKEND: BackendName = "process"
+AskedBackend = Literal["default", "process", "docker"]
+"""What a form offers: `default` is what the worker is set to."""
+VARIABLE = "GLASSWORKS_BACKEND"
+
+
+def backend_of_worker(asked: AskedBackend) -> BackendName:
+    """The backend asked for, else the one that the worker is set to. Raises UserError for an unknown one."""
+    if asked != "default":
+        return asked
+    found = os.environ.get(VARIABLE) or DEFAULT_BACKEND
+    if found not in get_args(BackendName):
+        known = ", ".join(get_args(BackendName))
+        raise UserError(f"{VARIABLE}={found} is no backend", hint=f"backends: {known}")
+    return cast(BackendName, found)
 
 
 def backend_named(name: BackendName, limits: Iterable[str] = ()) -> Backend:

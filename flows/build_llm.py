@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_UI_URL
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.after_a_crash import stop_containers
-from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
+from flows.backends import AskedBackend, backend_named, backend_of_worker
 from flows.build import Build, NotReached
 from flows.gpu_slots import gpu_slot
 from flows.live_progress import LiveProgress, one_of_each, publish_results, show
@@ -61,7 +61,7 @@ async def build_llm(
     force: list[str] = [],  # noqa: B006
     store: str = "",
     trust_code: bool = False,
-    backend: BackendName = DEFAULT_BACKEND,
+    backend: AskedBackend = "default",
     limits: list[str] = [],  # noqa: B006
 ) -> str:
     """Build a language model end to end. Returns the report's path.
@@ -73,13 +73,14 @@ async def build_llm(
         force: Stages to run in any case.
         store: Folder of the artifacts; empty for the worker's.
         trust_code: Keep artifacts although only code changed; they then say so.
-        backend: process, or docker for a container per stage.
+        backend: docker for a container per stage, process, or default for the worker's (GLASSWORKS_BACKEND).
         limits: What containers may use, one each, such as pretrain.memory_gib=16
     """
     settings = build_settings(preset, sources=sources, changes=overrides, force=force, trust_code=trust_code)
     folder = store_of_worker(store)
-    where = backend_named(backend, limits)
-    command = ["glassworks", "build", "--preset", preset, "--store", folder, "--backend", backend]
+    place = backend_of_worker(backend)
+    where = backend_named(place, limits)
+    command = ["glassworks", "build", "--preset", preset, "--store", folder, "--backend", place]
     asked = (("--source", sources), ("--set", overrides), ("--force", force), ("--limit", limits))
     for option, values in asked:
         command += [word for value in values for word in (option, value)]

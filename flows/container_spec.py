@@ -1,6 +1,6 @@
 """What a stage's container may see, write and take: a pure function from a job to a request.
 
-Everything lies where it lies on the host, so the program is told the same as a process and its messages
+Everything lies where it lies for who asks, so the program is told the same as a process and its messages
 name paths that the user can open. Two things can be written: the work folder of this very artifact, and the
 file that it locks. Nothing else of the store can, so a stage cannot spoil what another one has made.
 """
@@ -17,6 +17,7 @@ from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from data_contracts.manifest import MANIFEST_NAME
 from flows.docker_engine import NO_NETWORK, EngineFacts
+from flows.host_paths import HostRoots, on_host
 from flows.job import Job
 from stages.runtime.delivery import DELIVERED_NAME
 from stages.runtime.errors import UserError
@@ -84,13 +85,15 @@ def request(
     commit: str = "",
     inherited: Mapping[str, str] = os.environ,
     cores: Collection[int] = (),
+    roots: HostRoots = None,
 ) -> Request:
     """Ask for one stage. `documents`: place in the container -> the file that holds the text; `cores`: those
     that it may use, all where there are none.
 
-    Raises UserError where a file or folder would hide a part of the image.
+    `roots` says where on the host our folders lie, if that is elsewhere. Raises UserError where a file or
+    folder would hide a part of the image, or is not on the host.
     """
-    mounts = list(_mounts(job, outside, documents))
+    mounts = list(_mounts(job, outside, documents, roots))
     environment = {name: inherited[name] for name in INHERITED if name in inherited}
     # Which GPU it gets is said by the device request: inside, that one is the first.
     asked_for = {name: value for name, value in job.environment.items() if name != GPU_VARIABLE}
@@ -105,7 +108,7 @@ def request(
         "labels": {
             RUN_LABEL: job.run_id,
             STAGE_LABEL: job.spec.name,
-            STORE_LABEL: str(job.store.root),
+            STORE_LABEL: str(on_host(job.store.root, roots)),
         },
         "stdin_open": True,
         "network_disabled": True,
@@ -168,7 +171,7 @@ def cpu_shares(niceness: int) -> int:
     return max(2, round(1024 / 1.25**niceness))
 
 
-def _mounts(job: Job, outside: Outside, documents: Mapping[str, Path]) -> Iterator[Mount]:
+def _mounts(job: Job, outside: Outside, documents: Mapping[str, Path], roots: HostRoots) -> Iterator[Mount]:
     """Each target once; what can be written last."""
     read_only = {job.settings: job.settings}
     for folder in job.inputs.values():
@@ -184,9 +187,9 @@ def _mounts(job: Job, outside: Outside, documents: Mapping[str, Path]) -> Iterat
                 f"{target} cannot be brought into a container: it would hide that folder of the image",
                 hint="move the data to a folder of its own, or run with --backend process",
             )
-        yield Mount(str(target), str(source), type="bind", read_only=True)
+        yield Mount(str(target), str(on_host(source, roots)), type="bind", read_only=True)
     for writable in (job.work, job.lock):
-        yield Mount(str(writable), str(writable), type="bind")
+        yield Mount(str(writable), str(on_host(writable, roots)), type="bind")
 
 
 def _outermost(paths: Iterable[Path]) -> list[Path]:

@@ -18,6 +18,7 @@ from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.store import write_durably
 
 POOL = "glassworks"
+FLOWS = ("build-llm", "rerun-stage")
 PLANNED_WITHIN_SECONDS = 20.0
 POLL_SECONDS = 0.2
 #: What a deployment's form and schedule are made of.
@@ -25,7 +26,7 @@ SOURCES = ("prefect.yaml", "flows/build_llm.py", "flows/rerun_stage.py")
 
 
 class Deployments:
-    """The deployments of our work pool. `folder` keeps what was registered last."""
+    """The deployments of our flows. `folder` keeps what was registered last."""
 
     def __init__(self, api: PrefectRest, folder: Path) -> None:
         self._api = api
@@ -69,7 +70,7 @@ class Deployments:
         return "registered"
 
     def names(self) -> list[str]:
-        """`flow/deployment` of all that the server has for our pool."""
+        """`flow/deployment` of all that the server has of our flows."""
         return sorted(self._found())
 
     def schedules(self) -> Iterator[tuple[str, str]]:
@@ -98,8 +99,8 @@ class Deployments:
 
     def _found(self) -> dict[str, dict[str, Any]]:
         flows = {flow["id"]: flow["name"] for flow in self._api.post("/flows/filter", limit=200)}
-        pool = {"name": {"any_": [POOL]}}
-        found = self._api.post("/deployments/filter", work_pools=pool, limit=200)
+        ours = {"name": {"any_": list(FLOWS)}}  # not by pool: prefect.yaml may name another one
+        found = self._api.post("/deployments/filter", flows=ours, limit=200)
         return {f"{flows[one['flow_id']]}/{one['name']}": one for one in found}
 
 

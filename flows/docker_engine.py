@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import docker
@@ -24,6 +25,9 @@ from stages.runtime.errors import GlassworksError, RetryableError, UserError
 BY_PROCESS = "or let stages run as processes: --backend process"
 TIMEOUT_SECONDS = 60
 NO_NETWORK = "none"
+SOCKET = Path("/var/run/docker.sock")
+CONTAINER_MARK = Path("/.dockerenv")
+"""The engine puts this file into every container."""
 
 
 @dataclass(frozen=True)
@@ -201,13 +205,19 @@ def in_our_words() -> Iterator[None]:
         raise engine_away(error) from None
 
 
-def engine_away(error: Exception) -> GlassworksError:
+def engine_away(error: Exception, in_container: bool | None = None) -> GlassworksError:
     """No answer from the engine: it is not there, it has gone, or we may not ask."""
-    where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    where = os.environ.get("DOCKER_HOST", f"unix://{SOCKET}")
+    inside = CONTAINER_MARK.exists() if in_container is None else in_container
     if "Permission denied" in str(error):
+        group = "give this container the group of the socket: group_add, the number is that of "
+        group += f"`stat --format %g {SOCKET}` on the host"
+        join = f"sudo usermod --append --groups docker $USER, log in again; {BY_PROCESS}"
+        return UserError(f"you may not use the Docker Engine at {where}", hint=group if inside else join)
+    if inside and not SOCKET.exists() and "DOCKER_HOST" not in os.environ:
         return UserError(
-            f"you may not use the Docker Engine at {where}",
-            hint=f"sudo usermod --append --groups docker $USER, log in again; {BY_PROCESS}",
+            f"no Docker Engine can be reached from this container: it has no {SOCKET}",
+            hint=f"mount it: `volumes` of the work pool, {SOCKET}:{SOCKET}",
         )
     if isinstance(error, Timeout) and not isinstance(error, NoConnection):
         return RetryableError(f"the Docker Engine at {where} does not answer in time", hint="try again")

@@ -66,9 +66,11 @@ class Forecast:
         return (time.monotonic() - self._started) * (1.0 - fraction) / fraction
 
     def describe(self) -> str:
-        """`4/9 stages  61 %  1m20s so far  ETA 50s`."""
+        """`4/9 stages  61 %  1m20s so far  ETA 50s`; at the end `9/9 stages  100 %  2m10s`."""
         eta = self.eta_seconds
         left = "ETA ?" if eta is None else f"ETA {format_seconds(eta)}"
         so_far = format_seconds(time.monotonic() - self._started)
         stages = f"{len(self._ended)}/{len(self._weights)} stages"
+        if len(self._ended) == len(self._weights):
+            return f"{stages}  100 %  {so_far}"
         return f"{stages}  {100 * self.fraction:3.0f} %  {so_far} so far  {left}"

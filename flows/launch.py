@@ -13,12 +13,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from flows.job import Job, OnEvent
 from flows.stage_output import parse_event, stage_error
-from stages.runtime.errors import GlassworksError
+from stages.runtime.errors import GlassworksError, UserError
 from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store, write_durably
@@ -26,6 +27,8 @@ from stages.runtime.store import Artifact, Store, write_durably
 GRACE_SECONDS = 25.0
 STOP_POLL_SECONDS = 0.05
 LINE_LIMIT_BYTES = 16 * 2**20
+NEEDED_PACKAGE = {"data": "duckdb", "torch": "torch", "vector": "chromadb"}
+"""Image family of a stage -> what none of its kind can do without."""
 
 
 class ProcessBackend:
@@ -34,7 +37,15 @@ class ProcessBackend:
     name = "process"
 
     async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None:
-        """Nothing is needed that planning has not used already."""
+        """This Python has what the stages import. Raises UserError where it has not, as in the flow image."""
+        missing = {image: package for image, package in NEEDED_PACKAGE.items() if find_spec(package) is None}
+        for spec in to_run() if missing else ():  # what is to run takes a plan, which reads every artifact
+            if spec.image in missing:
+                raise UserError(
+                    f"{spec.name} needs {missing[spec.image]}, which {sys.executable} does not have",
+                    hint=f"{sys.executable} -m pip install '.[{spec.image}]' in the checkout; or each stage "
+                    "in a container of its own: --backend docker (a deployment's parameter backend: docker)",
+                )
 
     async def launch(self, job: Job, on_event: OnEvent) -> Artifact:
         """Run one stage as a process and return its artifact. Raises the stage's own error."""

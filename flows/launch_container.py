@@ -19,6 +19,7 @@ from flows.container_run import Ended, no_gpu_runtime, run_container
 from flows.container_spec import NOBODY, User, own_cores, request, user_of
 from flows.containers_left import remove_containers
 from flows.docker_engine import Engine, EngineFacts, Image
+from flows.host_paths import HostRoots, host_roots, on_host
 from flows.images import CODE_LABEL, code_digest, image_name
 from flows.job import Job, OnEvent
 from flows.stage_output import parse_event, stage_error
@@ -51,6 +52,10 @@ class DockerBackend:
         return self._engine.facts()
 
     @cached_property
+    def _roots(self) -> HostRoots:
+        return host_roots(self._engine)
+
+    @cached_property
     def _commit(self) -> str:
         return git_commit() or ""
 
@@ -60,7 +65,7 @@ class DockerBackend:
 
     async def clear(self, store: Store) -> None:
         """Remove containers that builds on this store have left behind."""
-        await in_thread(lambda: remove_containers(self._engine, store=store.root))
+        await in_thread(lambda: remove_containers(self._engine, store=on_host(store.root, self._roots)))
 
     async def launch(self, job: Job, on_event: OnEvent) -> Artifact:
         """Run one stage in a container and return its artifact. Raises the stage's own error."""
@@ -121,6 +126,7 @@ class DockerBackend:
             documents=documents,
             commit=self._commit,
             cores=own_cores(self._facts),
+            roots=self._roots,
         )
 
 

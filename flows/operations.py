@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from flows.backends import backend_of_worker
 from flows.deployments import POOL, Deployments, client_environment
 from flows.prefect_rest import PrefectRest
 from flows.prefect_server import answers, listen, prepare_prefect, profile_api_url
@@ -162,10 +163,11 @@ class Operations:
 
     def _ensure_worker(self, api: PrefectRest) -> None:
         known = self.book.read("worker")
-        about = {"api_url": api.api_url, "store": str(self.store)}
+        backend = backend_of_worker("default")
+        about = {"api_url": api.api_url, "store": str(self.store), "backend": backend}
         if known is not None and known.alive:
             if dict(known.about) == about:
-                self._say("worker", "runs already", f"pid {known.pid}, pool {POOL}")
+                self._say("worker", "runs already", f"pid {known.pid}, pool {POOL}, backend {backend}")
                 return
             self._say("worker", "is for another", f"{known.about}; stopped")
             self._stop_runs(known)
@@ -179,7 +181,8 @@ class Operations:
         before = _heartbeat(api)
         worker = self.book.start("worker", command, environment, about)
         self._wait_for_worker(api, worker, before)
-        self._say("worker", "started", f"pid {worker.pid}, pool {POOL}, store {self.store}")
+        where = f"pool {POOL}, store {self.store}, backend {backend}"
+        self._say("worker", "started", f"pid {worker.pid}, {where}")
 
     def _wait_for_worker(self, api: PrefectRest, worker: Service, before: str) -> None:
         deadline = time.monotonic() + STARTUP_SECONDS

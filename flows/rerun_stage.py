@@ -11,7 +11,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.after_a_crash import stop_containers
-from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
+from flows.backends import AskedBackend, backend_named, backend_of_worker
 from flows.build import Build
 from flows.build_llm import run_build, store_of_worker
 from flows.job import Backend
@@ -52,7 +52,7 @@ async def rerun_stage(
     overrides: list[Override] = [],  # noqa: B006  (Prefect's form shows a list for it)
     run: str = "",
     store: str = "",
-    backend: BackendName = DEFAULT_BACKEND,
+    backend: AskedBackend = "default",
     limits: list[str] = [],  # noqa: B006
 ) -> str:
     """Run stages again on an earlier run's inputs. Returns the report's path.
@@ -64,9 +64,10 @@ async def rerun_stage(
         with_downstream: Also run every stage that reads what they write.
         force: Run them even if nothing changed; else what is there is reused.
         overrides: Changed settings of these stages, one each, such as sft.epochs=4
-        run: Whose inputs and settings to take; empty for the newest run that has them and was not cancelled.
+        run: Name of the run whose inputs and settings to take; empty for the newest that has them and was not
+            cancelled.
         store: Folder of the artifacts; empty for the worker's.
-        backend: process, or docker for a container per stage.
+        backend: docker for a container per stage, process, or default for the worker's (GLASSWORKS_BACKEND).
         limits: What containers may use, one each, such as pretrain.memory_gib=16
     """
     folder = store_of_worker(store)
@@ -74,12 +75,13 @@ async def rerun_stage(
     record = earlier_run(place, run, rerun_set(stages, with_downstream))
     with Terminal() as terminal:
         command = ["glassworks", "rerun", *stages, "--run", record.run_id, "--store", folder]
-        command += ["--backend", backend, *["--with-downstream"] * with_downstream]
+        backend_name = backend_of_worker(backend)
+        command += ["--backend", backend_name, *["--with-downstream"] * with_downstream]
         command += ["--no-force"] * (not force)
         command += [word for limit in limits for word in ("--limit", limit)]
         command += [word for change in overrides for word in ("--set", change)]
         asked = shlex.join(command)
-        where = backend_named(backend, limits)
+        where = backend_named(backend_name, limits)
         build = rerun_build(place, record, stages, with_downstream, overrides, terminal, asked, force, where)
         return str(await run_build(build))
 

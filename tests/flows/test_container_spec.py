@@ -21,6 +21,7 @@ from flows.container_spec import (
     user_of,
 )
 from flows.docker_engine import EngineFacts, facts_of
+from flows.host_paths import HostRoots
 from flows.job import Job
 from stages.catalog import STAGES
 from stages.runtime.errors import UserError
@@ -42,6 +43,7 @@ def ask(
     gpu: Any = "none",
     outside: Outside | None = None,
     cores: Collection[int] = (),
+    roots: HostRoots = None,
     **options: Any,
 ) -> Request:
     """A request for a stage with one input."""
@@ -64,6 +66,7 @@ def ask(
         commit="abc",
         inherited={"OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "avx2", "SECRET": "word"},
         cores=cores,
+        roots=roots,
     )
 
 
@@ -228,3 +231,21 @@ def test_rootless_and_remapping_engines_are_recognised() -> None:
     rootless = facts_of({"NCPU": 4, "SecurityOptions": ["name=seccomp,profile=default", "name=rootless"]})
     remapping = facts_of({"NCPU": 4, "SecurityOptions": ["name=userns"]})
     assert (rootless.is_rootless, remapping.remaps_users) == (True, True)
+
+
+def test_in_a_container_only_the_sources_of_mounts_and_the_label_are_those_of_the_host(
+    tmp_path: Path,
+) -> None:
+    here, moved = ask(tmp_path), ask(tmp_path, roots={tmp_path: Path("/srv/store")})
+    assert mounts(moved) == {
+        target: (source.replace(str(tmp_path), "/srv/store"), read_only)
+        for target, (source, read_only) in mounts(here).items()
+    }
+    assert moved.container["command"] == here.container["command"]
+    assert moved.container["labels"][STORE_LABEL] == "/srv/store"
+
+
+def test_a_source_that_the_host_does_not_have_is_refused(tmp_path: Path) -> None:
+    outside = Outside(moved={"/harvest/library": Path("/usr/lib/python3.11")})
+    with pytest.raises(UserError, match="lies in the flow's own container"):
+        ask(tmp_path, outside=outside, roots={tmp_path: Path("/srv/store")})

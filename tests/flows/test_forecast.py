@@ -55,3 +55,5 @@ def test_no_projection_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: begin + 10.0)
     assert forecast.eta_seconds == pytest.approx(30.0, rel=0.01)
     assert forecast.describe() == "0/1 stages   25 %  10s so far  ETA 30s"
+    forecast.ended("sft", ran=True)
+    assert forecast.describe() == "1/1 stages  100 %  10s"

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from flows import launch as launching
 from flows.job import Job
-from flows.launch import launch
+from flows.launch import ProcessBackend, launch
 from stages.runtime.errors import ContractError, GlassworksError, RetryableError, StopRequested, UserError
 from stages.runtime.fingerprint import key_parts
 from stages.runtime.spec import StageConfig, StageSpec
@@ -129,3 +130,18 @@ def test_much_output_on_both_streams_does_not_block(run_script: Any) -> None:
     with pytest.raises(GlassworksError):
         asyncio.run(coroutine)
     assert len(events) == 3000
+
+
+def test_a_python_without_what_a_stage_imports_is_told_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def check() -> None:
+        asyncio.run(ProcessBackend().check(lambda: [replace(SPEC, image="torch")]))
+
+    check()
+    monkeypatch.setitem(launching.NEEDED_PACKAGE, "torch", "torch_as_the_flow_image_has_it")
+    with pytest.raises(UserError, match="fake needs torch_as_the_flow_image_has_it") as caught:
+        check()
+    assert "backend: docker" in caught.value.hint
+    asyncio.run(ProcessBackend().check(lambda: [SPEC]))  # another family has what it needs
+    asyncio.run(ProcessBackend().check(list))  # a build of hits imports nothing

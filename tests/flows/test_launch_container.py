@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from requests.exceptions import ConnectionError as NoConnection
 
-from flows.backends import backend_named, parse_limits
+from flows import docker_engine
+from flows.backends import backend_named, backend_of_worker, parse_limits
 from flows.container_run import Ended, _await_end
 from flows.docker_engine import EngineFacts, Image, build_failed, engine_away
 from flows.images import CODE_LABEL, code_digest, image_name
@@ -60,14 +61,31 @@ def test_out_of_memory_names_the_limit_and_how_to_raise_it() -> None:
 
 
 def test_a_dead_engine_and_a_closed_one_differ() -> None:
-    dead = engine_away(NoConnection("Connection aborted, ConnectionRefusedError(111)"))
+    dead = engine_away(NoConnection("Connection aborted, ConnectionRefusedError(111)"), in_container=False)
     assert isinstance(dead, RetryableError)
     assert "systemctl start docker" in dead.hint
-    closed = engine_away(NoConnection("('Connection aborted.', PermissionError(13, 'Permission denied'))"))
+    refused = NoConnection("('Connection aborted.', PermissionError(13, 'Permission denied'))")
+    closed = engine_away(refused, in_container=False)
     assert isinstance(closed, UserError)
     assert "--groups docker" in closed.hint
     for found in (dead, closed):
         assert "--backend process" in found.hint
+
+
+def test_in_a_container_the_remedies_are_those_of_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(docker_engine, "SOCKET", tmp_path / "docker.sock")
+    absent = engine_away(NoConnection("FileNotFoundError(2)"), in_container=True)
+    assert isinstance(absent, UserError)
+    assert "volumes" in absent.hint
+    (tmp_path / "docker.sock").touch()
+    dead = engine_away(NoConnection("ConnectionRefusedError(111)"), in_container=True)
+    assert isinstance(dead, RetryableError)
+    closed = engine_away(NoConnection("PermissionError(13, 'Permission denied')"), in_container=True)
+    assert "group_add" in closed.hint
+    assert "usermod" not in closed.hint
 
 
 def test_where_no_engine_is_the_first_request_says_so(
@@ -230,3 +248,15 @@ def test_lines_are_put_together_from_pieces_and_stderr_is_kept_apart() -> None:
     theirs.close()
     assert _read(ours, lines.append) == "warning"
     assert lines == [b'{"event": "log"}', b"end"]
+
+
+def test_a_form_that_asks_for_no_backend_gets_that_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLASSWORKS_BACKEND", raising=False)
+    assert backend_of_worker("default") == "process"
+    monkeypatch.setenv("GLASSWORKS_BACKEND", "docker")
+    assert backend_of_worker("default") == "docker"
+    assert backend_of_worker("process") == "process"
+    monkeypatch.setenv("GLASSWORKS_BACKEND", "dokcer")
+    with pytest.raises(UserError, match="GLASSWORKS_BACKEND=dokcer is no backend") as caught:
+        backend_of_worker("default")
+    assert "process, docker" in caught.value.hint
