@@ -14,7 +14,8 @@ def stop_containers(flow: Any, flow_run: Any, state: Any) -> None:
     The lease ends stages too when their controller dies. This is for a controller that hangs, or that was
     killed between creating a container and starting it.
     """
-    if (flow_run.parameters or {}).get("backend") != "docker":
+    asked = flow_run.parameters or {}
+    if not str(asked.get("order", asked).get("backend", "")).endswith("docker"):
         return
     from flows.containers_left import remove_containers
     from flows.docker_engine import Engine

@@ -8,25 +8,34 @@ from typing import Literal
 
 from flows.job import Backend
 from flows.launch import ProcessBackend
+from flows.launch_on_workers import WorkersBackend
 from flows.settings import parse_change
 from stages.catalog import STAGES
 from stages.runtime.errors import UserError, did_you_mean
 from stages.runtime.spec import Limits
 
-BackendName = Literal["process", "docker"]
+BackendName = Literal["process", "docker", "workers", "workers-docker"]
 DEFAULT_BACKEND: BackendName = "process"
 
 
 def backend_named(name: BackendName, limits: Iterable[str] = ()) -> Backend:
-    """The backend of that name; `limits` are like `pretrain.memory_gib=16`. UserError for a wrong one."""
-    asked = parse_limits(limits)
-    if name == "process":
-        if asked:
-            raise UserError("--limit is for containers", hint="add --backend docker")
+    """The backend of that name; `workers` start processes, `workers-docker` containers.
+
+    `limits` are like `pretrain.memory_gib=16`. UserError for a wrong one.
+    """
+    listed = tuple(limits)
+    inner = _on_a_host(name.removeprefix("workers-"), parse_limits(listed))
+    return WorkersBackend(inner, listed) if name.startswith("workers") else inner
+
+
+def _on_a_host(name: str, limits: dict[str, Limits]) -> Backend:
+    if name != "docker":
+        if limits:
+            raise UserError("--limit is for containers", hint="add --backend docker or workers-docker")
         return ProcessBackend()
     from flows.launch_container import DockerBackend  # the SDK takes a third of a second
 
-    return DockerBackend(asked)
+    return DockerBackend(limits)
 
 
 def parse_limits(changes: Iterable[str]) -> dict[str, Limits]:

@@ -73,7 +73,7 @@ async def build_llm(
         force: Stages to run in any case.
         store: Folder of the artifacts; empty for the worker's.
         trust_code: Keep artifacts although only code changed; they then say so.
-        backend: process, or docker for a container per stage.
+        backend: process, or docker for a container per stage; workers and workers-docker on all hosts.
         limits: What containers may use, one each, such as pretrain.memory_gib=16
     """
     settings = build_settings(preset, sources=sources, changes=overrides, force=force, trust_code=trust_code)
@@ -136,7 +136,8 @@ async def run_build(build: Build) -> Path:
     # A run that is tried again builds what it had not finished, even where it was told to build in any case.
     done = await finished_before(UUID(flow_run.id)) if flow_run.run_count > 1 else set()
     build.settings = replace(build.settings, force=build.settings.force - done)
-    build.gpu_slot = gpu_slot
+    if not build.backend.elsewhere:
+        build.gpu_slot = gpu_slot
     mark = f"store:{build.store.root}"
     with suppress(RetryableError), alone(build.store):
         await close_lost_runs(mark, UUID(flow_run.id))

@@ -18,14 +18,22 @@ from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.store import write_durably
 
 POOL = "glassworks"
+#: Stages of builds that run elsewhere; apart from the builds, which would hold the places they wait for.
+STAGE_POOL = "glassworks-stages"
 PLANNED_WITHIN_SECONDS = 20.0
 POLL_SECONDS = 0.2
 #: What a deployment's form and schedule are made of.
-SOURCES = ("prefect.yaml", "flows/build_llm.py", "flows/rerun_stage.py")
+SOURCES = (
+    "prefect.yaml",
+    "flows/build_llm.py",
+    "flows/rerun_stage.py",
+    "flows/run_stage.py",
+    "flows/stage_order.py",
+)
 
 
 class Deployments:
-    """The deployments of our work pool. `folder` keeps what was registered last."""
+    """The deployments of our work pools. `folder` keeps what was registered last."""
 
     def __init__(self, api: PrefectRest, folder: Path) -> None:
         self._api = api
@@ -34,8 +42,8 @@ class Deployments:
 
     def begin(self) -> None:
         """Make the pool, and start registering unless the server has it all as it is declared now."""
-        if not self._api.exists(f"/work_pools/{POOL}"):
-            self._api.post("/work_pools/", name=POOL, type="process", base_job_template={})
+        for pool in (POOL, STAGE_POOL):
+            make_pool(self._api, pool)
         if self._is_registered():
             return
         self._registering = subprocess.Popen(
@@ -69,7 +77,7 @@ class Deployments:
         return "registered"
 
     def names(self) -> list[str]:
-        """`flow/deployment` of all that the server has for our pool."""
+        """`flow/deployment` of all that the server has for our pools."""
         return sorted(self._found())
 
     def schedules(self) -> Iterator[tuple[str, str]]:
@@ -98,13 +106,19 @@ class Deployments:
 
     def _found(self) -> dict[str, dict[str, Any]]:
         flows = {flow["id"]: flow["name"] for flow in self._api.post("/flows/filter", limit=200)}
-        pool = {"name": {"any_": [POOL]}}
+        pool = {"name": {"any_": [POOL, STAGE_POOL]}}
         found = self._api.post("/deployments/filter", work_pools=pool, limit=200)
         return {f"{flows[one['flow_id']]}/{one['name']}": one for one in found}
 
 
 def _is_scheduled(deployment: dict[str, Any]) -> bool:
     return not deployment["paused"] and any(schedule["active"] for schedule in deployment["schedules"])
+
+
+def make_pool(api: PrefectRest, name: str) -> None:
+    """Make a work pool whose runs are processes, unless it is there."""
+    if not api.exists(f"/work_pools/{name}"):
+        api.post("/work_pools/", name=name, type="process", base_job_template={})
 
 
 def declared(api_url: str) -> str:

@@ -32,6 +32,7 @@ class ProcessBackend:
     """Stages as processes of this machine and this Python."""
 
     name = "process"
+    elsewhere = False
 
     async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None:
         """Nothing is needed that planning has not used already."""

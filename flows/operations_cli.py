@@ -38,6 +38,20 @@ def up(
 
 
 @app.command()
+def join(
+    server: Annotated[
+        str | None, typer.Argument(help="API of its Prefect server, http://HOST:4200/api; default: our own.")
+    ] = None,
+    at_once: Annotated[int, typer.Option("--stages", min=1, help="How many stages at once.")] = 1,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Let this host run stages of builds elsewhere that have `--backend workers`; down ends it."""
+    from flows.operations import Operations
+
+    Operations(Store(store), print).join(server, at_once)
+
+
+@app.command()
 def down(store: StoreOption = DEFAULT_STORE) -> None:
     """Stop what `up` started, and the builds that run there; their checkpoints are kept."""
     from flows.operations import Operations

@@ -1,0 +1,172 @@
+"""What travels to a worker on another host and back: a stage to run, and how that ended. Never data.
+
+An order names its inputs as artifacts of the store, and carries everything that the fingerprint covers: the
+worker computes its own and refuses where the two differ, so that no host can make something else under the
+same name.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Failed
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_contracts.manifest import KeyParts
+from flows.job import Job
+from stages.catalog import STAGES
+from stages.runtime.errors import (
+    ContractError,
+    GlassworksError,
+    RetryableError,
+    StopRequested,
+    UserError,
+)
+from stages.runtime.fingerprint import REPOSITORY, explain_difference, key_parts
+from stages.runtime.spec import StageSpec
+from stages.runtime.store import Artifact, Store, read_manifest
+
+#: On another host, how the stage is started.
+Inner = Literal["process", "docker"]
+HINT = "\n  hint: "
+SAME_CODE = f"bring all hosts to the same commit: git -C {REPOSITORY} status, there and here"
+KINDS = {
+    kind.__name__: kind for kind in (GlassworksError, UserError, ContractError, RetryableError, StopRequested)
+}
+
+
+class PartReference(BaseModel):
+    """One part of an artifact in the store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    fingerprint: str
+    part: str
+
+
+class StageOrder(BaseModel):
+    """One stage to run, for whichever worker takes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    config: dict[str, Any]
+    """Its settings."""
+    key: KeyParts
+    """Everything that the fingerprint of its artifact covers."""
+    inputs: dict[str, PartReference]
+    """Role -> the part to read."""
+    store: str
+    """Address of the store that holds the inputs and gets the artifact."""
+    backend: Inner = "process"
+    """How the worker starts it."""
+    limits: tuple[str, ...] = ()
+    """What a container may use, one each, such as pretrain.memory_gib=16."""
+    force: bool = False
+    niceness: int = Field(default=0, ge=0, le=19)
+    environment: dict[str, str] = Field(default_factory=dict)
+
+
+def order_of(job: Job, backend: Inner, limits: tuple[str, ...]) -> StageOrder:
+    """The order for a job of the controller's."""
+    return StageOrder(
+        stage=job.spec.name,
+        config=job.config.model_dump(mode="json"),
+        key=job.key,
+        inputs={role: _reference(job.store, folder) for role, folder in job.inputs.items()},
+        store=str(job.store.root),
+        backend=backend,
+        limits=limits,
+        force=job.force,
+        niceness=job.niceness,
+        environment=dict(job.environment),
+    )
+
+
+def _reference(store: Store, folder: Path) -> PartReference:
+    artifact, part = store.resolve_part(folder)
+    return PartReference(stage=artifact.manifest.stage, fingerprint=artifact.manifest.fingerprint, part=part)
+
+
+def job_of(order: StageOrder, run_id: str, alone: bool) -> Job:
+    """The job on this host; where stages run one by one (`alone`) nothing needs to stand back.
+
+    Raises UserError where this host does not see the inputs, or would make something else of them.
+    """
+    spec = _spec(order.stage)
+    config = spec.parse_config(order.config)
+    store = Store(Path(order.store))
+    artifacts = {role: _artifact(store, reference) for role, reference in order.inputs.items()}
+    digests = {role: artifacts[role].manifest.parts[r.part].digest for role, r in order.inputs.items()}
+    found = key_parts(spec, config, digests)
+    if found != order.key:
+        raise _differs(order.stage, explain_difference(order.key, found))
+    return Job(
+        spec,
+        config,
+        order.key,
+        {role: artifacts[role].part(reference.part) for role, reference in order.inputs.items()},
+        store,
+        force=order.force,
+        niceness=0 if alone else order.niceness,
+        run_id=run_id,
+        environment={} if alone else order.environment,
+    )
+
+
+def _spec(name: str) -> StageSpec:
+    for spec in STAGES:
+        if spec.name == name:
+            return spec
+    raise UserError(f"{host_name()} knows no stage {name!r}: it has other code", hint=SAME_CODE)
+
+
+def _artifact(store: Store, reference: PartReference) -> Artifact:
+    """Only its manifest is read here: the stage itself checks every byte of what it reads."""
+    folder = store.artifact_dir(reference.stage, reference.fingerprint)
+    manifest = read_manifest(folder)
+    if manifest is None or reference.part not in manifest.parts:
+        raise UserError(
+            f"{host_name()} does not see {reference.stage}/{reference.fingerprint}: {folder} is not there",
+            hint=f"make {store.root} the same folder on every host (NFS), or use a store that all reach",
+        )
+    return Artifact(folder, manifest)
+
+
+def _differs(stage: str, lines: list[str]) -> UserError:
+    found = "\n  ".join(lines)
+    return UserError(
+        f"{host_name()} would make another {stage} than the one that was asked for:\n  {found}",
+        hint=SAME_CODE,
+    )
+
+
+def host_name() -> str:
+    """This host, as its users call it."""
+    return socket.gethostname()
+
+
+def state_of(error: GlassworksError) -> State[Any]:
+    """The error as the end of a flow run: its kind is the state's name, its words are the message."""
+    how = Cancelled if isinstance(error, StopRequested) else Failed
+    return how(name=type(error).__name__, message=str(error))
+
+
+def error_of(stage: str, state: State[Any], host: str) -> GlassworksError:
+    """The error that a flow run ended with, in the words in which the stage's own host said it."""
+    where = host or "a worker"
+    message = state.message or ""
+    if (kind := KINDS.get(state.name or "")) is not None:
+        said, _, hint = message.rpartition(HINT) if HINT in message else (message, "", "")
+        return kind(said, hint=hint)
+    if state.is_cancelled():
+        return RetryableError(
+            f"{stage} was cancelled on {where}; its checkpoint is kept", hint="build again to go on"
+        )
+    return GlassworksError(
+        f"{where} could not run {stage}: {message}", hint=f"see the worker's log on {where}"
+    )
