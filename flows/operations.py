@@ -192,7 +192,7 @@ class Operations:
 
     def _ensure_worker(self, api: PrefectRest, kind: WorkerKind) -> None:
         known = self.book.read(kind.service)
-        about = {"api_url": api.api_url, "store": str(self.store)} | kind.about
+        about = {"api_url": api.api_url, "store": str(self.store), **kind.about}
         if known is not None and known.alive:
             if dict(known.about) == about:
                 self._say(kind.service, "runs already", f"pid {known.pid}, pool {kind.pool}")
@@ -203,7 +203,7 @@ class Operations:
         elif known is not None:
             num_left = len(set(left_behind(known).values()) - {""})
             self._say(kind.service, "had ended", f"{num_left} runs of it go on; its log: {known.log}")
-        environment = _worker_environment(api.api_url, self.store) | kind.environment
+        environment = {**_worker_environment(api.api_url, self.store), **kind.environment}
         before = _heartbeat(api, kind)
         worker = self.book.start(kind.service, kind.command, environment, about)
         self._wait_for_worker(api, worker, kind, before)

@@ -7,6 +7,7 @@ compared, and time in which the server itself was away does not count.
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Any
 
@@ -18,11 +19,13 @@ from prefect.settings import PREFECT_API_URL
 from flows.deployments import STAGE_POOL
 from flows.job import OnEvent
 
-#: A host says every two seconds that it lives.
+#: After how long a silence a host is taken for lost; it says every two seconds that it lives.
+PATIENCE_VARIABLE = "GLASSWORKS_CLAIM_SECONDS"
 LOST_AFTER_SECONDS = 30.0
 #: Prefect on a busy host needs some seconds from taking a run to its first word.
 STARTS_WITHIN_SECONDS = 90.0
-PATIENCE_SECONDS = 8.0
+#: A free worker has taken a run by then.
+TAKEN_WITHIN_SECONDS = 8.0
 LOOK_EVERY_SECONDS = 1.5
 #: More than this between two looks means that we or the server were away.
 STEP_SECONDS = 3.0
@@ -45,6 +48,7 @@ class StageWatch:
         self._beat = ""
         self._looked_at = time.monotonic()
         self._waited_seconds = 0.0
+        self._patience = float(os.environ.get(PATIENCE_VARIABLE, LOST_AFTER_SECONDS))
 
     async def look(self, client: PrefectClient, run: FlowRun) -> None:
         """Take note of how the run stands, and tell what is new. Raises httpx.HTTPError."""
@@ -60,7 +64,7 @@ class StageWatch:
 
     async def _look_for_workers(self, client: PrefectClient, passed: float) -> None:
         self._waited_seconds += passed
-        if self._waited_seconds < PATIENCE_SECONDS:
+        if self._waited_seconds < TAKEN_WITHIN_SECONDS:
             return
         pool = await client.read_work_pool(STAGE_POOL)
         workers = await client.read_workers_for_work_pool(STAGE_POOL)
@@ -79,7 +83,7 @@ class StageWatch:
         beat = about.get("beat", "")
         self.silent_seconds = 0.0 if beat != self._beat else self.silent_seconds + passed
         self._beat = beat
-        self.is_lost = self.silent_seconds > (LOST_AFTER_SECONDS if beat else STARTS_WITHIN_SECONDS)
+        self.is_lost = self.silent_seconds > (self._patience if beat else STARTS_WITHIN_SECONDS)
         if host := about.get("host", ""):
             self.host = host
             self._tell_once(f"runs on {host}")
