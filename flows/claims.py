@@ -1,13 +1,13 @@
 """One maker per artifact among hosts: claims, as objects that only conditional writes touch.
 
-A claim is `claims/<name>.json`. Whoever creates it (if it is not there) has it, and writes a higher counter into
-it every few seconds (if it is as last written). Whoever waits watches the counter; when that has not moved for
-`patience` seconds *of the waiter's own monotonic clock*, the holder is taken for dead and the claim is written
-over (if it is as last seen). No clock of one host is compared with that of another.
+A claim is `claims/<name>.json`. Whoever creates it (if it is not there) has it, and writes a higher counter
+into it every few seconds (if it is as last written). Whoever waits watches the counter; when that has not
+moved for `patience` seconds *of the waiter's own monotonic clock*, the holder is taken for dead and the claim
+is written over (if it is as last seen). No clock of one host is compared with that of another.
 
-A holder that was only slow finds its next renewal refused: it has lost, and stops what it does. Should it come
-to publish all the same, that is refused by the manifest's own conditional write (flows/shared_store.py): claims
-save work, the manifest decides.
+A holder that was only slow finds its next renewal refused: it has lost, and stops what it does. Should it
+come to publish all the same, that is refused by the manifest's own conditional write (flows/shared_store.py):
+claims save work, the manifest decides.
 
 On one host the flock beside it comes first. It also tells that a claim of this host's is a dead one's: who
 holds the flock and finds the claim that was last taken under it need not wait.
@@ -80,8 +80,9 @@ class Claims:
     ) -> Claim:
         """Take the claim and keep it alive from a thread. While another has it, say so once and wait.
 
-        `name` is like `sft/0f3c...`. `on_lost` is called from that thread when the claim was taken over. Raises
-        InterruptedError when `should_stop` turns true, RetryableError where the storage cannot be reached.
+        `name` is like `sft/0f3c...`. `on_lost` is called from that thread when the claim was taken over.
+        Raises InterruptedError when `should_stop` turns true, RetryableError where the storage cannot be
+        reached.
         """
         lock = self._folder / f"{name}.lock"
         with ExitStack() as flock:
@@ -104,7 +105,9 @@ class Claims:
             self._note(claim.name).unlink(missing_ok=True)
 
     @contextmanager
-    def hold(self, name: str, on_wait: Say, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Claim]:
+    def hold(
+        self, name: str, on_wait: Say, should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Claim]:
         """`acquire`, and `release` at the end."""
         claim = self.acquire(name, on_wait, should_stop)
         try:
@@ -113,7 +116,8 @@ class Claims:
             self.release(claim)
 
     def live(self, folder: str) -> list[str]:
-        """Who holds claims below `folder`; watches them for as long as it takes to tell the dead from the living.
+        """Who holds claims below `folder`; watches them for as long as it takes to tell the dead from the
+        living.
 
         The dead ones' claims are removed.
         """
@@ -161,7 +165,8 @@ class Claims:
                 return self._storage.create(_key(name), data)
             return self._storage.replace(_key(name), data, before)
         except Changed:
-            # An answer that got lost on its way looks the same: the second attempt finds what the first wrote.
+            # An answer that got lost on its way looks the same: the second attempt finds what the first
+            # wrote.
             found = self._storage.get(_key(name))
             return found.etag if found is not None and _record(found).get("token") == token else None
 
@@ -188,14 +193,17 @@ class Claims:
 
 
 def patience_seconds() -> float:
-    """After how long a silence a claim is taken over. UserError where the variable is no number above zero."""
+    """After how long a silence a claim is taken over. UserError where the variable is no number above
+    zero."""
     text = os.environ.get(PATIENCE_VARIABLE, str(PATIENCE_SECONDS))
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
     if seconds <= 0:
-        raise UserError(f"{PATIENCE_VARIABLE} is {text!r}, expected seconds", hint=f"unset {PATIENCE_VARIABLE}")
+        raise UserError(
+            f"{PATIENCE_VARIABLE} is {text!r}, expected seconds", hint=f"unset {PATIENCE_VARIABLE}"
+        )
     return seconds
 
 

@@ -1,8 +1,10 @@
-"""One bucket of S3-compatible storage, in our words: bytes under keys, and writes that are refused if it changed.
+"""One bucket of S3-compatible storage, in our words: bytes under keys, and writes that are refused if it
+changed.
 
 The client is s3fs (fsspec), which reads the usual variables: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
 AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_CA_BUNDLE and so on. Everything that two hosts could do at once is a
-conditional write: S3 has them since 2024, and so have MinIO, Ceph, R2 and others. `glassworks doctor` tries it.
+conditional write: S3 has them since 2024, and so have MinIO, Ceph, R2 and others. `glassworks doctor` tries
+it.
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ class Content:
 class ObjectStorage:
     """What lies below `s3://bucket/prefix`. Keys are relative to the prefix.
 
-    Every method raises UserError for a wrong bucket or credentials, and RetryableError (exit code 75) where the
-    storage does not answer after five attempts.
+    Every method raises UserError for a wrong bucket or credentials, and RetryableError (exit code 75) where
+    the storage does not answer after five attempts.
     """
 
     def __init__(self, url: str) -> None:
@@ -60,12 +62,6 @@ class ObjectStorage:
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._files = _file_system()
 
-    @property
-    def endpoint(self) -> str:
-        """Where requests go: AWS_ENDPOINT_URL and the like, or AWS itself."""
-        client = self._call(lambda: _sync(self._files, self._files.get_s3))
-        return str(client.meta.endpoint_url)
-
     def check(self) -> None:
         """Raise UserError or RetryableError unless the bucket is there and ours to read."""
         self._ask("list_objects_v2", Prefix=self._prefix, MaxKeys=1)
@@ -73,9 +69,10 @@ class ObjectStorage:
     def get(self, key: str) -> Content | None:
         """The bytes of a small object; None where there is none."""
         try:
-            return self._call(lambda: _sync(self._files, self._read, key))
+            content: Content = self._call(lambda: _sync(self._files, self._read, key))
         except Missing:
             return None
+        return content
 
     async def _read(self, key: str) -> Content:
         client = await self._files.get_s3(self.bucket)
@@ -88,7 +85,8 @@ class ObjectStorage:
         return str(self._ask("put_object", **self._at(key), Body=data, IfNoneMatch="*")["ETag"])
 
     def replace(self, key: str, data: bytes, etag: str) -> str:
-        """Write over an object that must still have this tag; the new tag. Raises Changed where it has not."""
+        """Write over an object that must still have this tag; the new tag. Raises Changed where it has
+        not."""
         try:
             return str(self._ask("put_object", **self._at(key), Body=data, IfMatch=etag)["ETag"])
         except Missing:

@@ -1,8 +1,8 @@
 """Requests are signed with the time, and storage refuses a time that is 15 minutes off its own.
 
-A host with a wrong clock can build as well as any: nothing else of ours compares clocks. The refusal tells the
-storage's time, so from then on we sign with that. botocore has no such correction, and no place for one but
-the function that it asks for the time.
+A host with a wrong clock can build as well as any: nothing else of ours compares clocks. The refusal tells
+the storage's time, so from then on we sign with that. botocore has no such correction, and no place for one
+but the function that it asks for the time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What S3-compatible storage answers when it does not do as it is told, in our words.
 
-Unreachable is a RetryableError: no answer, or one that says to come back. Missing and Changed are answers to a
-question, not mistakes: no such object, and an object that is not as the conditional write wants it.
+Unreachable is a RetryableError: no answer, or one that says to come back. Missing and Changed are answers to
+a question, not mistakes: no such object, and an object that is not as the conditional write wants it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,13 @@ CREDENTIALS = {
     "403",
 }
 REGION = {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException", "301"}
+NO_CREDENTIALS = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "CredentialRetrievalError",
+    "ProfileNotFound",
+}
+WRONG_NAMES = {"NoRegionError", "ParamValidationError", "InvalidEndpointError"}
 COME_BACK = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "TooManyRequests"}
 
 
@@ -41,20 +48,17 @@ class Unreachable(RetryableError):
 
 def explained(error: Exception, url: str) -> Exception:
     """The error in our words; what is none of the storage's stays as it is."""
-    if isinstance(error, GlassworksError | Changed | Missing | InterruptedError):
+    if isinstance(error, GlassworksError | Changed | Missing | InterruptedError) or _is_local(error):
         return error
     answer = error_answer(error)
     if answer is not None:
-        return _of_code(answer, error, url)
-    name = type(error).__name__
-    if name in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"):
+        return _of_code(answer, url)
+    if type(error).__name__ in NO_CREDENTIALS:
         return _credentials(url, str(error))
-    if name == "NoRegionError":
-        return UserError(f"{url}: {error}", hint="export AWS_DEFAULT_REGION=...")
-    if name in ("ParamValidationError", "InvalidEndpointError") or isinstance(error, ValueError | TypeError):
-        return UserError(f"{url}: {error}", hint="is the bucket's name, or AWS_ENDPOINT_URL, wrong?")
-    if _is_local(error):
-        return error
+    if type(error).__name__ in WRONG_NAMES or isinstance(error, ValueError | TypeError):
+        return UserError(
+            f"{url}: {error}", hint="is the bucket's name, AWS_ENDPOINT_URL or the region wrong?"
+        )
     return _unreachable(url, _deepest(error))
 
 
@@ -68,25 +72,27 @@ def error_answer(error: BaseException | None) -> dict[str, Any] | None:
     return None
 
 
-def _of_code(answer: dict[str, Any], error: Exception, url: str) -> Exception:
+def _of_code(answer: dict[str, Any], url: str) -> Exception:
     code = str(answer["Error"].get("Code", ""))
     status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     said = f"{code}: {answer['Error'].get('Message', '')}".rstrip(": ")
     if code in REFUSED_CONDITION:
         return Changed(said)
-    if code == "NoSuchBucket":
-        return UserError(
-            f"{url}: there is no such bucket",
-            hint=f"make it (aws s3 mb s3://{url.split('/')[2]}), or mend --store and AWS_ENDPOINT_URL",
-        )
     if code in NO_SUCH_OBJECT:
         return Missing(said)
-    if code in CREDENTIALS:
-        return _credentials(url, said)
-    if code in REGION:
-        return UserError(f"{url}: {said}", hint="export AWS_DEFAULT_REGION=... of the bucket")
     if status >= 500 or code in COME_BACK:
         return _unreachable(url, said)
+    return _users_mistake(code, said, url)
+
+
+def _users_mistake(code: str, said: str, url: str) -> UserError:
+    if code in CREDENTIALS:
+        return _credentials(url, said)
+    if code == "NoSuchBucket":
+        remedy = f"make it (aws s3 mb s3://{url.split('/')[2]}), or mend --store and AWS_ENDPOINT_URL"
+        return UserError(f"{url}: there is no such bucket", hint=remedy)
+    if code in REGION:
+        return UserError(f"{url}: {said}", hint="export AWS_DEFAULT_REGION=... of the bucket")
     return UserError(f"{url} refused: {said}", hint="glassworks doctor tries what a build needs")
 
 
@@ -98,11 +104,15 @@ def _credentials(url: str, said: str) -> UserError:
 
 
 def _unreachable(url: str, said: str) -> Unreachable:
-    where = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
     return Unreachable(
-        f"{url} cannot be reached at {where}: {said}",
+        f"{url} cannot be reached at {endpoint() or 'AWS'}: {said}",
         hint="when it is back, the same command goes on from here: what was made and sent is kept",
     )
+
+
+def endpoint() -> str:
+    """Where requests go, as far as the environment says; empty for AWS itself."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 def _is_local(error: Exception) -> bool:

@@ -1,12 +1,13 @@
 """The store that `--store` names: a folder, or `s3://BUCKET/PREFIX`; and what differs between the two.
 
-    store = open_store("s3://models/nightly")       # or open_store("store")
-    artifact = at_hand(store, artifact)             # its files are in a local folder now
-    folder = described(store, stage, key)           # its manifest and events are
+store = open_store("s3://models/nightly")       # or open_store("store")
+artifact = at_hand(store, artifact)             # its files are in a local folder now
+folder = described(store, stage, key)           # its manifest and events are
 """
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from flows.shared_store import SharedStore
 
 
-def is_url(place: str) -> bool:
+def is_url(place: str | Path) -> bool:
     """Whether it names shared storage and no folder."""
-    return "://" in place
+    return "://" in str(place)
 
 
 def open_store(place: str | Path) -> Store:
@@ -27,17 +28,23 @@ def open_store(place: str | Path) -> Store:
 
     Raises UserError for an address that is none or may not be used, RetryableError where nobody answers.
     """
-    if not is_url(str(place)):
-        return Store(Path(place))
-    from flows.shared_store import SharedStore
-
-    store = SharedStore(str(place))
-    store.storage.check()
-    store.refresh_runs()
+    store = nearby_store(place)
+    if (there := shared(store)) is not None:
+        there.storage.check()
+        there.refresh_runs()
     return store
 
 
-def local_store(place: str, why: str) -> Store:
+def nearby_store(place: str | Path) -> Store:
+    """The same without a word to the storage: for what needs nothing but this host's folder."""
+    if not is_url(place):
+        return Store(Path(place))
+    from flows.shared_store import SharedStore  # the client takes a third of a second
+
+    return SharedStore(str(place))
+
+
+def local_store(place: str | Path, why: str) -> Store:
     """The store at `place`, for what needs a folder. Raises UserError for a shared one."""
     if is_url(place):
         raise UserError(f"{place} is shared storage; {why}", hint="pass --store DIR with a folder")
@@ -53,6 +60,12 @@ def store_name(store: Store) -> str:
     """What `--store` would have to say to name it again."""
     place = shared(store)
     return place.url if place is not None else str(store.root)
+
+
+def mark_of(store: Store) -> str:
+    """What tells this host's builds of the store from all others among the runs of one Prefect server."""
+    place = shared(store)
+    return f"store:{store.root}" + ("" if place is None else f" of {place.url} on {socket.gethostname()}")
 
 
 def at_hand(store: Store, artifact: Artifact) -> Artifact:
