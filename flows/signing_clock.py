@@ -30,8 +30,13 @@ def install() -> None:
     botocore.auth.get_current_datetime = _now
 
 
+def host_now() -> datetime:
+    """What this host takes for the time."""
+    return datetime.now(UTC)
+
+
 def _now(remove_tzinfo: bool = True) -> datetime:
-    now = datetime.now(UTC) + _ahead_of_us
+    now = host_now() + _ahead_of_us
     return now.replace(tzinfo=None) if remove_tzinfo else now
 
 
@@ -44,7 +49,7 @@ def corrected(error: BaseException) -> bool:
     if (theirs := _server_time(answer)) is None:
         return False
     with _lock:
-        off = theirs - datetime.now(UTC)
+        off = theirs - host_now()
         changed = abs(off - _ahead_of_us) > timedelta(minutes=1)
         _ahead_of_us = off
     if changed:
