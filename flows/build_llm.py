@@ -36,11 +36,11 @@ from flows.report import render_markdown
 from flows.run_report import gather
 from flows.settings import DEFAULT_PRESET, build_settings
 from flows.store_use import alone, in_use
+from flows.stores import described, mark_of, open_store
 from flows.terminal import Terminal
 from stages.runtime.errors import GlassworksError, RetryableError, StopRequested
 from stages.runtime.events import EVENTS_NAME, read_events
 from stages.runtime.spec import StageSpec
-from stages.runtime.store import Store
 
 #: The build that the tasks of this flow run work on. Not a task parameter: Prefect walks through those.
 CURRENT: ContextVar[Build] = ContextVar("build")
@@ -84,7 +84,7 @@ async def build_llm(
     for option, values in asked:
         command += [word for value in values for word in (option, value)]
     with Terminal() as terminal:
-        build = Build(Store(Path(folder)), settings, terminal, shlex.join(command), backend=where)
+        build = Build(open_store(folder), settings, terminal, shlex.join(command), backend=where)
         return str(await run_build(build))
 
 
@@ -138,7 +138,7 @@ async def run_build(build: Build) -> Path:
     build.settings = replace(build.settings, force=build.settings.force - done)
     if not build.backend.elsewhere:
         build.gpu_slot = gpu_slot
-    mark = f"store:{build.store.root}"
+    mark = mark_of(build.store)
     with suppress(RetryableError), alone(build.store):
         await close_lost_runs(mark, UUID(flow_run.id))
         await build.backend.clear(build.store)
@@ -217,7 +217,8 @@ async def run_stage(name: str) -> State[Any]:
         about = "; ".join(record.reasons) or "there and whole"
         return Completed(name="Cached", message=f"{artifact.manifest.fingerprint}: {about}")
     logger.info("ran because: %s", "; ".join(record.reasons))
-    events = one_of_each(list(read_events(artifact.folder / EVENTS_NAME)))
+    folder = await asyncio.to_thread(described, build.store, name, artifact.manifest.fingerprint)
+    events = one_of_each(list(read_events(folder / EVENTS_NAME)))
     await show(publish_results(name, events), logger)
     return Completed(message=artifact.manifest.fingerprint)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from flows.job import Backend, Job, OnEvent
 from flows.prefect_rest import PrefectRest
+from flows.shared_build import Sharing
 from stages.runtime.errors import UserError
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store
@@ -45,12 +46,21 @@ class WorkersBackend:
     async def launch(self, job: Job, on_event: OnEvent) -> Artifact:
         """Have a worker run one stage and return its artifact. Raises the stage's own error."""
         if _runs_here(job.spec):
-            return await self._inner.launch(job, on_event)
+            return await self._launch_here(job, on_event)
         from flows.stage_order import order_of  # these two import Prefect
         from flows.worker_runs import run_on_a_worker
 
         order = order_of(job, "docker" if self._inner.name == "docker" else "process", self._limits)
         return await run_on_a_worker(order, job, on_event)
+
+    async def _launch_here(self, job: Job, on_event: OnEvent) -> Artifact:
+        def say(text: str) -> None:
+            on_event({"event": "log", "level": "notice", "message": text})
+
+        artifact, _ = await Sharing(job.store, say).make(
+            job, lambda asked: self._inner.launch(asked, on_event)
+        )
+        return artifact
 
 
 def _runs_here(spec: StageSpec) -> bool:

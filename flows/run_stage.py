@@ -23,9 +23,11 @@ from prefect.states import Completed
 from flows.after_a_crash import stop_containers
 from flows.backends import backend_named
 from flows.gpu_slots import gpu_slot
+from flows.job import Job
 from flows.live_progress import LiveProgress, Logger, show
 from flows.operations import AT_ONCE
-from flows.stage_order import StageOrder, host_name, job_of, state_of
+from flows.shared_build import Sharing
+from flows.stage_order import StageOrder, host_name, inputs_of, job_of, state_of
 from stages.runtime.errors import GlassworksError
 from stages.runtime.store import Artifact
 
@@ -109,8 +111,16 @@ async def run_stage(order: StageOrder) -> Any:
 
 async def _run(order: StageOrder, pulse: Pulse) -> Artifact:
     alone = os.environ.get(AT_ONCE, "1") == "1"
-    job = await asyncio.to_thread(job_of, order, flow_run.name, alone)
+    inputs = await asyncio.to_thread(inputs_of, order)
+    job = await asyncio.to_thread(job_of, order, inputs, flow_run.name, alone)
     backend = backend_named(order.backend, order.limits)
     await backend.check(lambda: [job.spec])
-    async with gpu_slot(job.spec, pulse.say) as gpu:
-        return await backend.launch(replace(job, environment={**job.environment, **gpu}), pulse.event)
+    sharing = Sharing(job.store, pulse.say)
+    await asyncio.gather(*map(sharing.at_hand, inputs.values()))
+
+    async def launch(asked: Job) -> Artifact:
+        async with gpu_slot(asked.spec, pulse.say) as gpu:
+            return await backend.launch(replace(asked, environment={**asked.environment, **gpu}), pulse.event)
+
+    artifact, _ = await sharing.make(job, launch)
+    return artifact

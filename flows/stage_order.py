@@ -8,6 +8,7 @@ same name.
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data_contracts.manifest import KeyParts
 from flows.job import Job
+from flows.stores import described, nearby_store, store_name
 from stages.catalog import STAGES
 from stages.runtime.errors import (
     ContractError,
@@ -32,6 +34,7 @@ from stages.runtime.store import Artifact, Store, read_manifest
 #: On another host, how the stage is started.
 Inner = Literal["process", "docker"]
 HINT = "\n  hint: "
+SAME_STORE = "every host must see the same store: one folder under the same path (NFS), or s3://BUCKET/PREFIX"
 SAME_CODE = f"bring all hosts to the same commit: git -C {REPOSITORY} status, there and here"
 KINDS = {
     kind.__name__: kind for kind in (GlassworksError, UserError, ContractError, RetryableError, StopRequested)
@@ -77,8 +80,8 @@ def order_of(job: Job, backend: Inner, limits: tuple[str, ...]) -> StageOrder:
         stage=job.spec.name,
         config=job.config.model_dump(mode="json"),
         key=job.key,
-        inputs={role: _reference(job.store, folder) for role, folder in job.inputs.items()},
-        store=str(job.store.root),
+        inputs={role: _reference(folder) for role, folder in job.inputs.items()},
+        store=store_name(job.store),
         backend=backend,
         limits=limits,
         force=job.force,
@@ -87,20 +90,28 @@ def order_of(job: Job, backend: Inner, limits: tuple[str, ...]) -> StageOrder:
     )
 
 
-def _reference(store: Store, folder: Path) -> PartReference:
-    artifact, part = store.resolve_part(folder)
-    return PartReference(stage=artifact.manifest.stage, fingerprint=artifact.manifest.fingerprint, part=part)
+def _reference(folder: Path) -> PartReference:
+    """By its place in the store: what is in shared storage need not be on this host."""
+    stage, fingerprint, part = folder.parts[-3:]
+    return PartReference(stage=stage, fingerprint=fingerprint, part=part)
 
 
-def job_of(order: StageOrder, run_id: str, alone: bool) -> Job:
+def inputs_of(order: StageOrder) -> dict[str, Artifact]:
+    """Role -> the artifact to read from; of one in shared storage only its manifest is here.
+
+    Raises UserError where this host does not see them.
+    """
+    store = nearby_store(order.store)
+    return {role: _artifact(store, reference) for role, reference in order.inputs.items()}
+
+
+def job_of(order: StageOrder, artifacts: Mapping[str, Artifact], run_id: str, alone: bool) -> Job:
     """The job on this host; where stages run one by one (`alone`) nothing needs to stand back.
 
-    Raises UserError where this host does not see the inputs, or would make something else of them.
+    Raises UserError where this host would make something else of the same inputs.
     """
     spec = _spec(order.stage)
     config = spec.parse_config(order.config)
-    store = Store(Path(order.store))
-    artifacts = {role: _artifact(store, reference) for role, reference in order.inputs.items()}
     digests = {role: artifacts[role].manifest.parts[r.part].digest for role, r in order.inputs.items()}
     found = key_parts(spec, config, digests)
     if found != order.key:
@@ -110,7 +121,7 @@ def job_of(order: StageOrder, run_id: str, alone: bool) -> Job:
         config,
         order.key,
         {role: artifacts[role].part(reference.part) for role, reference in order.inputs.items()},
-        store,
+        nearby_store(order.store),
         force=order.force,
         niceness=0 if alone else order.niceness,
         run_id=run_id,
@@ -127,14 +138,11 @@ def _spec(name: str) -> StageSpec:
 
 def _artifact(store: Store, reference: PartReference) -> Artifact:
     """Only its manifest is read here: the stage itself checks every byte of what it reads."""
-    folder = store.artifact_dir(reference.stage, reference.fingerprint)
-    manifest = read_manifest(folder)
+    manifest = read_manifest(described(store, reference.stage, reference.fingerprint))
     if manifest is None or reference.part not in manifest.parts:
-        raise UserError(
-            f"{host_name()} does not see {reference.stage}/{reference.fingerprint}: {folder} is not there",
-            hint=f"make {store.root} the same folder on every host (NFS), or use a store that all reach",
-        )
-    return Artifact(folder, manifest)
+        name, place = f"{reference.stage}/{reference.fingerprint}", store_name(store)
+        raise UserError(f"{host_name()} does not see {name} in {place}", hint=SAME_STORE)
+    return Artifact(store.artifact_dir(reference.stage, reference.fingerprint), manifest)
 
 
 def _differs(stage: str, lines: list[str]) -> UserError:
@@ -153,7 +161,8 @@ def host_name() -> str:
 def state_of(error: GlassworksError) -> State[Any]:
     """The error as the end of a flow run: its kind is the state's name, its words are the message."""
     how = Cancelled if isinstance(error, StopRequested) else Failed
-    return how(name=type(error).__name__, message=str(error))
+    kind = next(each.__name__ for each in type(error).__mro__ if each.__name__ in KINDS)
+    return how(name=kind, message=str(error))
 
 
 def error_of(stage: str, state: State[Any], host: str) -> GlassworksError:

@@ -1,13 +1,13 @@
 """What the controller of a build sees of a stage on another host: waiting, running, progress, silence.
 
-Whether a host is lost is told by a counter that stands still while the server answers. No clocks are
-compared, and time in which the server itself was away does not count.
+Whether a host is lost is told by a counter that stands still while the server answers, for as long as claims
+on shared storage last (flows/claims.py). No clocks are compared, and time in which the server itself was away
+does not count.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import Any
 
@@ -16,12 +16,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_URL
 
+from flows.claims import patience_seconds
 from flows.deployments import STAGE_POOL
 from flows.job import OnEvent
 
-#: After how long a silence a host is taken for lost; it says every two seconds that it lives.
-PATIENCE_VARIABLE = "GLASSWORKS_CLAIM_SECONDS"
-LOST_AFTER_SECONDS = 30.0
 #: Prefect on a busy host needs some seconds from taking a run to its first word.
 STARTS_WITHIN_SECONDS = 90.0
 #: A free worker has taken a run by then.
@@ -48,7 +46,7 @@ class StageWatch:
         self._beat = ""
         self._looked_at = time.monotonic()
         self._waited_seconds = 0.0
-        self._patience = float(os.environ.get(PATIENCE_VARIABLE, LOST_AFTER_SECONDS))
+        self._patience = patience_seconds()
 
     async def look(self, client: PrefectClient, run: FlowRun) -> None:
         """Take note of how the run stands, and tell what is new. Raises httpx.HTTPError."""

@@ -9,6 +9,7 @@ seen from its counting on, and runs are due since long ago, so that no worker ta
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -23,8 +24,9 @@ from prefect.states import Cancelled, Cancelling, Crashed, Scheduled
 
 from flows.job import Job, OnEvent
 from flows.launch_on_workers import DEPLOYMENT
-from flows.stage_order import StageOrder, error_of
+from flows.stage_order import SAME_STORE, StageOrder, error_of
 from flows.stage_watch import StageWatch, notice
+from flows.stores import described, shared, store_name
 from flows.threads import undisturbed
 from stages.runtime.errors import RetryableError, UserError
 from stages.runtime.events import EVENTS_NAME, read_events
@@ -125,18 +127,21 @@ async def _cancel(run_id: UUID) -> None:
 
 async def _fetch(job: Job, on_event: OnEvent, host: str) -> Artifact:
     """The artifact that a worker has made, and the warnings that its stage gave."""
-    artifact = await asyncio.to_thread(job.store.find, job.spec.name, job.fingerprint)
-    for _ in range(int(SEEN_WITHIN_SECONDS / POLL_SECONDS)):
-        if artifact is not None:
-            break
+    name, deadline = f"{job.spec.name}/{job.fingerprint}", time.monotonic() + SEEN_WITHIN_SECONDS
+    while (artifact := await asyncio.to_thread(_made, job)) is None:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{host} has made {name}, but it is not in {store_name(job.store)} here", hint=SAME_STORE
+            )
         await asyncio.sleep(POLL_SECONDS)
-        artifact = await asyncio.to_thread(job.store.find, job.spec.name, job.fingerprint)
-    if artifact is None:
-        raise UserError(
-            f"{host} has made {job.spec.name}/{job.fingerprint}, but it is not in {job.store.root} here",
-            hint=f"make {job.store.root} the same folder on every host (NFS), or use a store that all reach",
-        )
-    for event in read_events(artifact.folder / EVENTS_NAME):
+    folder = await asyncio.to_thread(described, job.store, job.spec.name, job.fingerprint)
+    for event in read_events(folder / EVENTS_NAME):
         if event["event"] == "log" and event.get("level") == "warning":
             on_event(event)
     return artifact
+
+
+def _made(job: Job) -> Artifact | None:
+    place = shared(job.store)
+    find = job.store.find if place is None else place.find_there
+    return find(job.spec.name, job.fingerprint)

@@ -26,7 +26,7 @@ from flows.deployments import STAGE_POOL
 from flows.job import Job
 from flows.launch_on_workers import DEPLOYMENT
 from flows.settings import build_settings
-from flows.stage_order import StageOrder, error_of, host_name, job_of, order_of, state_of
+from flows.stage_order import StageOrder, error_of, host_name, inputs_of, job_of, order_of, state_of
 from stages.runtime.errors import (
     ContractError,
     GlassworksError,
@@ -63,6 +63,10 @@ def job(store: Store, name: str, inputs: dict[str, Artifact] | None = None, **se
     return Job(spec, config, key_parts(spec, config, digests), folders, store, run_id="run")
 
 
+def received(order: StageOrder, alone: bool = False) -> Job:
+    return job_of(order, inputs_of(order), "run", alone)
+
+
 @pytest.fixture
 def first(tmp_path: Path) -> Artifact:
     """An artifact that another stage can read."""
@@ -77,7 +81,7 @@ def test_an_order_is_references_and_the_job_comes_out_again(first: Artifact, tmp
     asked = job(store, "second", {"first": first}, word="sand")
     text = order_of(asked, "process", ()).model_dump_json()
     assert "glass" not in text and str(first.folder) not in text
-    found = job_of(StageOrder.model_validate_json(text), "run", alone=False)
+    found = received(StageOrder.model_validate_json(text))
     assert (found.spec, found.config, found.key, found.inputs) == (
         asked.spec,
         asked.config,
@@ -92,22 +96,22 @@ def test_alone_on_its_host_a_stage_gives_way_to_nobody(tmp_path: Path) -> None:
     order = order_of(asked, "process", ()).model_copy(
         update={"niceness": 15, "environment": {"OMP_WAIT_POLICY": "PASSIVE"}}
     )
-    assert (job_of(order, "run", alone=True).niceness, job_of(order, "run", alone=False).niceness) == (0, 15)
-    assert job_of(order, "run", alone=True).environment == {}
+    assert (received(order, alone=True).niceness, received(order).niceness) == (0, 15)
+    assert received(order, alone=True).environment == {}
 
 
 def test_a_host_with_other_code_refuses_and_names_the_files(tmp_path: Path) -> None:
     order = order_of(job(Store(tmp_path), "first"), "process", ())
     key = order.key.model_copy(update={"code": {"stages/first/run.py": "0123"}})
     with pytest.raises(UserError, match=r"code stages/first/run.py") as caught:
-        job_of(order.model_copy(update={"key": key}), "run", alone=True)
+        received(order.model_copy(update={"key": key}))
     assert host_name() in caught.value.message and "git -C" in caught.value.hint
 
 
 def test_a_host_that_does_not_see_the_inputs_says_so(first: Artifact, tmp_path: Path) -> None:
     order = order_of(job(Store(tmp_path / "store"), "second", {"first": first}), "process", ())
     with pytest.raises(UserError, match="does not see first/") as caught:
-        job_of(order.model_copy(update={"store": str(tmp_path / "elsewhere")}), "run", alone=True)
+        received(order.model_copy(update={"store": str(tmp_path / "elsewhere")}))
     assert "NFS" in caught.value.hint
 
 
