@@ -69,6 +69,7 @@ class Claims:
         self._storage = storage
         self._folder = folder
         self._patience = patience_seconds() if patience is None else patience
+        self._pause = self._patience / POLLS_PER_PATIENCE
         self._clock = clock
 
     def acquire(
@@ -126,7 +127,7 @@ class Claims:
         waiting = dict(before)
         alive: dict[str, str] = {}
         while waiting and not alive and self._clock() < deadline:
-            time.sleep(self._patience / POLLS_PER_PATIENCE)
+            time.sleep(self._pause)
             now = self._storage.listing(f"claims/{folder}")
             alive = {key: _holder(self._storage.get(key)) for key in now if now[key] != before.get(key)}
             waiting = {key: seen for key, seen in waiting.items() if key in now}
@@ -153,7 +154,7 @@ class Claims:
             if not told and not dead:
                 on_wait(f"waiting for another host: {_holder(found)} is making the same")
                 told = True
-            time.sleep(self._patience / POLLS_PER_PATIENCE)
+            time.sleep(self._pause)
         raise InterruptedError(f"stopped while waiting for the claim on {name}")
 
     def _write(self, name: str, token: str, counter: int, before: str | None) -> str | None:
