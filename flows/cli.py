@@ -255,8 +255,8 @@ def _collect(place: Store, yes: bool, keep: int, there: SharedStore | None = Non
         freed = (remove_remote(there, remote) if there is not None else 0) + remove(place, garbage)
         print(f"freed {freed / 2**20:,.1f} MiB")
     else:
-        total = sum(item.num_bytes for item in [*garbage, *remote]) / 2**20
-        found = f"{len(garbage) + len(remote)} folders, {total:,.1f} MiB"
+        sizes = [item.num_bytes for item in garbage] + [item.num_bytes for item in remote]
+        found = f"{len(sizes)} folders, {sum(sizes) / 2**20:,.1f} MiB"
         print(f"{found}; remove them with: glassworks gc --yes --keep {keep}")
 
 

@@ -254,7 +254,7 @@ def test_gc_keeps_out_of_the_way_of_builds_and_drops_what_no_run_uses(
 ) -> None:
     one, other = host("a"), host("b")
     assert one.build()[0] == 0
-    assert one.build("--force", "right")[0] == 0  # what the first right wrote about itself is in nobody's manifest
+    assert one.build("--force", "right")[0] == 0
     assert other.build("--set", "last.steps=3")[0] == 0
     store = one.store()
     with in_use(other.store()), pytest.raises(RetryableError, match="is in use by process"):
@@ -309,8 +309,9 @@ def test_two_results_of_one_stage_are_told_and_the_first_counts(s3: Any, host: C
     assert (counts.part("text") / "text.txt").read_text() == "glass"
 
 
-def test_doctor_tries_the_storage(s3: Any, host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) ->
-None:
+def test_doctor_tries_the_storage(
+    s3: Any, host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = host("a").store()
     assert check_shared(store).passed
     assert ObjectStorage(s3.url).listing("claims/") == {}
