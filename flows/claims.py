@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.object_storage import Content, ObjectStorage
+from flows.object_storage import Content, ObjectStorage, Stored
 from flows.storage_errors import Changed
 from stages.runtime.errors import GlassworksError, UserError
 from stages.runtime.lock import exclusive
@@ -35,6 +35,8 @@ from stages.runtime.store import write_durably
 
 PATIENCE_VARIABLE = "GLASSWORKS_CLAIM_SECONDS"
 PATIENCE_SECONDS = 30.0
+#: The claim of who clears up the store (flows/store_use.py).
+CLEARING_UP = "gc"
 RENEWALS_PER_PATIENCE = 6
 POLLS_PER_PATIENCE = 30
 
@@ -69,6 +71,7 @@ class Claims:
         self._storage = storage
         self._folder = folder
         self._patience = patience_seconds() if patience is None else patience
+        self._pause = self._patience / POLLS_PER_PATIENCE
         self._clock = clock
 
     def acquire(
@@ -115,26 +118,27 @@ class Claims:
         finally:
             self.release(claim)
 
-    def live(self, folder: str) -> list[str]:
-        """Who holds claims below `folder`; watches them for as long as it takes to tell the dead from the
-        living.
+    def live(self) -> list[str]:
+        """Who holds claims, but for the one on clearing up: watches until the dead are told from the living.
 
-        The dead ones' claims are removed.
+        Claims of the dead are removed, if nobody lives.
         """
-        before = self._storage.listing(f"claims/{folder}")
+        watched = self._others()
         deadline = self._clock() + self._patience
-        waiting = dict(before)
-        alive: dict[str, str] = {}
-        while waiting and not alive and self._clock() < deadline:
-            time.sleep(self._patience / POLLS_PER_PATIENCE)
-            now = self._storage.listing(f"claims/{folder}")
-            alive = {key: _holder(self._storage.get(key)) for key in now if now[key] != before.get(key)}
-            waiting = {key: seen for key, seen in waiting.items() if key in now}
-        if not alive:
-            for key, seen in waiting.items():
-                with suppress(Changed):
-                    self._storage.delete(key, seen.etag)
-        return sorted(alive.values())
+        while watched and self._clock() < deadline:
+            time.sleep(self._pause)
+            now = self._others()
+            if moved := [key for key, stored in now.items() if watched.get(key) != stored]:
+                return sorted({_holder(self._storage.get(key)) for key in moved})
+            watched = {key: stored for key, stored in watched.items() if key in now}
+        for key, stored in watched.items():
+            with suppress(Changed):
+                self._storage.delete(key, stored.etag)
+        return []
+
+    def _others(self) -> dict[str, Stored]:
+        found = self._storage.listing("claims/")
+        return {key: stored for key, stored in found.items() if key != _key(CLEARING_UP)}
 
     def _take(self, name: str, on_wait: Say, should_stop: Callable[[], bool]) -> Claim:
         token = secrets.token_hex(8)
@@ -153,7 +157,7 @@ class Claims:
             if not told and not dead:
                 on_wait(f"waiting for another host: {_holder(found)} is making the same")
                 told = True
-            time.sleep(self._patience / POLLS_PER_PATIENCE)
+            time.sleep(self._pause)
         raise InterruptedError(f"stopped while waiting for the claim on {name}")
 
     def _write(self, name: str, token: str, counter: int, before: str | None) -> str | None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -24,13 +24,17 @@ from flows.plan import plan_build, rerun_set
 from flows.preflight import run_checks
 from flows.records import earlier_run, find_artifact, read_record
 from flows.settings import DEFAULT_PRESET, build_settings
+from flows.shared_garbage import find_remote_garbage, remove_remote
 from flows.show import show_artifact
-from flows.store_use import alone
-from flows.stores import nearby_store, open_store
+from flows.store_use import alone, alone_among_hosts
+from flows.stores import nearby_store, open_store, shared
 from stages.runtime.errors import GlassworksError, UserError
 from stages.runtime.events import format_seconds
 from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.store import Store
+
+if TYPE_CHECKING:
+    from flows.shared_store import SharedStore
 
 app = typer.Typer(
     name="glassworks",
@@ -230,23 +234,30 @@ def gc(
 ) -> None:
     """List what the store can drop: nothing that a kept run or a ref uses."""
     place = open_store(store)
+    if (there := shared(place)) is not None:
+        with alone_among_hosts(there) if yes else nullcontext():
+            _collect(place, yes, keep, there)
+        return
     with alone(place) if yes else nullcontext():
         _collect(place, yes, keep)
 
 
-def _collect(place: Store, yes: bool, keep: int) -> None:
+def _collect(place: Store, yes: bool, keep: int, there: SharedStore | None = None) -> None:
     garbage = find_garbage(place, keep)
+    remote = find_remote_garbage(there, keep) if there is not None else []
     table = Table("folder", "why", "MiB", box=None)
     for item in garbage:
         table.add_row(str(item.folder.relative_to(place.root)), item.reason, f"{item.num_bytes / 2**20:,.1f}")
+    for each in remote:
+        table.add_row(f"s3: {each.name}", each.reason, f"{each.num_bytes / 2**20:,.1f}")
     Console().print(table)
     if yes:
-        print(f"freed {remove(place, garbage) / 2**20:,.1f} MiB")
+        freed = (remove_remote(there, remote) if there is not None else 0) + remove(place, garbage)
+        print(f"freed {freed / 2**20:,.1f} MiB")
     else:
-        total = sum(item.num_bytes for item in garbage) / 2**20
-        print(
-            f"{len(garbage)} folders, {total:,.1f} MiB; remove them with: glassworks gc --yes --keep {keep}"
-        )
+        sizes = [item.num_bytes for item in garbage] + [item.num_bytes for item in remote]
+        found = f"{len(sizes)} folders, {sum(sizes) / 2**20:,.1f} MiB"
+        print(f"{found}; remove them with: glassworks gc --yes --keep {keep}")
 
 
 @app.command()
@@ -263,6 +274,8 @@ def pin(
     ref = place.root / "refs" / name
     ref.parent.mkdir(parents=True, exist_ok=True)
     ref.write_text(record.run_id + "\n", encoding="utf-8")
+    if (there := shared(place)) is not None:
+        there.share_ref(name)
     print(f"{name} is {record.run_id}")
 
 

@@ -75,10 +75,13 @@ class ObjectStorage:
         return content
 
     async def _read(self, key: str) -> Content:
-        client = await self._files.get_s3(self.bucket)
-        answer = await client.get_object(**self._at(key))
+        answer = await (await self._client()).get_object(**self._at(key))
         async with answer["Body"] as body:
             return Content(await body.read(), answer["ETag"])
+
+    async def _client(self) -> Any:
+        await self._files.set_session()
+        return await self._files.get_s3(self.bucket)
 
     def create(self, key: str, data: bytes) -> str:
         """Write an object that must not be there yet; its tag. Raises Changed where it is there."""
@@ -135,9 +138,8 @@ class ObjectStorage:
         self._call(attempt)
 
     async def _append(self, key: str, path: Path, begin: int, should_stop: Callable[[], bool]) -> None:
-        client = await self._files.get_s3(self.bucket)
         span = {"Range": f"bytes={begin}-"} if begin else {}
-        answer = await client.get_object(**self._at(key), **span)
+        answer = await (await self._client()).get_object(**self._at(key), **span)
         with path.open("ab") as file:
             async with answer["Body"] as body:
                 while chunk := await body.read(READ_BYTES):

@@ -20,6 +20,7 @@ from flows.deployments import POOL, STAGE_POOL, Deployments, client_environment,
 from flows.prefect_rest import PrefectRest
 from flows.prefect_server import answers, listen, prepare_prefect, profile_api_url
 from flows.services import Service, ServiceBook, left_behind, stop, stop_left_behind
+from flows.stores import store_name
 from stages.runtime.errors import RetryableError, UserError
 from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.store import Store
@@ -43,7 +44,7 @@ class Operations:
 
     def __init__(self, store: Store, say: Say) -> None:
         prepare_prefect(store)
-        self.store = store.root.resolve()
+        self.store = store_name(store)
         self.home = Path(os.environ["PREFECT_HOME"]).resolve()
         os.environ["PREFECT_HOME"] = str(self.home)  # services run in another folder
         self.book = ServiceBook(self.home)
@@ -190,9 +191,15 @@ class Operations:
 
     # The worker
 
+<<<<<<< HEAD
     def _ensure_worker(self, api: PrefectRest, kind: WorkerKind) -> None:
         known = self.book.read(kind.service)
         about = {"api_url": api.api_url, "store": str(self.store), **kind.about}
+=======
+    def _ensure_worker(self, api: PrefectRest) -> None:
+        known = self.book.read("worker")
+        about = {"api_url": api.api_url, "store": self.store}
+>>>>>>> s3
         if known is not None and known.alive:
             if dict(known.about) == about:
                 self._say(kind.service, "runs already", f"pid {known.pid}, pool {kind.pool}")
@@ -329,7 +336,7 @@ def _server_environment(home: Path, api_url: str, seen_url: str, port: int) -> d
     return client_environment(api_url) | ours
 
 
-def _worker_environment(api_url: str, store: Path) -> Mapping[str, str]:
+def _worker_environment(api_url: str, store: str) -> Mapping[str, str]:
     query = os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "2")
-    ours = {"GLASSWORKS_STORE": str(store), "PREFECT_WORKER_QUERY_SECONDS": query}
+    ours = {"GLASSWORKS_STORE": store, "PREFECT_WORKER_QUERY_SECONDS": query}
     return client_environment(api_url) | ours | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -229,22 +230,38 @@ class SharedStore(Store):
     # Runs
 
     def refresh_runs(self) -> None:
-        """Fetch the run records and refs that are not here yet."""
-        for key, stored in (self.storage.listing("runs/") | self.storage.listing("refs/")).items():
+        """Fetch the run records and refs that are not here yet; drop those that another host has dropped."""
+        there = self.storage.listing("runs/") | self.storage.listing("refs/")
+        for key, stored in there.items():
             path = self.root / key
             is_new = not _has_tag(path, stored) if key.startswith("refs/") else _is_new_record(key, path)
             content = self.storage.get(key) if is_new else None
             if content is not None:
                 write_durably(path, content.data.decode())
+        records = {name for name in (_run_of(key) for key in there) if name}
+        for sent in [p for p in self._sent("x").parent.glob("*") if p.name not in records]:
+            (self.root / "runs" / f"{sent.name}.json").unlink(missing_ok=True)
+            shutil.rmtree(self.root / "runs" / sent.name, ignore_errors=True)
+            sent.unlink(missing_ok=True)
+        for name in records:
+            self._note_sent(name)
 
     def share_run(self, run_id: str) -> None:
         """Send a run's record and report, and those of earlier runs that could not be sent."""
-        there = self.storage.listing("runs/")
         for record in sorted((self.root / "runs").glob("*.json")):
-            if record.stem == run_id or f"runs/{record.name}" not in there:
+            if record.stem == run_id or not self._sent(record.stem).exists():
                 reports = sorted((self.root / "runs" / record.stem).glob("report.*"))
                 for path in [*reports, record]:
                     self.storage.put(path.relative_to(self.root).as_posix(), path.read_bytes())
+                self._note_sent(record.stem)
+
+    def _sent(self, run_id: str) -> Path:
+        """Is there for each run whose record the storage has: one that goes missing there was dropped."""
+        return self.root / "sent-runs" / run_id
+
+    def _note_sent(self, run_id: str) -> None:
+        self._sent(run_id).parent.mkdir(parents=True, exist_ok=True)
+        self._sent(run_id).touch()
 
     def share_ref(self, name: str) -> None:
         """Send a ref."""
@@ -279,7 +296,13 @@ def _parsed(data: bytes) -> Manifest | None:
 
 
 def _is_new_record(key: str, path: Path) -> bool:
-    return key.count("/") == 1 and key.endswith(".json") and not path.exists()
+    return bool(_run_of(key)) and not path.exists()
+
+
+def _run_of(key: str) -> str:
+    """The run whose record lies under a key; empty where none does."""
+    is_record = key.startswith("runs/") and key.count("/") == 1 and key.endswith(".json")
+    return key.removeprefix("runs/").removesuffix(".json") if is_record else ""
 
 
 def _has_tag(path: Path, stored: Stored) -> bool:

@@ -66,6 +66,9 @@ def _server_time(answer: dict[str, Any]) -> datetime | None:
 
 
 def _tell(off: timedelta) -> None:
-    far, way = format_seconds(abs(off.total_seconds())), "behind" if off > timedelta() else "ahead of"
+    far, way = (
+        format_seconds(60 * round(abs(off.total_seconds()) / 60)),
+        "behind" if off > timedelta() else "ahead of",
+    )
     said = f"warning: this host's clock is {far} {way} the store's; requests are signed with the store's time"
     print(said, file=sys.stderr, flush=True)

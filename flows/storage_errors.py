@@ -31,6 +31,7 @@ NO_CREDENTIALS = {
     "ProfileNotFound",
 }
 WRONG_NAMES = {"NoRegionError", "ParamValidationError", "InvalidEndpointError"}
+NETWORK_LAYERS = {"aiobotocore", "aiohttp", "asyncio", "botocore", "fsspec", "http", "urllib3"}
 COME_BACK = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "TooManyRequests"}
 
 
@@ -59,7 +60,7 @@ def explained(error: Exception, url: str) -> Exception:
         return UserError(
             f"{url}: {error}", hint="is the bucket's name, AWS_ENDPOINT_URL or the region wrong?"
         )
-    return _unreachable(url, _deepest(error))
+    return _unreachable(url, _deepest(error)) if _is_of_the_network(error) else error
 
 
 def error_answer(error: BaseException | None) -> dict[str, Any] | None:
@@ -118,6 +119,12 @@ def endpoint() -> str:
 def _is_local(error: Exception) -> bool:
     """Whether our own disk said it: a full one, say, which no later attempt at the storage mends."""
     return isinstance(error, OSError) and error.filename is not None
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    """A line that was cut shows as an error of the system or of any layer between it and us."""
+    layer = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError | EOFError) or layer in NETWORK_LAYERS
 
 
 def _deepest(error: BaseException) -> str:

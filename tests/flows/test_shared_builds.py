@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from data_contracts.manifest import PartEntry
+from flows.cli import app
 from flows.object_storage import ObjectStorage
-from flows.records import latest_record
+from flows.records import artifact_of, latest_record, run_ids
+from flows.run_report import gather
+from flows.shared_garbage import find_remote_garbage, remove_remote
 from flows.shared_store import SharedStore
+from flows.shared_store_check import check_shared
+from flows.store_use import alone_among_hosts, in_use
 from flows.stores import open_store
-from stages.runtime.errors import GlassworksError
+from stages.runtime.errors import GlassworksError, RetryableError, UserError
+from stages.runtime.store import Artifact, list_files, part_digest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import plain_build
@@ -151,14 +160,14 @@ def test_a_cut_in_mid_upload_is_retried_and_goes_on(s3: Any, proxy: Any, host: C
 def test_a_cut_in_mid_download_goes_on_from_there(proxy: Any, host: Callable[..., Host]) -> None:
     assert host("a").build(*BIG)[0] == 0
     other = host("b", proxy.url)
-    changed = (*BIG, "--set", 'right.word="sand"')
+    changed = (*BIG, "--until", "right", "--set", 'right.word="sand"')
     proxy.cut_after(down=2_000_000)
     code, said = other.build(*changed)
     assert code == 75, said
     proxy.mend()
     before = proxy.sent["down"]
     code, said = other.build(*changed)
-    assert code == 0 and ran(said) == Counter(["right", "last"]), said
+    assert code == 0 and ran(said) == Counter(["right"]), said
     assert proxy.sent["down"] - before < 3_500_000, "what was there was fetched again"
 
 
@@ -238,3 +247,88 @@ def test_forced_stages_replace_what_is_there(s3: Any, host: Callable[..., Host])
     after = manifests(s3.url)
     assert before.keys() == after.keys()
     assert [key.split("/")[1] for key in before if before[key] != after[key]] == ["right"]
+
+
+def test_gc_keeps_out_of_the_way_of_builds_and_drops_what_no_run_uses(
+    s3: Any, host: Callable[..., Host]
+) -> None:
+    one, other = host("a"), host("b")
+    assert one.build()[0] == 0
+    assert one.build("--force", "right")[0] == 0
+    assert other.build("--set", "last.steps=3")[0] == 0
+    store = one.store()
+    with in_use(other.store()), pytest.raises(RetryableError, match="is in use by process"):
+        with alone_among_hosts(store):
+            pass
+    with alone_among_hosts(one.store()):
+        garbage = find_remote_garbage(store, keep_runs=1)
+        assert {(item.name.split("/")[1], item.reason) for item in garbage if "artifacts" in item.name} == {
+            ("last", "no kept run uses it"),
+            ("right", "of an earlier run of the stage"),
+        }
+        assert sum("old run" in item.reason for item in garbage) == 2
+        assert remove_remote(store, garbage) > 0
+    assert find_remote_garbage(one.store(), keep_runs=1) == []
+    assert len(run_ids(one.store())) == 1, "what was dropped has come back"
+    code, said = host("c").build("--set", "last.steps=3")
+    assert code == 0 and said.count(" HIT ") == 5, said
+
+
+def test_the_claims_of_dead_builds_keep_nobody_out(s3: Any, host: Callable[..., Host]) -> None:
+    ObjectStorage(s3.url).put("claims/builds/dead.json", b'{"token": "of the dead"}')
+    store = host("a").store()
+    with alone_among_hosts(store):
+        assert store.claims.live() == []
+    assert ObjectStorage(s3.url).listing("claims/") == {}
+
+
+def test_what_people_look_at_comes_here(s3: Any, host: Callable[..., Host]) -> None:
+    assert host("a").build()[0] == 0
+    store = host("b").store()
+    record = latest_record(store)
+    assert "text.txt" in str(list(artifact_of(store, record, "right").part("text").iterdir()))
+    assert store.find_here("left", record.stages[2].fingerprint or "") is None
+    manifests_of_run, events = gather(store, record)
+    assert manifests_of_run.keys() == events.keys() == set(FIVE)
+
+
+def test_two_results_of_one_stage_are_told_and_the_first_counts(s3: Any, host: Callable[..., Host]) -> None:
+    one, other = host("a").store(), host("b").store()
+    assert host("a").build("--until", "first")[0] == 0
+    [ours] = one.artifacts("first")
+    theirs_folder = other.artifact_dir("first", ours.manifest.fingerprint)
+    shutil.copytree(ours.folder, theirs_folder)
+    (theirs_folder / "text" / "text.txt").write_text("came out otherwise")
+    files = tuple(list_files(theirs_folder))
+    part = PartEntry(contract="text@1", digest=part_digest(files, "text"))
+    manifest = ours.manifest.model_copy(update={"files": files, "parts": {"text": part}})
+    (theirs_folder / "manifest.json").write_text(manifest.model_dump_json())
+    told: list[str] = []
+    counts = other.publish(Artifact(theirs_folder, manifest), say=told.append)
+    assert "came out otherwise on another host (text); theirs counts" in told[0]
+    assert (counts.part("text") / "text.txt").read_text() == "glass"
+
+
+def test_doctor_tries_the_storage(
+    s3: Any, host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = host("a").store()
+    assert check_shared(store).passed
+    assert ObjectStorage(s3.url).listing("claims/") == {}
+    monkeypatch.setattr(store.storage, "create", lambda key, data: store.storage.put(key, data) or '"etag"')
+    check = check_shared(store)
+    assert not check.passed and "If-None-Match" in check.found and "conditional writes" in check.remedy
+
+
+@pytest.mark.parametrize("command", [["up"], ["plan"], ["show", "sft"], ["verify"], ["gc"], ["doctor"]])
+def test_commands_say_what_is_wrong_with_the_address(s3: Any, command: list[str]) -> None:
+    done = CliRunner().invoke(app, [*command, "--store", "s3://no-such-bucket-here/models"])
+    if command == ["doctor"]:
+        assert "there is no such bucket" in done.output and done.exit_code == 1
+    else:
+        assert isinstance(done.exception, UserError) and "there is no such bucket" in str(done.exception)
+
+
+def test_a_job_of_a_cluster_needs_a_volume(s3: Any) -> None:
+    done = CliRunner().invoke(app, ["job", "sft", "--image", "x", "--store", s3.url])
+    assert isinstance(done.exception, UserError) and "a Job reads and writes a volume" in str(done.exception)
