@@ -191,15 +191,9 @@ class Operations:
 
     # The worker
 
-<<<<<<< HEAD
     def _ensure_worker(self, api: PrefectRest, kind: WorkerKind) -> None:
         known = self.book.read(kind.service)
-        about = {"api_url": api.api_url, "store": str(self.store), **kind.about}
-=======
-    def _ensure_worker(self, api: PrefectRest) -> None:
-        known = self.book.read("worker")
-        about = {"api_url": api.api_url, "store": self.store}
->>>>>>> s3
+        about = {"api_url": api.api_url, "store": self.store, **kind.about}
         if known is not None and known.alive:
             if dict(known.about) == about:
                 self._say(kind.service, "runs already", f"pid {known.pid}, pool {kind.pool}")

@@ -28,6 +28,7 @@ from flows.live_progress import LiveProgress, Logger, show
 from flows.operations import AT_ONCE
 from flows.shared_build import Sharing
 from flows.stage_order import StageOrder, host_name, inputs_of, job_of, state_of
+from flows.stores import nearby_store
 from stages.runtime.errors import GlassworksError
 from stages.runtime.store import Artifact
 
@@ -111,11 +112,12 @@ async def run_stage(order: StageOrder) -> Any:
 
 async def _run(order: StageOrder, pulse: Pulse) -> Artifact:
     alone = os.environ.get(AT_ONCE, "1") == "1"
-    inputs = await asyncio.to_thread(inputs_of, order)
-    job = await asyncio.to_thread(job_of, order, inputs, flow_run.name, alone)
+    store = nearby_store(order.store)
+    inputs = await asyncio.to_thread(inputs_of, order, store)
+    job = await asyncio.to_thread(job_of, order, store, inputs, flow_run.name, alone)
     backend = backend_named(order.backend, order.limits)
     await backend.check(lambda: [job.spec])
-    sharing = Sharing(job.store, pulse.say)
+    sharing = Sharing(store, pulse.say)
     await asyncio.gather(*map(sharing.at_hand, inputs.values()))
 
     async def launch(asked: Job) -> Artifact:

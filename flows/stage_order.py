@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data_contracts.manifest import KeyParts
 from flows.job import Job
-from flows.stores import described, nearby_store, store_name
+from flows.stores import described, store_name
 from stages.catalog import STAGES
 from stages.runtime.errors import (
     ContractError,
@@ -96,16 +96,17 @@ def _reference(folder: Path) -> PartReference:
     return PartReference(stage=stage, fingerprint=fingerprint, part=part)
 
 
-def inputs_of(order: StageOrder) -> dict[str, Artifact]:
+def inputs_of(order: StageOrder, store: Store) -> dict[str, Artifact]:
     """Role -> the artifact to read from; of one in shared storage only its manifest is here.
 
     Raises UserError where this host does not see them.
     """
-    store = nearby_store(order.store)
     return {role: _artifact(store, reference) for role, reference in order.inputs.items()}
 
 
-def job_of(order: StageOrder, artifacts: Mapping[str, Artifact], run_id: str, alone: bool) -> Job:
+def job_of(
+    order: StageOrder, store: Store, artifacts: Mapping[str, Artifact], run_id: str, alone: bool
+) -> Job:
     """The job on this host; where stages run one by one (`alone`) nothing needs to stand back.
 
     Raises UserError where this host would make something else of the same inputs.
@@ -121,7 +122,7 @@ def job_of(order: StageOrder, artifacts: Mapping[str, Artifact], run_id: str, al
         config,
         order.key,
         {role: artifacts[role].part(reference.part) for role, reference in order.inputs.items()},
-        nearby_store(order.store),
+        store,
         force=order.force,
         niceness=0 if alone else order.niceness,
         run_id=run_id,

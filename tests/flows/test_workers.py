@@ -64,7 +64,8 @@ def job(store: Store, name: str, inputs: dict[str, Artifact] | None = None, **se
 
 
 def received(order: StageOrder, alone: bool = False) -> Job:
-    return job_of(order, inputs_of(order), "run", alone)
+    store = Store(Path(order.store))
+    return job_of(order, store, inputs_of(order, store), "run", alone)
 
 
 @pytest.fixture
