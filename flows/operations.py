@@ -69,7 +69,7 @@ class Operations:
             api = PrefectRest(self._server_to_join(url))
             self._check_version(api)
             make_pool(api, STAGE_POOL)
-            self._ensure_worker(api, WorkerKind("stages", STAGE_POOL, "glassworks stages", at_once))
+            self._ensure_worker(api, WorkerKind("stage-worker", STAGE_POOL, "glassworks stages", at_once))
 
     def _server_to_join(self, named: str | None) -> str:
         ours = self.book.running("server")
@@ -91,7 +91,9 @@ class Operations:
     def down(self) -> None:
         """Stop what `up` started: running builds keep their checkpoints, then the worker, then the server."""
         with self.book.held():
-            workers = [one for name in ("stages", "worker") if (one := self.book.read(name)) is not None]
+            workers = [
+                one for name in ("stage-worker", "worker") if (one := self.book.read(name)) is not None
+            ]
             server = self.book.read("server")
             if not workers and server is None:
                 self._tell(f"nothing that glassworks up started runs here ({self.book.folder})")
