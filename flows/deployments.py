@@ -20,6 +20,8 @@ from stages.runtime.store import write_durably
 POOL = "glassworks"
 #: Stages of builds that run elsewhere; apart from the builds, which would hold the places they wait for.
 STAGE_POOL = "glassworks-stages"
+#: Why runs are cancelled when their worker is stopped in good order; a build gives such stages to others.
+LEAVING = "its host leaves"
 PLANNED_WITHIN_SECONDS = 20.0
 POLL_SECONDS = 0.2
 #: What a deployment's form and schedule are made of.

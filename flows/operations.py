@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.deployments import POOL, STAGE_POOL, Deployments, client_environment, make_pool
+from flows.deployments import LEAVING, POOL, STAGE_POOL, Deployments, client_environment, make_pool
 from flows.prefect_rest import PrefectRest
 from flows.prefect_server import answers, listen, prepare_prefect, profile_api_url
 from flows.services import Service, ServiceBook, left_behind, stop, stop_left_behind
@@ -229,7 +229,7 @@ class Operations:
         running = sorted(set(left_behind(worker).values()) - {""})
         for run in running:
             if api.get(f"/flow_runs/{run}")["state"]["type"] not in FINAL:
-                asked = {"type": "CANCELLING", "name": "Cancelling"}
+                asked = {"type": "CANCELLING", "name": "Cancelling", "message": LEAVING}
                 api.post(f"/flow_runs/{run}/set_state", state=asked, force=True)
         deadline = time.monotonic() + CANCELLED_WITHIN_SECONDS
         for run in running:

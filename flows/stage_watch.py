@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_URL
 
 from flows.claims import patience_seconds
-from flows.deployments import STAGE_POOL
+from flows.deployments import LEAVING, STAGE_POOL
 from flows.job import OnEvent
 
 #: Prefect on a busy host needs some seconds from taking a run to its first word.
@@ -41,6 +41,8 @@ class StageWatch:
         self.host = ""
         self.silent_seconds = 0.0
         self.is_lost = False
+        self.is_leaving = False
+        """Whether its host was told to stop working, in good order."""
         self._tell = on_event
         self._told: set[str] = set()
         self._beat = ""
@@ -50,11 +52,12 @@ class StageWatch:
 
     async def look(self, client: PrefectClient, run: FlowRun) -> None:
         """Take note of how the run stands, and tell what is new. Raises httpx.HTTPError."""
+        assert run.state is not None
+        self.is_leaving |= run.state.message == LEAVING
         now = time.monotonic()
         if now - self._looked_at < LOOK_EVERY_SECONDS:
             return
         passed, self._looked_at = min(now - self._looked_at, STEP_SECONDS), now
-        assert run.state is not None
         if run.state.type == StateType.SCHEDULED:
             await self._look_for_workers(client, passed)
         else:

@@ -22,6 +22,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed, Scheduled
 
+from flows.deployments import LEAVING
 from flows.job import Job, OnEvent
 from flows.launch_on_workers import DEPLOYMENT
 from flows.stage_order import SAME_STORE, StageOrder, error_of
@@ -42,16 +43,18 @@ SEEN_WITHIN_SECONDS = 10.0
 async def run_on_a_worker(order: StageOrder, job: Job, on_event: OnEvent) -> Artifact:
     """Have a worker run one stage and return its artifact. Raises the stage's own error.
 
-    A stage whose host is lost goes to another worker. RetryableError when that happens again and again.
+    A stage whose host is lost, or leaves, goes to another worker. RetryableError when that happens again and
+    again.
     """
     for _ in range(TRIES):
         watch = StageWatch(on_event)
         state = await _run_somewhere(order, job, watch)
         if state.is_completed():
             return await _fetch(job, on_event, watch.host)
-        if not state.is_crashed():
+        if not (state.is_crashed() or watch.is_leaving):
             raise error_of(job.spec.name, state, watch.host)
-        on_event(notice(f"lost {watch.host or 'its worker'} ({state.message}); given to the next worker"))
+        why = LEAVING if watch.is_leaving else state.message
+        on_event(notice(f"lost {watch.host or 'its worker'} ({why}); given to the next worker"))
     raise RetryableError(
         f"{job.spec.name} lost its host {TRIES} times, the last time {watch.host or 'before it began'}",
         hint="look at the workers' logs, then build again: it goes on from here",

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -97,6 +96,18 @@ class Host:
         events = (self.folder / "cache").glob("*/work/pretrain/*/events.jsonl")
         return any('"event": "progress"' in path.read_text() for path in events)
 
+    def has_saved(self) -> bool:
+        """Whether its fine-tuning has a checkpoint."""
+        return any((self.folder / "cache").glob("*/work/sft/*/checkpoints/*"))
+
+    def runs(self, stage: str) -> bool:
+        """Whether a stage runs on it."""
+        found = []
+        for pid in self.processes():
+            with suppress(OSError):
+                found.append(f"stages.{stage}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes())
+        return any(found)
+
     def kill(self) -> None:
         """Pull the plug."""
         while left := self.processes():
@@ -156,37 +167,38 @@ def store(
             server.wait()
 
 
-@dataclass
-class SharedBuild:
-    """A build by both hosts, of which one was killed while it trained."""
+@dataclass(frozen=True)
+class Site:
+    """The host of the builds, and the two that run their stages."""
 
+    cli: Any
     store: SharedStore
-    output: str
-    lost: str
-    """The host that was killed."""
-    hosts: list[str]
-    """All of them."""
+    hosts: list[Host]
 
-    def ran_on(self, stage: str) -> list[str]:
-        """The hosts on which a stage began, in order."""
-        return re.findall(rf"^  {stage} +\.\.\. +runs on (\S+)$", self.output, flags=re.MULTILINE)
+    def build(self, *options: str) -> subprocess.Popen[str]:
+        """Begin a build whose stages the hosts run."""
+        asked = ["build", "--preset", "tiny", "--backend", "workers", *options, "--store", self.store.url]
+        return subprocess.Popen(
+            self.cli.command(*asked),
+            cwd=self.cli.repository,
+            env=self.cli.environment() | {"GLASSWORKS_CLAIM_SECONDS": SILENCE_SECONDS},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
-    @property
-    def record(self) -> RunRecord:
-        """What the run was."""
-        return latest_record(self.store)
-
-    def manifest(self, stage: str) -> Manifest:
-        """What the run made of a stage, as every host sees it."""
-        [key] = [one.fingerprint for one in self.record.stages if one.name == stage]
-        found = self.store.find_there(stage, key or "-")
-        assert found is not None
-        return found.manifest
+    def host_of(self, building: subprocess.Popen[str], found: Callable[[Host], object]) -> Host:
+        """The host where this is so, as soon as it is."""
+        until(lambda: building.poll() is not None or any(map(found, self.hosts)), 180)
+        if building.poll() is not None:
+            pytest.fail(building.communicate()[0])
+        return next(filter(found, self.hosts))
 
 
 @pytest.fixture(scope="module")
-def shared(tiny: Any, hosts: list[Host], store: SharedStore) -> Iterator[SharedBuild]:
-    """A build of two stages; the others were made before, by processes of one host that now shares them."""
+def site(tiny: Any, hosts: list[Host], store: SharedStore) -> Iterator[Site]:
+    """What one host's build by processes has made is here, and will be shared."""
     shutil.copytree(tiny.store.root / "artifacts", store.root / "artifacts")
     cli = type(tiny.run)(tiny.run.repository, store.root / "prefect")
     place = ["--store", store.url]
@@ -203,44 +215,55 @@ def shared(tiny: Any, hosts: list[Host], store: SharedStore) -> Iterator[SharedB
             for host in hosts
         ]
         assert [one.wait(120) for one in joining] == [0, 0]
-        yield build_and_kill(cli, store, hosts)
+        yield Site(cli, store, hosts)
     finally:
         assert cli("down", *place).returncode == 0
 
 
-def build_and_kill(cli: Any, store: SharedStore, hosts: list[Host]) -> SharedBuild:
-    """One build; the host that trains is killed after its first steps."""
-    forced = [word for stage in FORCED for word in ("--force", stage)]
-    asked = ["build", "--preset", "tiny", "--backend", "workers", *forced, "--store", store.url]
-    building = subprocess.Popen(
-        cli.command(*asked),
-        cwd=cli.repository,
-        env=cli.environment() | {"GLASSWORKS_CLAIM_SECONDS": SILENCE_SECONDS},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    lines: list[str] = []
-    assert building.stdout is not None
-    reading = threading.Thread(target=lambda: lines.extend(building.stdout or ()), daemon=True)
-    reading.start()
-    until(lambda: building.poll() is not None or any(host.trains() for host in hosts))
-    assert building.poll() is None, "".join(lines)
-    lost = next(host for host in hosts if host.trains())
+@dataclass
+class SharedBuild:
+    """A build by both hosts, of which one was killed while it trained."""
+
+    store: SharedStore
+    record: RunRecord
+    output: str
+    lost: Host
+    """The one that was killed."""
+    kept: Host
+    """The other."""
+
+    def ran_on(self, stage: str) -> list[str]:
+        """The hosts on which a stage began, in order."""
+        return re.findall(rf"^  {stage} +\.\.\. +runs on (\S+)$", self.output, flags=re.MULTILINE)
+
+    def manifest(self, stage: str) -> Manifest:
+        """What the run made of a stage, as every host sees it."""
+        [key] = [one.fingerprint for one in self.record.stages if one.name == stage]
+        found = self.store.find_there(stage, key or "-")
+        assert found is not None
+        return found.manifest
+
+
+@pytest.fixture(scope="module")
+def shared(site: Site) -> SharedBuild:
+    """Two stages are run in any case; the host that trains is killed after its first steps."""
+    building = site.build(*(word for stage in FORCED for word in ("--force", stage)))
+    lost = site.host_of(building, Host.trains)
     lost.kill()
-    assert building.wait(180) == 0, "".join(lines)
-    reading.join()
-    return SharedBuild(store, "".join(lines), lost.name, [host.name for host in hosts])
+    output, _ = building.communicate(timeout=240)
+    assert building.returncode == 0, output
+    [kept] = [host for host in site.hosts if host is not lost]
+    return SharedBuild(site.store, latest_record(site.store), output, lost, kept)
 
 
 def test_each_host_ran_a_stage(shared: SharedBuild) -> None:
     began = {shared.ran_on(stage)[0] for stage in FORCED}
-    assert began == set(shared.hosts)
+    assert began == {shared.lost.name, shared.kept.name}
 
 
 def test_what_a_killed_host_did_goes_on_elsewhere(shared: SharedBuild) -> None:
-    assert f"lost {shared.lost}" in shared.output
-    assert shared.ran_on("pretrain") == [shared.lost, *set(shared.hosts) - {shared.lost}]
+    assert f"lost {shared.lost.name}" in shared.output
+    assert shared.ran_on("pretrain") == [shared.lost.name, shared.kept.name]
     assert shared.record.status == "completed"
 
 
@@ -263,3 +286,14 @@ def test_their_clocks_were_an_hour_off(shared: SharedBuild) -> None:
     for stage in FORCED:
         began = datetime.fromisoformat(shared.manifest(stage).provenance.started_at)
         assert 3000 < abs((began - begun).total_seconds()) < 4200
+
+
+def test_cancelling_the_build_stops_the_stage_where_it_runs(site: Site, shared: SharedBuild) -> None:
+    long = ("--set", "sft.epochs=500", "--set", "sft.checkpoint_every_seconds=0.5", "--until", "sft")
+    building = site.build(*long)
+    assert site.host_of(building, Host.has_saved) is shared.kept
+    building.send_signal(signal.SIGINT)
+    output, _ = building.communicate(timeout=120)
+    assert building.returncode == 130, output
+    assert not shared.kept.runs("sft")
+    assert shared.kept.has_saved()

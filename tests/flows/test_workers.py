@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.flow_engine import run_flow_async
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Pending, Running
+from prefect.states import Cancelled, Cancelling, Pending, Running
 
 from flows import launch, run_stage, stage_order, stage_watch, worker_runs
 from flows.backends import backend_named
 from flows.build import Build, without_gpu_slot
 from flows.build_llm import build_flow
-from flows.deployments import STAGE_POOL
+from flows.deployments import LEAVING, STAGE_POOL
 from flows.job import Job
 from flows.launch_on_workers import DEPLOYMENT
 from flows.settings import build_settings
@@ -177,6 +177,21 @@ async def die(client: PrefectClient, flow_run: FlowRun) -> None:
     await client.set_flow_run_state(flow_run.id, Running())
 
 
+async def leave(client: PrefectClient, flow_run: FlowRun) -> None:
+    """A host where somebody types `glassworks down`."""
+    await die(client, flow_run)
+    leaving: State[Any] = Cancelling(message=LEAVING)
+    await client.set_flow_run_state(flow_run.id, leaving, force=True)
+    await asyncio.sleep(1.0)
+    await client.set_flow_run_state(flow_run.id, Cancelled(), force=True)
+
+
+async def be_cancelled(client: PrefectClient, flow_run: FlowRun) -> None:
+    """A stage whose own run somebody cancels in the UI."""
+    await die(client, flow_run)
+    await client.set_flow_run_state(flow_run.id, Cancelled(), force=True)
+
+
 def launched(asked: Job, takes: Any) -> tuple[Artifact, list[dict[str, Any]]]:
     """What comes of a job where workers do this with what they take."""
     events: list[dict[str, Any]] = []
@@ -224,6 +239,25 @@ def test_a_lost_host_costs_only_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
     artifact, events = launched(job(Store(tmp_path / "store"), "first"), next_one)
     assert artifact.part("text").is_dir()
     assert told(events)[0].startswith("lost its worker (no sign of life for")
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_host_that_leaves_gives_its_stage_to_the_next(tmp_path: Path) -> None:
+    hosts = iter([leave, run])
+
+    async def next_one(client: PrefectClient, flow_run: FlowRun) -> None:
+        await next(hosts)(client, flow_run)
+
+    artifact, events = launched(job(Store(tmp_path / "store"), "first"), next_one)
+    assert artifact.part("text").is_dir()
+    assert told(events)[0] == f"lost its worker ({LEAVING}); given to the next worker"
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_stage_cancelled_by_hand_is_not_begun_again(tmp_path: Path) -> None:
+    with pytest.raises(RetryableError, match="first was cancelled on a worker") as caught:
+        launched(job(Store(tmp_path / "store"), "first"), be_cancelled)
+    assert caught.value.hint == "build again to go on"
 
 
 @pytest.mark.usefixtures("prefect_api")
