@@ -15,10 +15,11 @@ from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.objects import StateType
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
 from flows.after_a_crash import stop_containers
 from flows.backends import backend_named
@@ -32,6 +33,8 @@ from flows.stores import nearby_store
 from stages.runtime.errors import GlassworksError
 from stages.runtime.store import Artifact
 
+GOING_ON = (StateType.PENDING, StateType.RUNNING)
+
 
 class Pulse(LiveProgress):
     """Live progress that is sent whether it has changed or not, with the stage's own event beside it."""
@@ -41,6 +44,8 @@ class Pulse(LiveProgress):
         self._flow_run_id = flow_run_id
         self._beat = 0
         self._event: dict[str, Any] = {}
+        self.given_up = asyncio.Event()
+        """Set when our run was cancelled or taken for lost; Prefect tells us up to ten seconds later."""
         self.update(0.0, "starting")
 
     async def __aenter__(self) -> Pulse:
@@ -60,26 +65,32 @@ class Pulse(LiveProgress):
         self.update(0.0, text.strip())
 
     async def _send(self) -> None:
+        async with get_client() as client:
+            await self._tell(client)
+            state = (await client.read_flow_run(self._flow_run_id)).state
+            if state is not None and state.type not in GOING_ON:
+                self.given_up.set()
+
+    async def _tell(self, client: PrefectClient) -> None:
         assert self._latest is not None
         self._beat += 1
         percent, description = self._latest
         about = {"host": host_name(), "beat": str(self._beat), "event": json.dumps(self._event)}
-        async with get_client() as client:
-            if self._artifact is not None:
-                change = ArtifactUpdate(data=percent, description=description, metadata_=about)
-                await client.update_artifact(self._artifact, change)
-                return
-            made = await client.create_artifact(
-                ArtifactCreate(
-                    key=self._key,
-                    type="progress",
-                    description=description,
-                    data=percent,
-                    metadata_=about,
-                    flow_run_id=self._flow_run_id,
-                )
+        if self._artifact is not None:
+            change = ArtifactUpdate(data=percent, description=description, metadata_=about)
+            await client.update_artifact(self._artifact, change)
+            return
+        made = await client.create_artifact(
+            ArtifactCreate(
+                key=self._key,
+                type="progress",
+                description=description,
+                data=percent,
+                metadata_=about,
+                flow_run_id=self._flow_run_id,
             )
-            self._artifact = made.id
+        )
+        self._artifact = made.id
 
 
 @flow(
@@ -96,8 +107,14 @@ async def run_stage(order: StageOrder) -> Any:
     """
     logger = get_run_logger()
     async with Pulse(order.stage, logger, UUID(flow_run.id)) as pulse:
+        running = asyncio.ensure_future(_run(order, pulse))
+        stopping = asyncio.create_task(_cancel_when(pulse.given_up, running))
         try:
-            artifact = await _run(order, pulse)
+            artifact = await running
+        except asyncio.CancelledError:
+            if not pulse.given_up.is_set():
+                raise
+            return Cancelled(message="stopped; what it has done so far is kept")
         except GlassworksError as error:
             logger.error("%s", error)
             return state_of(error)
@@ -107,7 +124,14 @@ async def run_stage(order: StageOrder) -> Any:
                 f"{order.stage} could not be run on {host_name()}: {type(error).__name__}: {error}\n{trace}"
             )
             return state_of(GlassworksError(message, hint="build again to go on"))
+        finally:
+            stopping.cancel()
     return Completed(message=f"{artifact.manifest.fingerprint} on {host_name()}")
+
+
+async def _cancel_when(given_up: asyncio.Event, running: asyncio.Future[Artifact]) -> None:
+    await given_up.wait()
+    running.cancel()
 
 
 async def _run(order: StageOrder, pulse: Pulse) -> Artifact:

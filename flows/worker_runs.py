@@ -29,7 +29,7 @@ from flows.stage_order import SAME_STORE, StageOrder, error_of
 from flows.stage_watch import StageWatch, notice
 from flows.stores import described, shared, store_name
 from flows.threads import undisturbed
-from stages.runtime.errors import RetryableError, UserError
+from stages.runtime.errors import GlassworksError, RetryableError, UserError
 from stages.runtime.events import EVENTS_NAME, read_events
 from stages.runtime.store import Artifact
 
@@ -62,18 +62,23 @@ async def run_on_a_worker(order: StageOrder, job: Job, on_event: OnEvent) -> Art
 
 
 async def _run_somewhere(order: StageOrder, job: Job, watch: StageWatch) -> State[Any]:
-    """Submit an order and wait for its end; cancelling us cancels it."""
-    async with get_client() as client:
-        run = await _submit(client, order, job)
+    """Submit an order and wait for its end; cancelling us cancels it, also while it is being submitted."""
+    submitting = asyncio.ensure_future(_submit(order, job))
     try:
+        run = await asyncio.shield(submitting)
         return await _follow(run.id, watch)
     except BaseException:
-        await undisturbed(asyncio.ensure_future(_cancel(run.id)))
+        await undisturbed(asyncio.ensure_future(_cancel(submitting)))
         raise
 
 
-async def _submit(client: PrefectClient, order: StageOrder, job: Job) -> FlowRun:
+async def _submit(order: StageOrder, job: Job) -> FlowRun:
     """Stages that train are due before the others: where a worker has both to choose from, others wait."""
+    async with get_client() as client:
+        return await _create_run(client, order, job)
+
+
+async def _create_run(client: PrefectClient, order: StageOrder, job: Job) -> FlowRun:
     due = datetime.now(UTC) - timedelta(days=2 if job.spec.gpu != "none" else 1)
     deployment = await client.read_deployment_by_name(DEPLOYMENT)
     try:
@@ -117,10 +122,11 @@ async def _states(client: PrefectClient, run_id: UUID, watch: StageWatch) -> Asy
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def _cancel(run_id: UUID) -> None:
+async def _cancel(submitting: asyncio.Future[FlowRun]) -> None:
     """Cancel a run and wait until its stage has saved what it has; a server that is gone ends that."""
-    with suppress(httpx.HTTPError, TimeoutError):
+    with suppress(httpx.HTTPError, TimeoutError, GlassworksError):
         async with asyncio.timeout(CANCELLED_WITHIN_SECONDS), get_client() as client:
+            run_id = (await submitting).id
             state = (await client.read_flow_run(run_id)).state
             waiting = state is not None and state.type == StateType.SCHEDULED
             await client.set_flow_run_state(run_id, Cancelled() if waiting else Cancelling(), force=True)

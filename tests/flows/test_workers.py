@@ -261,6 +261,23 @@ def test_a_stage_cancelled_by_hand_is_not_begun_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("prefect_api")
+def test_a_stage_stops_when_its_run_is_given_up(tmp_path: Path) -> None:
+    asked = job(Store(tmp_path / "store"), "first", steps=1000, seconds=0.1)
+
+    async def cancel(client: PrefectClient, flow_run: FlowRun) -> None:
+        running = asyncio.create_task(run(client, flow_run))
+        while not (asked.work / "checkpoints" / "steps").exists():
+            await asyncio.sleep(0.1)
+        asking: State[Any] = Cancelling()
+        await client.set_flow_run_state(flow_run.id, asking, force=True)
+        await running
+
+    with pytest.raises(RetryableError, match="first was cancelled on"):
+        launched(asked, cancel)
+    assert 0 < int((asked.work / "checkpoints" / "steps").read_text()) < 1000
+
+
+@pytest.mark.usefixtures("prefect_api")
 def test_a_stage_that_loses_every_host_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage_watch, "STARTS_WITHIN_SECONDS", 0.2)
     with pytest.raises(RetryableError, match="lost its host 3 times"):
@@ -291,6 +308,33 @@ def test_without_a_worker_it_says_what_to_type_and_waits(
 
 
 @pytest.mark.usefixtures("prefect_api")
+def test_nothing_is_left_of_a_run_that_was_just_being_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[FlowRun] = []
+    create = worker_runs._create_run
+
+    async def note(*asked: Any) -> FlowRun:
+        made.append(await create(*asked))
+        await asyncio.sleep(0.3)
+        return made[0]
+
+    monkeypatch.setattr(worker_runs, "_create_run", note)
+
+    async def cancel() -> Any:
+        async with worker(None) as client:
+            launching = asyncio.create_task(BACKEND.launch(job(Store(tmp_path), "first"), lambda _: None))
+            while not made:
+                await asyncio.sleep(0.05)
+            launching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await launching
+            return (await client.read_flow_run(made[0].id)).state
+
+    assert asyncio.run(cancel()).is_cancelled()
+
+
+@pytest.mark.usefixtures("prefect_api")
 def test_what_trains_is_taken_first_whatever_the_clocks_say(tmp_path: Path) -> None:
     plain = job(Store(tmp_path), "first")
     training = replace(plain, spec=replace(plain.spec, gpu="preferred"), run_id="training")
@@ -298,7 +342,7 @@ def test_what_trains_is_taken_first_whatever_the_clocks_say(tmp_path: Path) -> N
     async def order_of_runs() -> list[str]:
         async with worker(None) as client:
             for asked in (plain, training):
-                await worker_runs._submit(client, order_of(asked, "process", ()), asked)
+                await worker_runs._submit(order_of(asked, "process", ()), asked)
             due = await client.get_scheduled_flow_runs_for_work_pool(STAGE_POOL)
             for each in due:
                 await client.delete_flow_run(each.flow_run.id)
