@@ -39,9 +39,7 @@ class Sharing:
         place = self._store
         if place is None or read_manifest(artifact.folder) != artifact.manifest:
             return artifact
-        settled = await self._blocking(lambda say, stop: place.publish(artifact, say=say, should_stop=stop))
-        self._here.add(_name(settled))
-        return settled
+        return await self._blocking(lambda say, stop: place.publish(artifact, say=say, should_stop=stop))
 
     async def at_hand(self, artifact: Artifact) -> Artifact:
         """The artifact with its files here. Raises DamagedError where it must be made again."""

@@ -196,7 +196,7 @@ def test_the_claim_of_a_dead_host_is_taken_over(s3: Any, host: Callable[..., Hos
     told: list[str] = []
     with host("b").store().claims.hold(name, told.append):
         assert told == [
-            f"waiting for another host: process {dead.pid} on {os.uname().nodename} is making the same"
+            f"waiting for another host: process {dead.pid} on {os.uname().nodename} is making {name}"
         ]
 
 
