@@ -133,7 +133,7 @@ def s3_client() -> Any:
 
 
 @pytest.fixture
-def s3(s3_port: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S3:
+def s3(s3_port: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3:
     """A new bucket, and the variables with which everything that the test starts finds it."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
@@ -143,6 +143,7 @@ def s3(s3_port: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("GLASSWORKS_CLAIM_SECONDS", "2")
+    monkeypatch.setenv("GLASSWORKS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(object_storage, "WAITS_SECONDS", (0.05, 0.05, 0.05))
     monkeypatch.setattr(object_storage, "_file_system", s3_client)
     bucket = f"test-{abs(hash(request.node.nodeid))}"

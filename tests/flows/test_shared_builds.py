@@ -330,6 +330,13 @@ def test_commands_say_what_is_wrong_with_the_address(s3: Any, command: list[str]
         assert isinstance(done.exception, UserError) and "there is no such bucket" in str(done.exception)
 
 
+def test_the_dry_run_of_an_empty_bucket(s3: Any) -> None:
+    done = CliRunner().invoke(app, ["plan", "--preset", "tiny", "--store", s3.url])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("never built in this store") == 9
+    assert ObjectStorage(s3.url).listing("") == {}
+
+
 def test_a_job_of_a_cluster_needs_a_volume(s3: Any) -> None:
     done = CliRunner().invoke(app, ["job", "sft", "--image", "x", "--store", s3.url])
     assert isinstance(done.exception, UserError) and "a Job reads and writes a volume" in str(done.exception)
