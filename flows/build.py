@@ -123,7 +123,9 @@ class Build:
 
     def __post_init__(self) -> None:
         self.settled = {spec.name: asyncio.Event() for spec in self.specs}
-        self.sharing = Sharing(self.store, self.audience.say, elsewhere=self.backend.elsewhere)
+        self.sharing = Sharing(
+            self.store, lambda text: self.audience.say(text), elsewhere=self.backend.elsewhere
+        )
         self.forecast = Forecast({spec.name: last_seconds(self.store, spec.name) for spec in self.specs})
 
     async def check(self) -> None:

@@ -71,7 +71,7 @@ async def build_llm(
         sources: Own data: files, folders or globs on the worker's machine; empty for the preset's.
         overrides: Changed settings, one each, such as pretrain.depth=6
         force: Stages to run in any case.
-        store: Folder of the artifacts; empty for the worker's.
+        store: Folder of the artifacts, or s3://BUCKET/PREFIX; empty for the worker's.
         trust_code: Keep artifacts although only code changed; they then say so.
         backend: process, or docker for a container per stage; workers and workers-docker on all hosts.
         limits: What containers may use, one each, such as pretrain.memory_gib=16

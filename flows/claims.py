@@ -91,8 +91,8 @@ class Claims:
         with ExitStack() as flock:
             flock.enter_context(exclusive(lock, on_wait, should_stop))
             claim = self._take(name, on_wait, should_stop)
+            write_durably(self._note(name), claim.token)
             claim._flock = flock.pop_all()
-        write_durably(self._note(name), claim.token)
         claim._renewing = threading.Thread(target=self._keep, args=(claim, on_lost), daemon=True)
         claim._renewing.start()
         return claim
@@ -155,7 +155,7 @@ class Claims:
             if dead and (etag := self._write(name, token, 0, found.etag)) is not None:
                 return Claim(name, token, etag)
             if not told and not dead:
-                on_wait(f"waiting for another host: {_holder(found)} is making the same")
+                on_wait(f"waiting for another host: {_holder(found)} is making {name}")
                 told = True
             time.sleep(self._pause)
         raise InterruptedError(f"stopped while waiting for the claim on {name}")
@@ -197,8 +197,7 @@ class Claims:
 
 
 def patience_seconds() -> float:
-    """After how long a silence a claim is taken over. UserError where the variable is no number above
-    zero."""
+    """After how long a silence a claim is taken over. UserError where the variable is no such number."""
     text = os.environ.get(PATIENCE_VARIABLE, str(PATIENCE_SECONDS))
     try:
         seconds = float(text)

@@ -65,7 +65,7 @@ async def rerun_stage(
         force: Run them even if nothing changed; else what is there is reused.
         overrides: Changed settings of these stages, one each, such as sft.epochs=4
         run: Whose inputs and settings to take; empty for the newest run that has them and was not cancelled.
-        store: Folder of the artifacts; empty for the worker's.
+        store: Folder of the artifacts, or s3://BUCKET/PREFIX; empty for the worker's.
         backend: process, or docker for a container per stage; workers and workers-docker on all hosts.
         limits: What containers may use, one each, such as pretrain.memory_gib=16
     """

@@ -18,7 +18,7 @@ from flows.shared_store import SharedStore
 from flows.stores import shared
 from flows.threads import in_thread, undisturbed
 from stages.runtime.errors import GlassworksError, RetryableError
-from stages.runtime.store import Artifact, Store
+from stages.runtime.store import Artifact, Store, read_manifest
 
 Say = Callable[[str], None]
 Launch = Callable[[Job], Awaitable[Artifact]]
@@ -33,23 +33,24 @@ class Sharing:
         self._store = shared(store)
         self._elsewhere = elsewhere
         self._say = say
-        self._bringing: dict[str, asyncio.Lock] = {}
+        self._here: set[str] = set()
+        """What was found whole in the local folder since this build began; not hashed a second time."""
 
     async def settled(self, artifact: Artifact) -> Artifact:
         """A hit as every host sees it: sent, if only this host had it so far; returns the one that counts."""
         place = self._store
-        if place is None or place.find_here(artifact.manifest.stage, artifact.manifest.fingerprint) is None:
+        if place is None or read_manifest(artifact.folder) != artifact.manifest:
             return artifact
         return await self._blocking(lambda say, stop: place.publish(artifact, say=say, should_stop=stop))
 
     async def at_hand(self, artifact: Artifact) -> Artifact:
         """The artifact with its files here. Raises DamagedError where it must be made again."""
         place = self._store
-        if place is None or self._elsewhere:
+        if place is None or self._elsewhere or _name(artifact) in self._here:
             return artifact
-        key = f"{artifact.manifest.stage}/{artifact.manifest.fingerprint}"
-        async with self._bringing.setdefault(key, asyncio.Lock()):
-            return await self._blocking(lambda say, stop: place.bring(artifact, say, stop))
+        brought = await self._blocking(lambda say, stop: place.bring(artifact, say, stop))
+        self._here.add(_name(brought))
+        return brought
 
     async def make(self, job: Job, launch: Launch) -> tuple[Artifact, bool]:
         """Run a stage unless another host does; the artifact, and whether it was made here.
@@ -78,7 +79,9 @@ class Sharing:
         if artifact is None:
             return None
         replaces = before.etag if before is not None else None
-        return await self._blocking(lambda say, stop: place.publish(artifact, replaces, say, stop)), True
+        made = await self._blocking(lambda say, stop: place.publish(artifact, replaces, say, stop))
+        self._here.add(_name(made))
+        return made, True
 
     @asynccontextmanager
     async def _claimed(self, place: SharedStore, name: str) -> AsyncIterator[asyncio.Event]:
@@ -131,6 +134,10 @@ class Sharing:
             return future.result()
         except InterruptedError as error:  # nobody asked us to stop, so the system did
             raise RetryableError(str(error), hint="build again to go on") from error
+
+
+def _name(artifact: Artifact) -> str:
+    return f"{artifact.manifest.stage}/{artifact.manifest.fingerprint}"
 
 
 def shared_record(store: Store, run_id: str, say: Say) -> None:

@@ -269,8 +269,7 @@ class SharedStore(Store):
 
 
 def local_folder(storage: ObjectStorage) -> Path:
-    """This host's folder for a shared store: below GLASSWORKS_CACHE or the user's cache, named after the
-    store."""
+    """This host's folder for a shared store: below GLASSWORKS_CACHE or the user's cache, named after it."""
     base = os.environ.get(CACHE_VARIABLE)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glassworks"
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", storage.url.removeprefix("s3://"))
