@@ -18,6 +18,7 @@ def stop_containers(flow: Any, flow_run: Any, state: Any) -> None:
     from flows.containers_left import remove_containers
     from flows.docker_engine import Engine
 
+    asked = flow_run.parameters or {}
     with suppress(GlassworksError):  # without an engine there are no containers
-        if backend_of_worker((flow_run.parameters or {}).get("backend", "default")) == "docker":
+        if backend_of_worker(asked.get("order", asked).get("backend", "default")).endswith("docker"):
             remove_containers(Engine(), run_id=flow_run.name)

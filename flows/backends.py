@@ -9,14 +9,15 @@ from typing import Literal, cast, get_args
 
 from flows.job import Backend
 from flows.launch import ProcessBackend
+from flows.launch_on_workers import WorkersBackend
 from flows.settings import parse_change
 from stages.catalog import STAGES
 from stages.runtime.errors import UserError, did_you_mean
 from stages.runtime.spec import Limits
 
-BackendName = Literal["process", "docker"]
+BackendName = Literal["process", "docker", "workers", "workers-docker"]
 DEFAULT_BACKEND: BackendName = "process"
-AskedBackend = Literal["default", "process", "docker"]
+AskedBackend = Literal["default", "process", "docker", "workers", "workers-docker"]
 """What a form offers: `default` is what the worker is set to."""
 VARIABLE = "GLASSWORKS_BACKEND"
 
@@ -33,15 +34,23 @@ def backend_of_worker(asked: AskedBackend) -> BackendName:
 
 
 def backend_named(name: BackendName, limits: Iterable[str] = ()) -> Backend:
-    """The backend of that name; `limits` are like `pretrain.memory_gib=16`. UserError for a wrong one."""
-    asked = parse_limits(limits)
-    if name == "process":
-        if asked:
-            raise UserError("--limit is for containers", hint="add --backend docker")
+    """The backend of that name; `workers` start processes, `workers-docker` containers.
+
+    `limits` are like `pretrain.memory_gib=16`. UserError for a wrong one.
+    """
+    listed = tuple(limits)
+    inner = _on_a_host(name.removeprefix("workers-"), parse_limits(listed))
+    return WorkersBackend(inner, listed) if name.startswith("workers") else inner
+
+
+def _on_a_host(name: str, limits: dict[str, Limits]) -> Backend:
+    if name != "docker":
+        if limits:
+            raise UserError("--limit is for containers", hint="add --backend docker or workers-docker")
         return ProcessBackend()
     from flows.launch_container import DockerBackend  # the SDK takes a third of a second
 
-    return DockerBackend(asked)
+    return DockerBackend(limits)
 
 
 def parse_limits(changes: Iterable[str]) -> dict[str, Limits]:

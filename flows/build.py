@@ -23,6 +23,8 @@ from flows.plan import PlannedStage, downstream, last_seconds, plan_build, plan_
 from flows.report.record import Outcome, RunRecord, StageRecord, Status
 from flows.run_report import write_report
 from flows.settings import BuildSettings
+from flows.shared_build import Sharing, shared_record
+from flows.transfer import DamagedError
 from stages.catalog import STAGES
 from stages.runtime.errors import GlassworksError, StopRequested
 from stages.runtime.fingerprint import fingerprint
@@ -113,12 +115,19 @@ class Build:
     """What the command line ends with when it was: 130 after Ctrl-C, 143 after SIGTERM, as shells have it."""
     gpu_slot: GpuSlot = field(default=without_gpu_slot)
     """Waits until the stage may have a GPU for itself; gives the environment that names it."""
+    sharing: Sharing = field(init=False)
+    """What is to be done beside building where other hosts use the store too."""
+    _mending: dict[str, asyncio.Lock] = field(default_factory=dict)
     _stale: set[str] = field(default_factory=set)
     _clock: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.settled = {spec.name: asyncio.Event() for spec in self.specs}
+        self.sharing = Sharing(self.store, self._say, elsewhere=self.backend.elsewhere)
         self.forecast = Forecast({spec.name: last_seconds(self.store, spec.name) for spec in self.specs})
+
+    def _say(self, text: str) -> None:
+        self.audience.say(text)  # whoever that is by then
 
     async def check(self) -> None:
         """Raise GlassworksError where the backend cannot run what this build will have to run."""
@@ -166,15 +175,39 @@ class Build:
                 self._note(spec, "not reached", (), None, 0.0, f"{needed} did not finish")
                 raise NotReached(f"{spec.name} was not reached: {needed} did not finish")
         if self.only is not None and spec.name in self.only:
-            return self._kept(spec, self.only[spec.name])
+            return self._kept(spec, await self.sharing.settled(self.only[spec.name]))
+        return await self._plan_and_run(spec, on_event)
+
+    async def _plan_and_run(
+        self, spec: StageSpec, on_event: Callable[[dict[str, Any]], None], again: bool = False
+    ) -> Artifact:
         known = {name: artifact.manifest for name, artifact in self.artifacts.items()}
         clock = time.monotonic()
         planned = await asyncio.to_thread(plan_stage, spec, self.settings, known, self.store)
         if planned.outcome == "HIT" and planned.artifact is not None:
-            return self._hit(spec, planned.artifact, seconds=time.monotonic() - clock)
+            artifact = await self.sharing.settled(planned.artifact)
+            return self._hit(spec, artifact, seconds=time.monotonic() - clock)
         if planned.outcome == "TRUST" and planned.artifact is not None and planned.key is not None:
-            return self._trust(planned)
+            return await self._trust(planned)
+        if await self._inputs_brought(spec) and not again:
+            return await self._plan_and_run(spec, on_event, again=True)
         return await self._run(planned, on_event)
+
+    async def _inputs_brought(self, spec: StageSpec) -> bool:
+        """Have the files of all inputs here; whether one of them had to be made again."""
+        made_again = False
+        for needed in sorted({read.stage for read in spec.reads.values()}):
+            async with self._mending.setdefault(needed, asyncio.Lock()):
+                try:
+                    self.artifacts[needed] = await self.sharing.at_hand(self.artifacts[needed])
+                except DamagedError as error:
+                    if self.only is not None and needed in self.only:
+                        raise
+                    self.audience.say(f"warning: {error.message}; {needed} is made again")
+                    [damaged] = [each for each in self.specs if each.name == needed]
+                    await self._plan_and_run(damaged, lambda event: None)
+                    made_again = True
+        return made_again
 
     def _hit(self, spec: StageSpec, artifact: Artifact, note: str = "", seconds: float = 0.0) -> Artifact:
         self.artifacts[spec.name] = artifact
@@ -197,9 +230,9 @@ class Build:
     def _digest(self, read: Read) -> str:
         return self.artifacts[read.stage].manifest.parts[read.part].digest
 
-    def _trust(self, planned: PlannedStage) -> Artifact:
+    async def _trust(self, planned: PlannedStage) -> Artifact:
         assert planned.artifact is not None and planned.key is not None
-        artifact = self.store.adopt(planned.artifact, planned.key)
+        artifact = await self.sharing.settled(self.store.adopt(planned.artifact, planned.key))
         self.artifacts[planned.name] = artifact
         self._note(planned.spec, "trusted", planned.reasons, artifact.manifest.fingerprint, 0.0, "")
         self.audience.finished(planned.name, "TRUST", 0.0, f"kept although {'; '.join(planned.reasons)}")
@@ -229,11 +262,14 @@ class Build:
             run_id=self.run_id,
             environment=SHARING if self._shares_the_cores(spec) else {},
         )
-        try:
+
+        async def launch(asked: Job) -> Artifact:
             async with self.gpu_slot(spec, self.audience.say) as environment:
-                artifact = await self.backend.launch(
-                    replace(job, environment={**job.environment, **environment}), both
-                )
+                with_gpu = replace(asked, environment={**asked.environment, **environment})
+                return await self.backend.launch(with_gpu, both)
+
+        try:
+            artifact, made_here = await self.sharing.make(job, launch)
         except GlassworksError as error:
             seconds = time.monotonic() - clock
             stopped = isinstance(error, StopRequested)
@@ -248,6 +284,8 @@ class Build:
             self.audience.finished(spec.name, "STOPPED", seconds, "build again to go on")
             raise
         seconds = time.monotonic() - clock
+        if not made_here:
+            return self._hit(spec, artifact, "made by another host meanwhile", seconds)
         self.artifacts[spec.name] = artifact
         key = artifact.manifest.fingerprint
         self._note(spec, "ran", planned.reasons, key, seconds, "")
@@ -319,4 +357,6 @@ class Build:
 
     def write_report(self) -> Path:
         """Write the run's record and report; returns the path of the HTML file."""
-        return write_report(self.store, self.record())
+        report = write_report(self.store, self.record())
+        shared_record(self.store, self.run_id, self.audience.say)
+        return report

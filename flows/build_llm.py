@@ -36,11 +36,11 @@ from flows.report import render_markdown
 from flows.run_report import gather
 from flows.settings import DEFAULT_PRESET, build_settings
 from flows.store_use import alone, in_use
+from flows.stores import described, mark_of, open_store
 from flows.terminal import Terminal
 from stages.runtime.errors import GlassworksError, RetryableError, StopRequested
 from stages.runtime.events import EVENTS_NAME, read_events
 from stages.runtime.spec import StageSpec
-from stages.runtime.store import Store
 
 #: The build that the tasks of this flow run work on. Not a task parameter: Prefect walks through those.
 CURRENT: ContextVar[Build] = ContextVar("build")
@@ -71,9 +71,10 @@ async def build_llm(
         sources: Own data: files, folders or globs on the worker's machine; empty for the preset's.
         overrides: Changed settings, one each, such as pretrain.depth=6
         force: Stages to run in any case.
-        store: Folder of the artifacts; empty for the worker's.
+        store: Folder of the artifacts, or s3://BUCKET/PREFIX; empty for the worker's.
         trust_code: Keep artifacts although only code changed; they then say so.
-        backend: docker for a container per stage, process, or default for the worker's (GLASSWORKS_BACKEND).
+        backend: docker for a container per stage, process, workers or workers-docker for stages on all hosts,
+            or default for the worker's (GLASSWORKS_BACKEND).
         limits: What containers may use, one each, such as pretrain.memory_gib=16
     """
     settings = build_settings(preset, sources=sources, changes=overrides, force=force, trust_code=trust_code)
@@ -85,7 +86,7 @@ async def build_llm(
     for option, values in asked:
         command += [word for value in values for word in (option, value)]
     with Terminal() as terminal:
-        build = Build(Store(Path(folder)), settings, terminal, shlex.join(command), backend=where)
+        build = Build(open_store(folder), settings, terminal, shlex.join(command), backend=where)
         return str(await run_build(build))
 
 
@@ -137,8 +138,9 @@ async def run_build(build: Build) -> Path:
     # A run that is tried again builds what it had not finished, even where it was told to build in any case.
     done = await finished_before(UUID(flow_run.id)) if flow_run.run_count > 1 else set()
     build.settings = replace(build.settings, force=build.settings.force - done)
-    build.gpu_slot = gpu_slot
-    mark = f"store:{build.store.root}"
+    if not build.backend.elsewhere:
+        build.gpu_slot = gpu_slot
+    mark = mark_of(build.store)
     with suppress(RetryableError), alone(build.store):
         await close_lost_runs(mark, UUID(flow_run.id))
         await build.backend.clear(build.store)
@@ -217,7 +219,8 @@ async def run_stage(name: str) -> State[Any]:
         about = "; ".join(record.reasons) or "there and whole"
         return Completed(name="Cached", message=f"{artifact.manifest.fingerprint}: {about}")
     logger.info("ran because: %s", "; ".join(record.reasons))
-    events = one_of_each(list(read_events(artifact.folder / EVENTS_NAME)))
+    folder = await asyncio.to_thread(described, build.store, name, artifact.manifest.fingerprint)
+    events = one_of_each(list(read_events(folder / EVENTS_NAME)))
     await show(publish_results(name, events), logger)
     return Completed(message=artifact.manifest.fingerprint)
 

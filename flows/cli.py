@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -25,12 +24,17 @@ from flows.plan import plan_build, rerun_set
 from flows.preflight import run_checks
 from flows.records import earlier_run, find_artifact, read_record
 from flows.settings import DEFAULT_PRESET, build_settings
+from flows.shared_garbage import find_remote_garbage, remove_remote
 from flows.show import show_artifact
-from flows.store_use import alone
+from flows.store_use import alone, alone_among_hosts
+from flows.stores import nearby_store, open_store, shared
 from stages.runtime.errors import GlassworksError, UserError
 from stages.runtime.events import format_seconds
 from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.store import Store
+
+if TYPE_CHECKING:
+    from flows.shared_store import SharedStore
 
 app = typer.Typer(
     name="glassworks",
@@ -43,7 +47,10 @@ app.add_typer(operations)
 app.add_typer(images_app, name="images")
 
 StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="GLASSWORKS_STORE", help="Folder of the artifacts.")
+    str,
+    typer.Option(
+        "--store", envvar="GLASSWORKS_STORE", help="Folder of the artifacts, or s3://BUCKET/PREFIX."
+    ),
 ]
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="tiny, laptop, gpu, or a TOML file.")]
 SourceOption = Annotated[
@@ -65,7 +72,7 @@ LimitOption = Annotated[
     list[str] | None,
     typer.Option("--limit", help="STAGE.LIMIT=NUMBER for containers, such as dpo.memory_gib=8. Repeat it."),
 ]
-DEFAULT_STORE = Path("store")
+DEFAULT_STORE = "store"
 
 
 @app.command()
@@ -90,7 +97,7 @@ def build(
         force=force or (),
         trust_code=trust_code,
     )
-    sys.exit(build_command(Store(store), settings, until, backend_named(backend, limit or ())))
+    sys.exit(build_command(open_store(store), settings, until, backend_named(backend, limit or ())))
 
 
 @app.command()
@@ -113,7 +120,7 @@ def plan(
         force=force or (),
         trust_code=trust_code,
     )
-    planned = plan_build(settings, Store(store))
+    planned = plan_build(settings, open_store(store))
     for line in plan_rows(planned):
         print(line)
     known = [stage.estimated_seconds for stage in planned if stage.outcome == "RUN"]
@@ -141,7 +148,7 @@ def rerun(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Run stages again on an earlier run's inputs."""
-    place = Store(store)
+    place = open_store(store)
     record = earlier_run(place, run, rerun_set(stages, with_downstream))
     where = backend_named(backend, limit or ())
     sys.exit(rerun_command(place, record, stages, with_downstream, change or [], force, where))
@@ -154,7 +161,7 @@ def show(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Look inside an artifact: figures, rows, samples; for sft a batch with its masked tokens dimmed."""
-    show_artifact(find_artifact(Store(store), artifact), Console(), rows)
+    show_artifact(find_artifact(open_store(store), artifact), Console(), rows)
 
 
 @app.command()
@@ -164,7 +171,7 @@ def compare(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """What two runs were told differently, and what came of it."""
-    place = Store(store)
+    place = open_store(store)
     print(compare_runs(place, read_record(place, old), read_record(place, new)), end="")
 
 
@@ -176,7 +183,7 @@ def report(
     """Write a run's report anew and print its path."""
     from flows.run_report import write_report
 
-    place = Store(store)
+    place = open_store(store)
     print(write_report(place, read_record(place, run)))
 
 
@@ -192,7 +199,7 @@ def chat(
 ) -> None:
     """Talk to the assistant. It also takes --prompt TEXT ..., --history, --no-tools, --temperature T,
     --max-new-tokens N and --max-steps N."""
-    place = Store(store)
+    place = open_store(store)
     command = chat_command(place, run, model, compare, context.args)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the chat has the terminal: Ctrl-C stops its answer
     sys.exit(subprocess.run(command, check=False, cwd=REPOSITORY).returncode)
@@ -201,7 +208,7 @@ def chat(
 @app.command()
 def doctor(store: StoreOption = DEFAULT_STORE) -> None:
     """Check what a build needs, and say how to mend what is missing."""
-    checks = run_checks(store.resolve())
+    checks = run_checks(nearby_store(store))
     for number, check in enumerate(checks, start=1):
         mark = "✓" if check.passed else "-" if check.optional else "✗"
         print(f"[{number}/{len(checks)}] {mark} {check.name}: {check.found}")
@@ -216,7 +223,7 @@ def ui(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Show the builds of this store in the Prefect UI, until Ctrl-C."""
-    serve_ui(Store(store), port)
+    serve_ui(nearby_store(store), port)
 
 
 @app.command()
@@ -226,24 +233,31 @@ def gc(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """List what the store can drop: nothing that a kept run or a ref uses."""
-    place = Store(store)
+    place = open_store(store)
+    if (there := shared(place)) is not None:
+        with alone_among_hosts(there) if yes else nullcontext():
+            _collect(place, yes, keep, there)
+        return
     with alone(place) if yes else nullcontext():
         _collect(place, yes, keep)
 
 
-def _collect(place: Store, yes: bool, keep: int) -> None:
+def _collect(place: Store, yes: bool, keep: int, there: SharedStore | None = None) -> None:
     garbage = find_garbage(place, keep)
+    remote = find_remote_garbage(there, keep) if there is not None else []
     table = Table("folder", "why", "MiB", box=None)
     for item in garbage:
         table.add_row(str(item.folder.relative_to(place.root)), item.reason, f"{item.num_bytes / 2**20:,.1f}")
+    for each in remote:
+        table.add_row(f"s3: {each.name}", each.reason, f"{each.num_bytes / 2**20:,.1f}")
     Console().print(table)
     if yes:
-        print(f"freed {remove(place, garbage) / 2**20:,.1f} MiB")
+        freed = (remove_remote(there, remote) if there is not None else 0) + remove(place, garbage)
+        print(f"freed {freed / 2**20:,.1f} MiB")
     else:
-        total = sum(item.num_bytes for item in garbage) / 2**20
-        print(
-            f"{len(garbage)} folders, {total:,.1f} MiB; remove them with: glassworks gc --yes --keep {keep}"
-        )
+        sizes = [item.num_bytes for item in garbage] + [item.num_bytes for item in remote]
+        found = f"{len(sizes)} folders, {sum(sizes) / 2**20:,.1f} MiB"
+        print(f"{found}; remove them with: glassworks gc --yes --keep {keep}")
 
 
 @app.command()
@@ -253,13 +267,15 @@ def pin(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Give a run a name; gc keeps what it uses."""
-    place = Store(store)
+    place = open_store(store)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"{name!r} is no name", hint="letters, digits, _ - and . only, such as good-one")
     record = read_record(place, run)
     ref = place.root / "refs" / name
     ref.parent.mkdir(parents=True, exist_ok=True)
     ref.write_text(record.run_id + "\n", encoding="utf-8")
+    if (there := shared(place)) is not None:
+        there.share_ref(name)
     print(f"{name} is {record.run_id}")
 
 

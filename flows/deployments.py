@@ -18,11 +18,21 @@ from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.store import write_durably
 
 POOL = "glassworks"
-FLOWS = ("build-llm", "rerun-stage")
+#: Stages of builds that run elsewhere; apart from the builds, which would hold the places they wait for.
+STAGE_POOL = "glassworks-stages"
+#: Why runs are cancelled when their worker is stopped in good order; a build gives such stages to others.
+LEAVING = "its host leaves"
+FLOWS = ("build-llm", "rerun-stage", "run-stage")
 PLANNED_WITHIN_SECONDS = 20.0
 POLL_SECONDS = 0.2
 #: What a deployment's form and schedule are made of.
-SOURCES = ("prefect.yaml", "flows/build_llm.py", "flows/rerun_stage.py")
+SOURCES = (
+    "prefect.yaml",
+    "flows/build_llm.py",
+    "flows/rerun_stage.py",
+    "flows/run_stage.py",
+    "flows/stage_order.py",
+)
 
 
 class Deployments:
@@ -35,8 +45,8 @@ class Deployments:
 
     def begin(self) -> None:
         """Make the pool, and start registering unless the server has it all as it is declared now."""
-        if not self._api.exists(f"/work_pools/{POOL}"):
-            self._api.post("/work_pools/", name=POOL, type="process", base_job_template={})
+        for pool in (POOL, STAGE_POOL):
+            make_pool(self._api, pool)
         if self._is_registered():
             return
         self._registering = subprocess.Popen(
@@ -106,6 +116,12 @@ class Deployments:
 
 def _is_scheduled(deployment: dict[str, Any]) -> bool:
     return not deployment["paused"] and any(schedule["active"] for schedule in deployment["schedules"])
+
+
+def make_pool(api: PrefectRest, name: str) -> None:
+    """Make a work pool whose runs are processes, unless it is there."""
+    if not api.exists(f"/work_pools/{name}"):
+        api.post("/work_pools/", name=name, type="process", base_job_template={})
 
 
 def declared(api_url: str) -> str:

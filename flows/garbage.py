@@ -23,19 +23,11 @@ class Garbage:
 
 def find_garbage(store: Store, keep_runs: int) -> list[Garbage]:
     """What neither the newest `keep_runs` runs, nor the newest that completed, nor a ref need. Only looks."""
-    kept_runs = set(run_ids(store)[-keep_runs:]) if keep_runs else set()
-    kept_runs |= _newest_completed(store)
-    refs = (path for path in (store.root / "refs").rglob("*") if path.is_file())
-    kept_runs |= {path.read_text(encoding="utf-8").strip() for path in refs}
-    used = {
-        (stage.name, stage.fingerprint)
-        for run_id in run_ids(store)
-        if run_id in kept_runs
-        for stage in read_record(store, run_id).stages
-    }
+    kept_runs = runs_to_keep(store, keep_runs)
+    used = used_by(store, kept_runs)
     garbage = []
     for folder in sorted((store.root / "artifacts").glob("*/*/")):
-        if (folder.parent.name, folder.name) not in used and not _awaits_a_record(store, folder):
+        if (folder.parent.name, folder.name) not in used and not awaits_a_record(store, folder):
             garbage.append(Garbage(folder, "no kept run uses it", _size(folder)))
     for folder in sorted((store.root / "work").glob("*/*/")):
         if not is_held(folder.with_name(f"{folder.name}.lock")):
@@ -47,12 +39,25 @@ def find_garbage(store: Store, keep_runs: int) -> list[Garbage]:
     return garbage
 
 
+def runs_to_keep(store: Store, keep_runs: int) -> set[str]:
+    """The newest `keep_runs` runs, the newest that completed, and those that a ref names."""
+    kept = set(run_ids(store)[-keep_runs:]) if keep_runs else set()
+    refs = (path for path in (store.root / "refs").rglob("*") if path.is_file())
+    return kept | _newest_completed(store) | {path.read_text(encoding="utf-8").strip() for path in refs}
+
+
+def used_by(store: Store, runs: set[str]) -> set[tuple[str, str | None]]:
+    """Stage and fingerprint of every artifact that these runs used."""
+    kept = (run_id for run_id in run_ids(store) if run_id in runs)
+    return {(s.name, s.fingerprint) for run_id in kept for s in read_record(store, run_id).stages}
+
+
 def _newest_completed(store: Store) -> set[str]:
     completed = (name for name in reversed(run_ids(store)) if read_record(store, name).status == "completed")
     return set(itertools.islice(completed, 1))
 
 
-def _awaits_a_record(store: Store, folder: Path) -> bool:
+def awaits_a_record(store: Store, folder: Path) -> bool:
     """Whether the artifact is younger than any recorded run: its build was killed, the next will use it."""
     manifest, known = read_manifest(folder), run_ids(store)
     if manifest is None:

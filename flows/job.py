@@ -65,6 +65,8 @@ class Backend(Protocol):
     """Where stages run."""
 
     name: str
+    elsewhere: bool
+    """Whether other hosts run the stages; then those see to their own GPUs."""
 
     async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None:
         """Raise GlassworksError where the stages of `to_run` cannot run, before the first of them starts."""

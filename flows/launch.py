@@ -35,6 +35,7 @@ class ProcessBackend:
     """Stages as processes of this machine and this Python."""
 
     name = "process"
+    elsewhere = False
 
     async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None:
         """This Python has what the stages import. Raises UserError where it has not, as in the flow image."""

@@ -39,6 +39,7 @@ class DockerBackend:
     """Stages as containers of the Docker Engine that DOCKER_HOST names, or the local one."""
 
     name = "docker"
+    elsewhere = False
 
     def __init__(self, limits: Mapping[str, Limits] | None = None) -> None:
         self._limits = limits or {}

@@ -11,16 +11,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows.backends import backend_of_worker
-from flows.deployments import POOL, Deployments, client_environment
+from flows.deployments import LEAVING, POOL, STAGE_POOL, Deployments, client_environment, make_pool
 from flows.prefect_rest import PrefectRest
 from flows.prefect_server import answers, listen, prepare_prefect, profile_api_url
 from flows.services import Service, ServiceBook, left_behind, stop, stop_left_behind
+from flows.stores import store_name
 from stages.runtime.errors import RetryableError, UserError
+from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.store import Store
 
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
@@ -30,6 +33,8 @@ HANGS_AFTER_SECONDS = 20.0
 #: A stage has 25 s for its checkpoint (flows/launch.py), Prefect some more for the last words.
 CANCELLED_WITHIN_SECONDS = 45.0
 POLL_SECONDS = 0.2
+#: For the stages' worker: how many it runs at once. Alone, a stage stands back for nobody.
+AT_ONCE = "GLASSWORKS_STAGES_AT_ONCE"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 Say = Callable[[str], None]
@@ -40,7 +45,7 @@ class Operations:
 
     def __init__(self, store: Store, say: Say) -> None:
         prepare_prefect(store)
-        self.store = store.root.resolve()
+        self.store = store_name(store)
         self.home = Path(os.environ["PREFECT_HOME"]).resolve()
         os.environ["PREFECT_HOME"] = str(self.home)  # services run in another folder
         self.book = ServiceBook(self.home)
@@ -53,19 +58,47 @@ class Operations:
             self._check_version(api)
             deployments = Deployments(api, self.book.folder)
             deployments.begin()  # five seconds, in which the worker starts
-            self._ensure_worker(api)
+            self._ensure_worker(api, BUILDS)
             self._say("deployments", deployments.finish(), ", ".join(deployments.names()))
             for state, about in deployments.schedules():
                 self._say("schedule", state, about)
         self._tell(f"{'open':<12} {api.api_url.removesuffix('/api')}")
 
+    def join(self, url: str | None, at_once: int) -> None:
+        """Take stages of builds that run elsewhere. Raises UserError or RetryableError with what to type."""
+        with self.book.held():
+            api = PrefectRest(self._server_to_join(url))
+            self._check_version(api)
+            make_pool(api, STAGE_POOL)
+            self._ensure_worker(api, WorkerKind("stage-worker", STAGE_POOL, "glassworks stages", at_once))
+
+    def _server_to_join(self, named: str | None) -> str:
+        ours = self.book.running("server")
+        url = named or os.environ.get("PREFECT_API_URL") or profile_api_url(self.home)
+        if url is None and ours is not None:
+            url = ours.about["api_url"]
+        if url is None:
+            raise UserError(
+                "no Prefect server is named, and none of glassworks up runs here",
+                hint="glassworks join http://HOST:4200/api; on HOST: glassworks up --host 0.0.0.0",
+            )
+        if not answers(url):
+            raise UserError(
+                f"no Prefect server answers at {url}",
+                hint="does it listen for this host, with `glassworks up --host 0.0.0.0`, and end in /api?",
+            )
+        return url.rstrip("/")
+
     def down(self) -> None:
         """Stop what `up` started: running builds keep their checkpoints, then the worker, then the server."""
         with self.book.held():
-            worker, server = self.book.read("worker"), self.book.read("server")
-            if worker is None and server is None:
+            workers = [
+                one for name in ("stage-worker", "worker") if (one := self.book.read(name)) is not None
+            ]
+            server = self.book.read("server")
+            if not workers and server is None:
                 self._tell(f"nothing that glassworks up started runs here ({self.book.folder})")
-            if worker is not None:
+            for worker in workers:
                 self._stop_runs(worker)
                 self._stop_service(worker)
                 if left := stop_left_behind(worker):
@@ -161,37 +194,33 @@ class Operations:
 
     # The worker
 
-    def _ensure_worker(self, api: PrefectRest) -> None:
-        known = self.book.read("worker")
-        backend = backend_of_worker("default")
-        about = {"api_url": api.api_url, "store": str(self.store), "backend": backend}
+    def _ensure_worker(self, api: PrefectRest, kind: WorkerKind) -> None:
+        known = self.book.read(kind.service)
+        about = {"api_url": api.api_url, "store": self.store, **kind.about}
         if known is not None and known.alive:
             if dict(known.about) == about:
-                self._say("worker", "runs already", f"pid {known.pid}, pool {POOL}, backend {backend}")
+                self._say(kind.service, "runs already", f"pid {known.pid}, {kind.where}")
                 return
-            self._say("worker", "is for another", f"{known.about}; stopped")
+            self._say(kind.service, "is for another", f"{known.about}; stopped")
             self._stop_runs(known)
             stop(known)
         elif known is not None:
             num_left = len(set(left_behind(known).values()) - {""})
-            self._say("worker", "had ended", f"{num_left} runs of it go on; its log: {known.log}")
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-        command += ["--name", worker_name()]
-        environment = _worker_environment(api.api_url, self.store)
-        before = _heartbeat(api)
-        worker = self.book.start("worker", command, environment, about)
-        self._wait_for_worker(api, worker, before)
-        where = f"pool {POOL}, store {self.store}, backend {backend}"
-        self._say("worker", "started", f"pid {worker.pid}, {where}")
+            self._say(kind.service, "had ended", f"{num_left} runs of it go on; its log: {known.log}")
+        environment = {**_worker_environment(api.api_url, self.store), **kind.environment}
+        before = _heartbeat(api, kind)
+        worker = self.book.start(kind.service, kind.command, environment, about)
+        self._wait_for_worker(api, worker, kind, before)
+        self._say(kind.service, "started", f"pid {worker.pid}, store {self.store}, {kind.where}")
 
-    def _wait_for_worker(self, api: PrefectRest, worker: Service, before: str) -> None:
+    def _wait_for_worker(self, api: PrefectRest, worker: Service, kind: WorkerKind, before: str) -> None:
         deadline = time.monotonic() + STARTUP_SECONDS
-        while _heartbeat(api) == before:
+        while _heartbeat(api, kind) == before:
             if not worker.alive or time.monotonic() > deadline:
                 self._give_up(worker, "the worker did not start")
             time.sleep(POLL_SECONDS)
-        if api.get(f"/work_pools/{POOL}")["is_paused"]:
-            self._say("pool", "is paused", f"nothing runs until: prefect work-pool resume {POOL}")
+        if api.get(f"/work_pools/{kind.pool}")["is_paused"]:
+            self._say("pool", "is paused", f"nothing runs until: prefect work-pool resume {kind.pool}")
 
     def _stop_runs(self, worker: Service) -> None:
         """Cancel the runs of a worker as the UI does, and wait until their checkpoints are saved."""
@@ -201,7 +230,7 @@ class Operations:
         running = sorted(set(left_behind(worker).values()) - {""})
         for run in running:
             if api.get(f"/flow_runs/{run}")["state"]["type"] not in FINAL:
-                asked = {"type": "CANCELLING", "name": "Cancelling"}
+                asked = {"type": "CANCELLING", "name": "Cancelling", "message": LEAVING}
                 api.post(f"/flow_runs/{run}/set_state", state=asked, force=True)
         deadline = time.monotonic() + CANCELLED_WITHIN_SECONDS
         for run in running:
@@ -219,15 +248,57 @@ class Operations:
         self._say(service.name, state, f"pid {service.pid}")
 
 
-def worker_name() -> str:
-    """One worker per host and pool; Prefect's pages show it by this name."""
-    return f"glassworks on {socket.gethostname()}"
+@dataclass(frozen=True)
+class WorkerKind:
+    """One of the two workers that a host may have, each once."""
+
+    service: str
+    pool: str
+    title: str
+    at_once: int = 0
+    """How many runs it takes at once; 0 for any number."""
+
+    @property
+    def name(self) -> str:
+        """What Prefect's pages call it."""
+        return f"{self.title} on {socket.gethostname()}"
+
+    @property
+    def command(self) -> list[str]:
+        """What starts it."""
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
+        command += ["--pool", self.pool, "--name", self.name]
+        return command + ["--limit", str(self.at_once)] * (self.at_once > 0)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What one that runs must have been started with, to be the right one."""
+        if self.pool == POOL:
+            return {"backend": backend_of_worker("default")}
+        return {"at_once": str(self.at_once)} if self.at_once else {}
+
+    @property
+    def where(self) -> str:
+        """What `up` says of it."""
+        return ", ".join([f"pool {self.pool}", *(f"{key} {value}" for key, value in self.about.items())])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its runs find: this Python and this checkout, wherever they lie on this host."""
+        if self.pool != STAGE_POOL:
+            return {}
+        bin_folder, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
+        ours = {"PATH": f"{bin_folder}{os.pathsep}{path}", "PYTHONPATH": str(REPOSITORY)}
+        return ours | {AT_ONCE: str(self.at_once)}
 
 
-def _heartbeat(api: PrefectRest) -> str:
+BUILDS = WorkerKind("worker", POOL, "glassworks")
+
+
+def _heartbeat(api: PrefectRest, kind: WorkerKind) -> str:
     """When our worker last said that it lives, by the server's clock."""
-    workers = api.post(f"/work_pools/{POOL}/workers/filter")
-    return next((str(w["last_heartbeat_time"]) for w in workers if w["name"] == worker_name()), "")
+    workers = api.post(f"/work_pools/{kind.pool}/workers/filter")
+    return next((str(w["last_heartbeat_time"]) for w in workers if w["name"] == kind.name), "")
 
 
 def database_name(home: Path) -> str:
@@ -269,7 +340,7 @@ def _server_environment(home: Path, api_url: str, seen_url: str, port: int) -> d
     return client_environment(api_url) | ours
 
 
-def _worker_environment(api_url: str, store: Path) -> Mapping[str, str]:
+def _worker_environment(api_url: str, store: str) -> Mapping[str, str]:
     query = os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "2")
-    ours = {"GLASSWORKS_STORE": str(store), "PREFECT_WORKER_QUERY_SECONDS": query}
+    ours = {"GLASSWORKS_STORE": store, "PREFECT_WORKER_QUERY_SECONDS": query}
     return client_environment(api_url) | ours | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.records import read_record
 from flows.settings import DEFAULT_PRESET, build_settings, known_stage
+from flows.stores import local_store, nearby_store, open_store
 from flows.verify import verify_run
-from stages.runtime.store import Store
 
 app = typer.Typer()
 
 StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="GLASSWORKS_STORE", help="Folder of the artifacts.")
+    str,
+    typer.Option(
+        "--store", envvar="GLASSWORKS_STORE", help="Folder of the artifacts, or s3://BUCKET/PREFIX."
+    ),
 ]
-DEFAULT_STORE = Path("store")
+DEFAULT_STORE = "store"
 
 
 @app.command()
@@ -34,7 +36,21 @@ def up(
     """Start what is missing of: a Prefect server that stays, a worker, the deployments of prefect.yaml."""
     from flows.operations import Operations
 
-    Operations(Store(store), print).up(port, host)
+    Operations(open_store(store), print).up(port, host)
+
+
+@app.command()
+def join(
+    server: Annotated[
+        str | None, typer.Argument(help="API of its Prefect server, http://HOST:4200/api; default: our own.")
+    ] = None,
+    at_once: Annotated[int, typer.Option("--stages", min=1, help="How many stages at once.")] = 1,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Let this host run stages of builds elsewhere that have `--backend workers`; down ends it."""
+    from flows.operations import Operations
+
+    Operations(open_store(store), print).join(server, at_once)
 
 
 @app.command()
@@ -42,7 +58,7 @@ def down(store: StoreOption = DEFAULT_STORE) -> None:
     """Stop what `up` started, and the builds that run there; their checkpoints are kept."""
     from flows.operations import Operations
 
-    Operations(Store(store), print).down()
+    Operations(nearby_store(store), print).down()
 
 
 @app.command()
@@ -51,7 +67,7 @@ def verify(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Check every artifact of a run, byte for byte and against its contracts; ends with 3 if one is not."""
-    place = Store(store)
+    place = open_store(store)
     for line in verify_run(place, read_record(place, run)):
         print(line)
 
@@ -72,4 +88,5 @@ def job(
 
     settings = build_settings(preset, changes=change or ())
     cluster = Cluster(image, claim, namespace, gpu=gpu)
-    print(json.dumps(job_of_plan(known_stage(stage), settings, Store(store), cluster), indent=2))
+    place = local_store(store, "a Job reads and writes a volume")
+    print(json.dumps(job_of_plan(known_stage(stage), settings, place, cluster), indent=2))

@@ -13,6 +13,7 @@ from typing import Literal
 
 from data_contracts.manifest import KeyParts, Manifest
 from flows.settings import BuildSettings, known_stage
+from flows.stores import described
 from stages.catalog import STAGES
 from stages.runtime.fingerprint import explain_difference, fingerprint, key_parts
 from stages.runtime.spec import StageSpec
@@ -59,7 +60,7 @@ def plan_stage(
     reasons = tuple(store.why_not(key))
     if settings.trust_code and (trusted := store.find_trusting_code(key)):
         return PlannedStage(spec, "TRUST", reasons, key, trusted, 0.0, trusted.manifest)
-    damaged = read_manifest(store.artifact_dir(spec.name, fingerprint(key)))
+    damaged = read_manifest(described(store, spec.name, fingerprint(key)))
     return PlannedStage(spec, "RUN", reasons, key, None, estimate, damaged)
 
 

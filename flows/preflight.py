@@ -16,13 +16,17 @@ from packaging.requirements import Requirement
 
 from flows.checks import Check
 from flows.service_checks import check_prefect, check_services
+from flows.shared_store_check import check_shared
+from flows.stores import shared
+from stages.runtime.store import Store
 
 MIN_FREE_DISK_BYTES = 5 * 2**30
 MIN_MEMORY_BYTES = 4 * 2**30
 
 
-def run_checks(store: Path) -> list[Check]:
+def run_checks(place: Store) -> list[Check]:
     """All checks, in order."""
+    store = place.root
     checks: list[Callable[[], Check]] = [
         check_python,
         check_packages,
@@ -37,6 +41,8 @@ def run_checks(store: Path) -> list[Check]:
         lambda: check_prefect(store),
         lambda: check_services(store),
     ]
+    if (there := shared(place)) is not None:
+        checks.append(lambda: check_shared(there))
     return [check() for check in checks]
 
 
@@ -62,7 +68,8 @@ def check_packages() -> Check:
 
 def _requirements() -> list[str]:
     declared = metadata.requires("glassworks") or []
-    return [text for text in declared if 'extra == "test"' not in text and "glassworks[" not in text]
+    optional = ('extra == "test"', 'extra == "s3"', "glassworks[")  # without s3fs, a store on s3:// says so
+    return [text for text in declared if not any(mark in text for mark in optional)]
 
 
 def _problem(requirement: Requirement) -> str:

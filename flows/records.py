@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from data_contracts.manifest import Manifest
 from flows.report.record import RunRecord
+from flows.stores import at_hand, described
 from stages.catalog import STAGES
 from stages.runtime.errors import UserError, did_you_mean
 from stages.runtime.store import Artifact, Store, read_manifest
@@ -78,7 +79,7 @@ def needed_by(stages: Collection[str]) -> set[str]:
 def _made(store: Store, record: RunRecord, stage: str) -> Manifest | None:
     for done in record.stages:
         if done.name == stage and done.fingerprint and done.outcome in ("hit", "ran", "trusted"):
-            return read_manifest(store.artifact_dir(stage, done.fingerprint))
+            return read_manifest(described(store, stage, done.fingerprint))
     return None
 
 
@@ -98,7 +99,7 @@ def artifact_of(store: Store, record: RunRecord, stage: str) -> Artifact:
             f"run {record.run_id} has no artifact of {stage}",
             hint=f"make it: glassworks build --until {stage}",
         )
-    return Artifact(store.artifact_dir(stage, manifest.fingerprint), manifest)
+    return at_hand(store, Artifact(store.artifact_dir(stage, manifest.fingerprint), manifest))
 
 
 def find_artifact(store: Store, name: str) -> Artifact:
@@ -113,7 +114,7 @@ def find_artifact(store: Store, name: str) -> Artifact:
     for candidate in stages:
         for artifact in store.artifacts(candidate):
             if artifact.manifest.fingerprint.startswith(name) and len(name) >= 6:
-                return artifact
+                return at_hand(store, artifact)
     raise UserError(
         f"there is no artifact {name!r}{did_you_mean(name, stages)}",
         hint="name a stage, STAGE@RUN, a fingerprint, or an artifact's folder",

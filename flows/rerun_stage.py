@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 from prefect import flow
@@ -20,6 +19,7 @@ from flows.plan import rerun_set
 from flows.records import earlier_run, needed_by
 from flows.report.record import RunRecord
 from flows.settings import parse_change, settings_of_run
+from flows.stores import open_store
 from flows.terminal import Terminal
 from stages.runtime.errors import UserError
 from stages.runtime.store import Artifact, Store
@@ -66,12 +66,13 @@ async def rerun_stage(
         overrides: Changed settings of these stages, one each, such as sft.epochs=4
         run: Name of the run whose inputs and settings to take; empty for the newest that has them and was not
             cancelled.
-        store: Folder of the artifacts; empty for the worker's.
-        backend: docker for a container per stage, process, or default for the worker's (GLASSWORKS_BACKEND).
+        store: Folder of the artifacts, or s3://BUCKET/PREFIX; empty for the worker's.
+        backend: docker for a container per stage, process, workers or workers-docker for stages on all hosts,
+            or default for the worker's (GLASSWORKS_BACKEND).
         limits: What containers may use, one each, such as pretrain.memory_gib=16
     """
     folder = store_of_worker(store)
-    place = Store(Path(folder))
+    place = open_store(folder)
     record = earlier_run(place, run, rerun_set(stages, with_downstream))
     with Terminal() as terminal:
         command = ["glassworks", "rerun", *stages, "--run", record.run_id, "--store", folder]

@@ -8,6 +8,7 @@ from typing import Any
 from data_contracts.manifest import Manifest
 from flows.report import essence, render_html, render_markdown
 from flows.report.record import RunRecord
+from flows.stores import described
 from stages.runtime.events import EVENTS_NAME, read_events
 from stages.runtime.store import Store, read_manifest, write_durably
 
@@ -17,7 +18,7 @@ def gather(store: Store, record: RunRecord) -> tuple[dict[str, Manifest], dict[s
     manifests: dict[str, Manifest] = {}
     events: dict[str, list[dict[str, Any]]] = {}
     for stage in record.stages:
-        folder = store.artifact_dir(stage.name, stage.fingerprint or "-")
+        folder = described(store, stage.name, stage.fingerprint or "-")
         manifest = read_manifest(folder)
         if manifest is not None:
             manifests[stage.name] = manifest

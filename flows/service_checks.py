@@ -44,8 +44,12 @@ def check_services(store: Path) -> Check:
     """What `glassworks up` started still runs, in the version that we have, and plans what is scheduled."""
     book = ServiceBook(prefect_home(store))
     server, worker = book.read("server"), book.read("worker")
+    helper = book.read("stage-worker")
+    if helper is not None and not helper.alive:
+        return Check("services", False, _ended(helper), f"glassworks join {helper.about['api_url']}")
     if server is None and worker is None:
-        return Check("services", True, "none are kept running (glassworks up starts them)")
+        helps = f"takes stages of builds at {helper.about['api_url']}" if helper is not None else ""
+        return Check("services", True, helps or "none are kept running (glassworks up starts them)")
     wrong = [_ended(one) for one in (server, worker) if one is not None and not one.alive]
     if wrong:
         return Check("services", False, "; ".join(wrong), "glassworks up")

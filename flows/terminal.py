@@ -58,6 +58,8 @@ class Terminal:
             self._draw()
         elif event["event"] == "log" and event.get("level") == "warning":
             self.say(f"  {stage:<15} warning: {event['message']}")
+        elif event["event"] == "log" and event.get("level") == "notice":
+            self.say(f"  {stage:<15} ...   {event['message']}")
 
     def finished(self, stage: str, outcome: str, seconds: float, note: str) -> None:
         """A stage is over: `outcome` is HIT, done, TRUST, FAILED, STOPPED."""

@@ -1,6 +1,6 @@
-"""What a container costs over a process: the same stage started both ways by turns, as a Markdown table.
+"""What a container, or a worker, costs over a process: the same stage started both ways by turns, as a table.
 
-    python tests/benchmarks/backend_overhead.py STORE [--rounds 5] [--stage corpus_prep ...]
+    python tests/benchmarks/backend_overhead.py STORE [--rounds 5] [--stage corpus_prep ...] [--backend workers]
 
 STORE holds a finished build (`glassworks build --preset tiny --store STORE`); each stage is forced to run again on
 that build's inputs. Seconds are from asking for the stage to having its artifact, interpreter and all.
@@ -49,19 +49,20 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--stage", action="append", choices=[spec.name for spec in STAGES])
+    parser.add_argument("--backend", default="docker", help="docker; workers, where a server and one are up")
     options = parser.parse_args()
     store = Store(options.store)
-    backends = [backend_named("process"), backend_named("docker")]
+    backends = [backend_named("process"), backend_named(options.backend)]
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, median of {options.rounds}\n")
-    print("| stage | process, s | container, s | overhead, s |\n|---|---|---|---|")
+    print(f"| stage | process, s | {options.backend}, s | overhead, s |\n|---|---|---|---|")
     for spec in STAGES:
         if options.stage and spec.name not in options.stage:
             continue
         job = job_of(store, spec)
         rounds = [[seconds_of(backend, job) for backend in backends] for _ in range(options.rounds)]
-        process, container = (statistics.median(column) for column in zip(*rounds, strict=True))
+        process, other = (statistics.median(column) for column in zip(*rounds, strict=True))
         over = statistics.median(row[1] - row[0] for row in rounds)
-        print(f"| {spec.name} | {process:.2f} | {container:.2f} | {over:+.2f} |", flush=True)
+        print(f"| {spec.name} | {process:.2f} | {other:.2f} | {over:+.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ As a program, `python dummy_stages.py STAGE --config ...` is one of the stages, 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
@@ -33,6 +34,8 @@ class DummyConfig(StageConfig):
     """How long each step takes."""
     fault: str = ""
     """What to do wrong: user, contract, retry, crash, kill, empty."""
+    padding_kib: int = 0
+    """How many KiB of numbers to write after the words."""
     constant: bool = False
     """Leave the inputs out of the output, so that it stays the same whatever they are."""
 
@@ -73,7 +76,8 @@ def run(
     session.chart("loss", title="Loss", x_label="step", y_label="nats", series={"train": points})
     if config.fault != "empty":
         read = [] if config.constant else [(inputs[r] / "text.txt").read_text() for r in sorted(inputs)]
-        (outputs["text"] / "text.txt").write_text(" ".join([config.word, *read]))
+        numbers = random.Random(config.word).randbytes(512 * config.padding_kib).hex()
+        (outputs["text"] / "text.txt").write_text(" ".join([config.word, *read]) + numbers)
     return {"steps": config.steps, "num_words": 1 + len(inputs)}
 
 

@@ -16,10 +16,11 @@ from flows.preflight import (
     check_store,
     run_checks,
 )
+from stages.runtime.store import Store
 
 
 def test_this_environment_is_fit(tmp_path: Path) -> None:
-    assert [check for check in run_checks(tmp_path) if not check.passed and not check.optional] == []
+    assert [check for check in run_checks(Store(tmp_path)) if not check.passed and not check.optional] == []
 
 
 def test_a_wrong_and_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,17 @@ def test_one_has_ended(tmp_path: Path, running: dict[str, Service], name: str) -
     assert check.remedy == "glassworks up"
 
 
+def test_a_host_that_only_helps(tmp_path: Path, server: FakeServer) -> None:
+    book = ServiceBook(tmp_path / "prefect")
+    with book.held():
+        helper = book.start("stage-worker", SLEEP, {}, {"api_url": server.url})
+    check = check_services(tmp_path)
+    assert check.passed and check.found == f"takes stages of builds at {server.url}"
+    stop(helper)
+    check = check_services(tmp_path)
+    assert not check.passed and check.remedy == f"glassworks join {server.url}"
+
+
 @pytest.mark.usefixtures("running")
 @pytest.mark.parametrize(
     ("path", "reply", "found", "remedy"),
