@@ -123,8 +123,11 @@ class Build:
 
     def __post_init__(self) -> None:
         self.settled = {spec.name: asyncio.Event() for spec in self.specs}
-        self.sharing = Sharing(self.store, lambda text: self.audience.say(text))
+        self.sharing = Sharing(self.store, self._say)
         self.forecast = Forecast({spec.name: last_seconds(self.store, spec.name) for spec in self.specs})
+
+    def _say(self, text: str) -> None:
+        self.audience.say(text)
 
     async def check(self) -> None:
         """Raise GlassworksError where the backend cannot run what this build will have to run."""
