@@ -6,7 +6,6 @@ Knows nothing of Prefect, so that the same code serves the flows, the tests and 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -21,6 +20,7 @@ from flows.job import Backend, Job
 from flows.launch import ProcessBackend
 from flows.plan import PlannedStage, downstream, last_seconds, plan_build, plan_stage, upstream
 from flows.report.record import Outcome, RunRecord, StageRecord, Status
+from flows.run_order import close_note, new_run_id, note_begun
 from flows.run_report import write_report
 from flows.settings import BuildSettings
 from stages.catalog import STAGES
@@ -80,11 +80,6 @@ def first_line(error: GlassworksError) -> str:
     return error.message.strip().partition("\n")[0]
 
 
-def new_run_id() -> str:
-    """Sorts by time, and two builds of the same second differ: `20260501-101530-3f9a`."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
 @dataclass
 class Build:
     """The state of one build."""
@@ -98,7 +93,7 @@ class Build:
     """Stages that are not planned anew but taken from an earlier run (for rerunning single stages)."""
     backend: Backend = field(default_factory=ProcessBackend)
     """Where stages run."""
-    run_id: str = field(default_factory=new_run_id)
+    run_id: str = ""
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     outcomes: dict[str, StageRecord] = field(default_factory=dict)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -117,6 +112,7 @@ class Build:
     _clock: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self.run_id = self.run_id or new_run_id(self.store)
         self.settled = {spec.name: asyncio.Event() for spec in self.specs}
         self.forecast = Forecast({spec.name: last_seconds(self.store, spec.name) for spec in self.specs})
 
@@ -229,6 +225,7 @@ class Build:
             run_id=self.run_id,
             environment=SHARING if self._shares_the_cores(spec) else {},
         )
+        note_begun(self.store, self.run_id, spec.name, job.fingerprint)
         try:
             async with self.gpu_slot(spec, self.audience.say) as environment:
                 artifact = await self.backend.launch(
@@ -319,4 +316,6 @@ class Build:
 
     def write_report(self) -> Path:
         """Write the run's record and report; returns the path of the HTML file."""
-        return write_report(self.store, self.record())
+        report = write_report(self.store, self.record())
+        close_note(self.store, self.run_id)
+        return report

@@ -15,7 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from flows.checks import Check
-from flows.service_checks import check_prefect, check_services
+from flows.service_checks import check_clock, check_prefect, check_services
 from stages.runtime.errors import is_disk_full
 from stages.runtime.fingerprint import REPOSITORY
 
@@ -40,6 +40,7 @@ def run_checks(store: Path, backend: str = "process") -> list[Check]:
         lambda: check_gpu(gpus),
         lambda: check_prefect(store),
         lambda: check_services(store),
+        lambda: check_clock(store),
     ]
     return [*(check() for check in checks), *_containers(gpus, asked=backend == "docker")]
 
