@@ -23,15 +23,16 @@ from prefect.events.worker import EventsWorker
 from prefect.exceptions import CancelledRun
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_UI_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.after_a_crash import stop_containers
 from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
 from flows.build import Build, NotReached
 from flows.gpu_slots import gpu_slot
-from flows.live_progress import LiveProgress, one_of_each, publish_results, show
+from flows.live_progress import LiveProgress, Screen, one_of_each, publish_results
 from flows.lost_runs import close_lost_runs
+from flows.prefect_server import answers
 from flows.report import render_markdown
 from flows.run_report import gather
 from flows.settings import DEFAULT_PRESET, build_settings
@@ -44,8 +45,10 @@ from stages.runtime.store import Store
 
 #: The build that the tasks of this flow run work on. Not a task parameter: Prefect walks through those.
 CURRENT: ContextVar[Build] = ContextVar("build")
+SCREEN: ContextVar[Screen] = ContextVar("screen")
 OVERALL_EVERY_SECONDS = 2.0
 DRAIN_SECONDS = 15.0
+MAX_RETRIES = 3
 
 
 @flow(
@@ -99,7 +102,8 @@ async def build_flow(build: Build) -> None:
     Raises what `run_build` raises. A build that was asked to stop returns: see `build.stopped`.
     """
     CURRENT.set(build)
-    with suppress(CancelledRun):
+    # Prefect's default is five, a minute: so long a build that is done would wait for a server that is gone.
+    with suppress(CancelledRun), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: MAX_RETRIES}):
         await _prepared(build.run_id)
 
 
@@ -126,6 +130,8 @@ def _terminate(build: Build, task: asyncio.Task[Any]) -> None:
 
 def drain() -> None:
     """Send what Prefect still holds back; without it the last states never reach the server."""
+    if not answers(PREFECT_API_URL.value() or ""):
+        return
     EventsWorker.drain_all(timeout=DRAIN_SECONDS)
     APILogWorker.drain_all(timeout=DRAIN_SECONDS)
 
@@ -133,6 +139,7 @@ def drain() -> None:
 async def run_build(build: Build) -> Path:
     """Run all stages of a build as tasks of the current flow run; raises at the end if one failed."""
     CURRENT.set(build)
+    SCREEN.set(screen := Screen(build.audience.say))
     # A run that is tried again builds what it had not finished, even where it was told to build in any case.
     done = await finished_before(UUID(flow_run.id)) if flow_run.run_count > 1 else set()
     build.settings = replace(build.settings, force=build.settings.force - done)
@@ -146,7 +153,7 @@ async def run_build(build: Build) -> Path:
             await client.update_flow_run(UUID(flow_run.id), name=build.run_id, tags=[mark])
         try:
             await build.check()
-            async with LiveProgress("build", get_run_logger()) as progress:
+            async with LiveProgress("build", get_run_logger(), screen) as progress:
                 telling = asyncio.create_task(_tell_overall(build, progress))
                 try:
                     await _run_stages(build)
@@ -158,7 +165,7 @@ async def run_build(build: Build) -> Path:
             raise
         finally:
             report = await asyncio.to_thread(build.write_report)
-    await show(_publish_report(build, report), get_run_logger())
+    await screen.show(_publish_report(build, report))
     if failure := build.failure():
         raise failure
     return report
@@ -202,7 +209,7 @@ async def run_stage(name: str) -> State[Any]:
     spec = next(spec for spec in build.specs if spec.name == name)
     logger = get_run_logger()
     try:
-        async with LiveProgress(name, logger) as progress:
+        async with LiveProgress(name, logger, SCREEN.get()) as progress:
             artifact = await build.stage(spec, progress.event)
     except (NotReached, StopRequested) as error:
         return Cancelled(message=str(error))
@@ -217,7 +224,7 @@ async def run_stage(name: str) -> State[Any]:
         return Completed(name="Cached", message=f"{artifact.manifest.fingerprint}: {about}")
     logger.info("ran because: %s", "; ".join(record.reasons))
     events = one_of_each(list(read_events(artifact.folder / EVENTS_NAME)))
-    await show(publish_results(name, events), logger)
+    await SCREEN.get().show(publish_results(name, events))
     return Completed(message=artifact.manifest.fingerprint)
 
 

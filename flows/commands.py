@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import sys
@@ -75,6 +76,7 @@ def _run_flow(store: Store, prepare: Callable[[Terminal], Build]) -> int:
 
         from flows.build_llm import build_flow, drain  # a second in which the server starts up
 
+        logging.raiseExceptions = False  # else Prefect prints each line that a server which is gone misses
         build = prepare(terminal)
         server.wait()
         try:
@@ -84,7 +86,7 @@ def _run_flow(store: Store, prepare: Callable[[Terminal], Build]) -> int:
         except GlassworksError as error:
             failure = error
         except httpx.HTTPError as error:
-            terminal.say(f"warning: the Prefect server went away, so it shows less than the report: {error}")
+            terminal.say(f"warning: the Prefect server shows less of this build than the report: {error}")
             failure = build.failure()
         finally:
             drain()
