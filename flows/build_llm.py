@@ -103,7 +103,8 @@ async def build_flow(build: Build) -> None:
     """
     CURRENT.set(build)
     # Prefect's default is five, a minute: so long a build that is done would wait for a server that is gone.
-    with suppress(CancelledRun), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: MAX_RETRIES}):
+    retries = min(MAX_RETRIES, PREFECT_CLIENT_MAX_RETRIES.value())
+    with suppress(CancelledRun), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: retries}):
         await _prepared(build.run_id)
 
 

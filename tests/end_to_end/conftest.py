@@ -1,17 +1,23 @@
-"""One real build of the tiny preset for all tests that look at what comes out of it."""
+"""One real build of the tiny preset for all tests that look at what comes out of it; `up` on a copy of it."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flows.prefect_rest import PrefectRest
 from flows.records import latest_record
 from flows.report.record import RunRecord
+from flows.services import Service, ServiceBook
 from stages.runtime.store import Artifact, Store, read_manifest
 
 
@@ -83,3 +89,86 @@ def tiny(glassworks: Cli, tmp_path_factory: pytest.TempPathFactory) -> TinyBuild
     done = glassworks("build", "--preset", "tiny", "--store", str(store))
     assert done.returncode == 0, done.stdout + done.stderr
     return TinyBuild(Store(store), done.stdout, glassworks)
+
+
+#: Long enough for a machine with other things to do.
+WITHIN_SECONDS = 240
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A store with a finished tiny build, and the services that keep it."""
+
+    cli: Cli
+    store: Store
+    output: str
+
+    @staticmethod
+    def until(condition: Callable[[], object]) -> None:
+        """Wait for something that must come."""
+        deadline = time.monotonic() + WITHIN_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    @property
+    def book(self) -> ServiceBook:
+        """What runs."""
+        return ServiceBook(self.store.root / "prefect")
+
+    @property
+    def api(self) -> PrefectRest:
+        """The server."""
+        return PrefectRest(self.service("server").about["api_url"])
+
+    def service(self, name: str) -> Service:
+        """One of the two."""
+        service = self.book.read(name)
+        assert service is not None
+        return service
+
+    def __call__(self, name: str) -> str:
+        """`glassworks NAME` on this store, which must end well."""
+        done = self.cli(name, "--store", str(self.store.root))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return str(done.stdout)
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        """A deployment as the server has it."""
+        flow, _, deployment = name.partition("/")
+        found: dict[str, Any] = self.api.get(f"/deployments/name/{flow}/{deployment}")
+        return found
+
+    def start(self, name: str, **parameters: Any) -> str:
+        """Start a run as the UI's form does; returns its id."""
+        place = f"/deployments/{self.deployment(name)['id']}/create_flow_run"
+        return str(self.api.post(place, parameters=parameters, state={"type": "SCHEDULED"})["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        """What the run is doing."""
+        found: dict[str, Any] = self.api.get(f"/flow_runs/{run}")["state"]
+        return found
+
+    def ended(self, run: str) -> str:
+        """Wait for the end of a run; returns the kind of it."""
+        self.until(lambda: self.state(run)["type"] in FINAL)
+        return str(self.state(run)["type"])
+
+    def task_states(self, run: str) -> dict[str, str]:
+        """Stage -> how its last task run ended, so far."""
+        filtered = {"id": {"any_": [run]}}
+        found = self.api.post("/task_runs/filter", flow_runs=filtered, sort="EXPECTED_START_TIME_ASC")
+        return {task["name"]: task["state"]["name"] for task in found if task["state"]}
+
+
+@pytest.fixture(scope="module")
+def site(tiny: TinyBuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """`glassworks up` on a copy of the tiny build's store; `down` at the end."""
+    root = tmp_path_factory.mktemp("site") / "store"
+    shutil.copytree(tiny.store.root, root, ignore=shutil.ignore_patterns("prefect", "work"))
+    cli = Cli(tiny.run.repository, root / "prefect")
+    started = cli("up", "--store", str(root))
+    assert started.returncode == 0, started.stdout + started.stderr
+    yield Site(cli, Store(root), started.stdout)
+    assert cli("down", "--store", str(root)).returncode == 0
