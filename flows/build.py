@@ -24,7 +24,7 @@ from flows.run_order import close_note, new_run_id, note_begun
 from flows.run_report import write_report
 from flows.settings import BuildSettings
 from stages.catalog import STAGES
-from stages.runtime.errors import GlassworksError, StopRequested
+from stages.runtime.errors import GlassworksError, StopRequested, disk_full, is_disk_full
 from stages.runtime.fingerprint import fingerprint
 from stages.runtime.spec import Read, StageSpec
 from stages.runtime.store import Artifact, Store
@@ -140,6 +140,9 @@ class Build:
             self._note_failure(spec, error)
             raise
         except Exception as error:
+            if is_disk_full(error):
+                self._note_failure(spec, full := disk_full(spec.name, self.store.root))
+                raise full from error
             message = f"{spec.name} could not be planned or run: {type(error).__name__}: {error}"
             ours = GlassworksError(
                 f"{message}\n{traceback.format_exc().strip()}", hint="build again to go on"
@@ -315,7 +318,12 @@ class Build:
         )
 
     def write_report(self) -> Path:
-        """Write the run's record and report; returns the path of the HTML file."""
-        report = write_report(self.store, self.record())
+        """Write the run's record and report; returns the path of the HTML file. RetryableError: disk full."""
+        try:
+            report = write_report(self.store, self.record())
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            raise disk_full(f"the report of {self.run_id}", self.store.root) from error
         close_note(self.store, self.run_id)
         return report

@@ -22,7 +22,7 @@ from flows.run_report import essence_of
 from flows.settings import BuildSettings, known_stage
 from flows.terminal import Terminal
 from stages.catalog import STAGES
-from stages.runtime.errors import GlassworksError, UserError, did_you_mean
+from stages.runtime.errors import GlassworksError, RetryableError, UserError, did_you_mean
 from stages.runtime.events import format_seconds
 from stages.runtime.store import Store
 
@@ -87,13 +87,21 @@ def _run_flow(store: Store, prepare: Callable[[Terminal], Build]) -> int:
             failure = error
         except httpx.HTTPError as error:
             terminal.say(f"warning: the Prefect server shows less of this build than the report: {error}")
-            failure = build.failure()
+            failure = build.failure() or cut_short(build, error)
         finally:
             drain()
     _tell_end(build, terminal, failure)
     if failure is not None:
         return failure.exit_code
     return build.stop_exit_code if build.stopped else 0
+
+
+def cut_short(build: Build, error: Exception) -> GlassworksError | None:
+    """A build whose server failed it before all stages were reached is no success."""
+    if build.stopped or build.record().status == "completed":
+        return None
+    hint = "glassworks doctor; the same command goes on"
+    return RetryableError(f"the Prefect server ended the build early: {error}", hint=hint)
 
 
 def _tell_end(build: Build, terminal: Terminal, failure: GlassworksError | None) -> None:
