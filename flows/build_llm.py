@@ -38,6 +38,7 @@ from flows.run_report import gather
 from flows.settings import DEFAULT_PRESET, build_settings
 from flows.store_use import alone, in_use
 from flows.terminal import Terminal
+from flows.unheard import go_on_unheard
 from stages.runtime.errors import GlassworksError, RetryableError, StopRequested
 from stages.runtime.events import EVENTS_NAME, read_events
 from stages.runtime.spec import StageSpec
@@ -139,6 +140,7 @@ def drain() -> None:
 
 async def run_build(build: Build) -> Path:
     """Run all stages of a build as tasks of the current flow run; raises at the end if one failed."""
+    go_on_unheard()
     CURRENT.set(build)
     SCREEN.set(screen := Screen(build.audience.say))
     # A run that is tried again builds what it had not finished, even where it was told to build in any case.
