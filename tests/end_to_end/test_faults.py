@@ -61,7 +61,7 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
-def kill(site: Site, *pids: int) -> None:
+def kill(*pids: int) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
 
@@ -98,7 +98,7 @@ def assert_whole(store: Store) -> None:
 
 def test_kill_9_of_the_flow_process(site: Site) -> None:
     run = start_training(site, seed=101)
-    kill(site, *(pid for pid, is_stage in processes(site, run).items() if not is_stage))
+    kill(*(pid for pid, is_stage in processes(site, run).items() if not is_stage))
     assert gone_in_time(site, run)
     assert site.ended(run) == "CRASHED"
     assert checkpoints(site.store) and trained(site, 101) is None
@@ -134,8 +134,13 @@ def build(site: Site, store: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
+def until_pretrained(seed: int) -> list[str]:
+    """Options of such a build."""
+    return ["--until", "pretrain", *(word for change in often(seed) for word in ("--set", change))]
+
+
 def test_kill_9_of_the_server(site: Site) -> None:
-    options = ["--until", "pretrain", *(word for change in often(103) for word in ("--set", change))]
+    options = until_pretrained(103)
     first = build(site, site.store.root, *options)
     site.until(lambda: checkpoints(site.store))
     kill_service(site, "server")
@@ -181,7 +186,7 @@ def test_a_clock_that_was_an_hour_ahead(site: Site, an_hour_ahead: str) -> None:
 def test_a_disk_that_fills_up_in_mid_stage(site: Site, small_disk: Callable[[str], Path]) -> None:
     """Room for the text and the tokens, and not for the model's checkpoint."""
     folder = small_disk("size=1600k")
-    done = build(site, folder, "--until", "pretrain")
+    done = build(site, folder, *until_pretrained(104))
     output, _ = done.communicate(timeout=240)
     assert done.returncode == 75, output
     assert "is full" in output and "glassworks gc" in output
@@ -190,7 +195,7 @@ def test_a_disk_that_fills_up_in_mid_stage(site: Site, small_disk: Callable[[str
     made = {spec.name for spec in STAGES if list(store.artifacts(spec.name))}
     assert {"corpus_prep", "tokenizer"} <= made and "pretrain" not in made
     subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
-    again = build(site, folder, "--until", "pretrain")
+    again = build(site, folder, *until_pretrained(104))
     output, _ = again.communicate(timeout=240)
     assert again.returncode == 0 and output.count(" HIT ") == 2, output
     assert_whole(store)
