@@ -6,7 +6,6 @@ Knows nothing of Prefect, so that the same code serves the flows, the tests and 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -21,12 +20,13 @@ from flows.job import Backend, Job
 from flows.launch import ProcessBackend
 from flows.plan import PlannedStage, downstream, last_seconds, plan_build, plan_stage, upstream
 from flows.report.record import Outcome, RunRecord, StageRecord, Status
+from flows.run_order import close_note, new_run_id, note_begun
 from flows.run_report import write_report
 from flows.settings import BuildSettings
 from flows.shared_build import Sharing, shared_record
 from flows.transfer import DamagedError
 from stages.catalog import STAGES
-from stages.runtime.errors import GlassworksError, StopRequested
+from stages.runtime.errors import GlassworksError, StopRequested, disk_full, is_disk_full
 from stages.runtime.fingerprint import fingerprint
 from stages.runtime.spec import Read, StageSpec
 from stages.runtime.store import Artifact, Store
@@ -82,11 +82,6 @@ def first_line(error: GlassworksError) -> str:
     return error.message.strip().partition("\n")[0]
 
 
-def new_run_id() -> str:
-    """Sorts by time, and two builds of the same second differ: `20260501-101530-3f9a`."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
 @dataclass
 class Build:
     """The state of one build."""
@@ -100,7 +95,7 @@ class Build:
     """Stages that are not planned anew but taken from an earlier run (for rerunning single stages)."""
     backend: Backend = field(default_factory=ProcessBackend)
     """Where stages run."""
-    run_id: str = field(default_factory=new_run_id)
+    run_id: str = ""
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     outcomes: dict[str, StageRecord] = field(default_factory=dict)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -122,6 +117,7 @@ class Build:
     _clock: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self.run_id = self.run_id or new_run_id(self.store)
         self.settled = {spec.name: asyncio.Event() for spec in self.specs}
         self.sharing = Sharing(self.store, self._say, elsewhere=self.backend.elsewhere)
         self.forecast = Forecast({spec.name: last_seconds(self.store, spec.name) for spec in self.specs})
@@ -153,6 +149,9 @@ class Build:
             self._note_failure(spec, error)
             raise
         except Exception as error:
+            if is_disk_full(error):
+                self._note_failure(spec, full := disk_full(spec.name, self.store.root))
+                raise full from error
             message = f"{spec.name} could not be planned or run: {type(error).__name__}: {error}"
             ours = GlassworksError(
                 f"{message}\n{traceback.format_exc().strip()}", hint="build again to go on"
@@ -262,6 +261,7 @@ class Build:
             run_id=self.run_id,
             environment=SHARING if self._shares_the_cores(spec) else {},
         )
+        note_begun(self.store, self.run_id, spec.name, job.fingerprint)
 
         async def launch(asked: Job) -> Artifact:
             async with self.gpu_slot(spec, self.audience.say) as environment:
@@ -356,7 +356,13 @@ class Build:
         )
 
     def write_report(self) -> Path:
-        """Write the run's record and report; returns the path of the HTML file."""
-        report = write_report(self.store, self.record())
+        """Write the run's record and report; returns the path of the HTML file. RetryableError: disk full."""
+        try:
+            report = write_report(self.store, self.record())
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            raise disk_full(f"the report of {self.run_id}", self.store.root) from error
+        close_note(self.store, self.run_id)
         shared_record(self.store, self.run_id, self.audience.say)
         return report

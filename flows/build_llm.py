@@ -23,29 +23,33 @@ from prefect.events.worker import EventsWorker
 from prefect.exceptions import CancelledRun
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_UI_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.after_a_crash import stop_containers
 from flows.backends import AskedBackend, backend_named, backend_of_worker
 from flows.build import Build, NotReached
 from flows.gpu_slots import gpu_slot
-from flows.live_progress import LiveProgress, one_of_each, publish_results, show
+from flows.live_progress import LiveProgress, Screen, one_of_each, publish_results
 from flows.lost_runs import close_lost_runs
+from flows.prefect_server import answers
 from flows.report import render_markdown
 from flows.run_report import gather
 from flows.settings import DEFAULT_PRESET, build_settings
 from flows.store_use import alone, in_use
 from flows.stores import described, mark_of, open_store
 from flows.terminal import Terminal
+from flows.unheard import go_on_unheard
 from stages.runtime.errors import GlassworksError, RetryableError, StopRequested
 from stages.runtime.events import EVENTS_NAME, read_events
 from stages.runtime.spec import StageSpec
 
 #: The build that the tasks of this flow run work on. Not a task parameter: Prefect walks through those.
 CURRENT: ContextVar[Build] = ContextVar("build")
+SCREEN: ContextVar[Screen] = ContextVar("screen")
 OVERALL_EVERY_SECONDS = 2.0
 DRAIN_SECONDS = 15.0
+MAX_RETRIES = 3
 
 
 @flow(
@@ -101,7 +105,9 @@ async def build_flow(build: Build) -> None:
     Raises what `run_build` raises. A build that was asked to stop returns: see `build.stopped`.
     """
     CURRENT.set(build)
-    with suppress(CancelledRun):
+    # Prefect's default is five, a minute: so long a build that is done would wait for a server that is gone.
+    retries = min(MAX_RETRIES, PREFECT_CLIENT_MAX_RETRIES.value())
+    with suppress(CancelledRun), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: retries}):
         await _prepared(build.run_id)
 
 
@@ -128,13 +134,17 @@ def _terminate(build: Build, task: asyncio.Task[Any]) -> None:
 
 def drain() -> None:
     """Send what Prefect still holds back; without it the last states never reach the server."""
+    if not answers(PREFECT_API_URL.value() or ""):
+        return
     EventsWorker.drain_all(timeout=DRAIN_SECONDS)
     APILogWorker.drain_all(timeout=DRAIN_SECONDS)
 
 
 async def run_build(build: Build) -> Path:
     """Run all stages of a build as tasks of the current flow run; raises at the end if one failed."""
+    go_on_unheard()
     CURRENT.set(build)
+    SCREEN.set(screen := Screen(build.audience.say))
     # A run that is tried again builds what it had not finished, even where it was told to build in any case.
     done = await finished_before(UUID(flow_run.id)) if flow_run.run_count > 1 else set()
     build.settings = replace(build.settings, force=build.settings.force - done)
@@ -149,7 +159,7 @@ async def run_build(build: Build) -> Path:
             await client.update_flow_run(UUID(flow_run.id), name=build.run_id, tags=[mark])
         try:
             await build.check()
-            async with LiveProgress("build", get_run_logger()) as progress:
+            async with LiveProgress("build", get_run_logger(), screen) as progress:
                 telling = asyncio.create_task(_tell_overall(build, progress))
                 try:
                     await _run_stages(build)
@@ -161,7 +171,7 @@ async def run_build(build: Build) -> Path:
             raise
         finally:
             report = await asyncio.to_thread(build.write_report)
-    await show(_publish_report(build, report), get_run_logger())
+    await screen.show(_publish_report(build, report))
     if failure := build.failure():
         raise failure
     return report
@@ -205,7 +215,7 @@ async def run_stage(name: str) -> State[Any]:
     spec = next(spec for spec in build.specs if spec.name == name)
     logger = get_run_logger()
     try:
-        async with LiveProgress(name, logger) as progress:
+        async with LiveProgress(name, logger, SCREEN.get()) as progress:
             artifact = await build.stage(spec, progress.event)
     except (NotReached, StopRequested) as error:
         return Cancelled(message=str(error))
@@ -221,7 +231,7 @@ async def run_stage(name: str) -> State[Any]:
     logger.info("ran because: %s", "; ".join(record.reasons))
     folder = await asyncio.to_thread(described, build.store, name, artifact.manifest.fingerprint)
     events = one_of_each(list(read_events(folder / EVENTS_NAME)))
-    await show(publish_results(name, events), logger)
+    await SCREEN.get().show(publish_results(name, events))
     return Completed(message=artifact.manifest.fingerprint)
 
 

@@ -206,9 +206,9 @@ def chat(
 
 
 @app.command()
-def doctor(store: StoreOption = DEFAULT_STORE) -> None:
+def doctor(backend: BackendOption = DEFAULT_BACKEND, store: StoreOption = DEFAULT_STORE) -> None:
     """Check what a build needs, and say how to mend what is missing."""
-    checks = run_checks(nearby_store(store))
+    checks = run_checks(nearby_store(store), backend)
     for number, check in enumerate(checks, start=1):
         mark = "✓" if check.passed else "-" if check.optional else "✗"
         print(f"[{number}/{len(checks)}] {mark} {check.name}: {check.found}")

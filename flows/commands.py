@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import sys
@@ -21,7 +22,7 @@ from flows.run_report import essence_of
 from flows.settings import BuildSettings, known_stage
 from flows.terminal import Terminal
 from stages.catalog import STAGES
-from stages.runtime.errors import GlassworksError, UserError, did_you_mean
+from stages.runtime.errors import GlassworksError, RetryableError, UserError, did_you_mean
 from stages.runtime.events import format_seconds
 from stages.runtime.store import Store
 
@@ -75,6 +76,7 @@ def _run_flow(store: Store, prepare: Callable[[Terminal], Build]) -> int:
 
         from flows.build_llm import build_flow, drain  # a second in which the server starts up
 
+        logging.raiseExceptions = False  # else Prefect prints each line that a server which is gone misses
         build = prepare(terminal)
         server.wait()
         try:
@@ -84,14 +86,22 @@ def _run_flow(store: Store, prepare: Callable[[Terminal], Build]) -> int:
         except GlassworksError as error:
             failure = error
         except httpx.HTTPError as error:
-            terminal.say(f"warning: the Prefect server went away, so it shows less than the report: {error}")
-            failure = build.failure()
+            terminal.say(f"warning: the Prefect server shows less of this build than the report: {error}")
+            failure = build.failure() or cut_short(build, error)
         finally:
             drain()
     _tell_end(build, terminal, failure)
     if failure is not None:
         return failure.exit_code
     return build.stop_exit_code if build.stopped else 0
+
+
+def cut_short(build: Build, error: Exception) -> GlassworksError | None:
+    """A build whose server failed it before all stages were reached is no success."""
+    if build.stopped or build.record().status == "completed":
+        return None
+    hint = "glassworks doctor; the same command goes on"
+    return RetryableError(f"the Prefect server ended the build early: {error}", hint=hint)
 
 
 def _tell_end(build: Build, terminal: Terminal, failure: GlassworksError | None) -> None:

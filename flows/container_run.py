@@ -27,6 +27,10 @@ GRACE_SECONDS = 25
 KILLED = 137
 ERROR_TAIL_BYTES = 64 * 2**10
 """Last words that are kept for an error message."""
+INSTALL_GPU_RUNTIME = (
+    "install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure --runtime=docker "
+    "&& sudo systemctl restart docker"
+)
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,7 @@ def no_gpu_runtime(stage: str) -> UserError:
     """A GPU is wanted, and the engine cannot give one to a container."""
     return UserError(
         f"{stage} needs a GPU, and the Docker Engine has no NVIDIA runtime",
-        hint="install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure --runtime=docker "
-        f"&& sudo systemctl restart docker; {BY_PROCESS}",
+        hint=f"{INSTALL_GPU_RUNTIME}; {BY_PROCESS}",
     )
 
 

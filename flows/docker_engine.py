@@ -54,9 +54,9 @@ class EngineFacts:
 class Engine:
     """A connection. Raises RetryableError when no engine answers, UserError when we may not talk to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_seconds: int = TIMEOUT_SECONDS) -> None:
         with in_our_words():
-            self.api = docker.APIClient(version="auto", timeout=TIMEOUT_SECONDS, **kwargs_from_env())
+            self.api = docker.APIClient(version="auto", timeout=timeout_seconds, **kwargs_from_env())
 
     def facts(self) -> EngineFacts:
         """Ask what it can do."""

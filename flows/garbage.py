@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.records import read_record, run_ids
+from flows.run_order import awaiting_a_record, lost_runs
 from stages.runtime.lock import is_held
 from stages.runtime.store import Store, read_manifest
 
@@ -24,7 +25,7 @@ class Garbage:
 def find_garbage(store: Store, keep_runs: int) -> list[Garbage]:
     """What neither the newest `keep_runs` runs, nor the newest that completed, nor a ref need. Only looks."""
     kept_runs = runs_to_keep(store, keep_runs)
-    used = used_by(store, kept_runs)
+    used = used_by(store, kept_runs) | awaiting_a_record(store)
     garbage = []
     for folder in sorted((store.root / "artifacts").glob("*/*/")):
         if (folder.parent.name, folder.name) not in used and not awaits_a_record(store, folder):
@@ -36,6 +37,9 @@ def find_garbage(store: Store, keep_runs: int) -> list[Garbage]:
         if run_id not in kept_runs:
             folder = store.root / "runs" / run_id
             garbage.append(Garbage(folder, "an old run's report", _size(folder)))
+    for run_id in lost_runs(store):
+        folder = store.root / "runs" / run_id
+        garbage.append(Garbage(folder, "notes of a killed run", _size(folder)))
     return garbage
 
 
@@ -58,7 +62,10 @@ def _newest_completed(store: Store) -> set[str]:
 
 
 def awaits_a_record(store: Store, folder: Path) -> bool:
-    """Whether the artifact is younger than any recorded run: its build was killed, the next will use it."""
+    """Whether the artifact is younger than any recorded run: its build was killed, the next will use it.
+
+    For what no build has noted: somebody ran the stage by hand.
+    """
     manifest, known = read_manifest(folder), run_ids(store)
     if manifest is None:
         return False

@@ -17,13 +17,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from prefect.concurrency.asyncio import concurrency
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from stages.runtime.spec import StageSpec
 
+SERVER_AWAY = (httpx.HTTPError, OSError, ConcurrencySlotAcquisitionError)
 LEASE_SECONDS = 60.0
 PATIENCE_SECONDS = 2.0
 POLL_SECONDS = 0.5
@@ -49,17 +51,34 @@ async def gpu_slot(spec: StageSpec, say: Callable[[str], None]) -> AsyncIterator
     if not gpus:
         yield {}
         return
-    await _make_limit(len(gpus))
     waiting = asyncio.create_task(_tell_wait(spec.name, say))
     try:
-        # Not strict: a server that is away for a while must not end a stage that runs.
-        async with concurrency(limit_name(), lease_duration=LEASE_SECONDS, strict=False):
+        async with _turn(len(gpus), say):
             with ExitStack() as held:
                 gpu = await _free_gpu(gpus, held)
                 waiting.cancel()
                 yield {"CUDA_VISIBLE_DEVICES": gpu}
     finally:
         waiting.cancel()
+
+
+@asynccontextmanager
+async def _turn(num_gpus: int, say: Callable[[str], None]) -> AsyncIterator[None]:
+    """Hold a slot of the limit. Where the server is away the host's locks alone decide, and nothing fails."""
+    # Not strict: a server that is away for a while must not end a stage that runs.
+    turn = concurrency(limit_name(), lease_duration=LEASE_SECONDS, strict=False)
+    try:
+        await _make_limit(num_gpus)
+        await turn.__aenter__()
+    except SERVER_AWAY:
+        say("warning: the Prefect server does not answer: only the GPU locks of this host count")
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(*SERVER_AWAY):
+            await turn.__aexit__(None, None, None)
 
 
 async def _make_limit(num_gpus: int) -> None:

@@ -81,6 +81,12 @@ def image_name(target: str, names: str | None = None) -> str:
         ) from None
 
 
+def how_to_get(name: str, stage: str) -> str:
+    """The command that brings a stage's image: from its registry, or built here."""
+    place = name.partition("/")[0] if "/" in name else ""
+    return f"docker pull {name}" if "." in place or ":" in place else f"glassworks images build {stage}"
+
+
 def code_digest(stage: str) -> str:
     """What of the code counts in fingerprints, as one digest: comments and formatting do not."""
     return hashlib.sha256(canonical_json(code_digests(f"stages.{stage}.__main__")).encode()).hexdigest()[:24]

@@ -20,7 +20,7 @@ from flows.container_spec import NOBODY, User, own_cores, request, user_of
 from flows.containers_left import remove_containers
 from flows.docker_engine import Engine, EngineFacts, Image
 from flows.host_paths import HostRoots, host_roots, on_host
-from flows.images import CODE_LABEL, code_digest, image_name
+from flows.images import CODE_LABEL, code_digest, how_to_get, image_name
 from flows.job import Job, OnEvent
 from flows.stage_output import parse_event, stage_error
 from flows.threads import in_thread, undisturbed
@@ -100,9 +100,7 @@ class DockerBackend:
         name = image_name(spec.name)
         image = self._engine.image(name)
         if image is None:
-            far = "/" in name and ("." in name.split("/")[0] or ":" in name.split("/")[0])
-            remedy = f"docker pull {name}" if far else f"glassworks images build {spec.name}"
-            raise UserError(f"there is no image {name}", hint=remedy)
+            raise UserError(f"there is no image {name}", hint=how_to_get(name, spec.name))
         if image.labels.get(CODE_LABEL) != code_digest(spec.name):
             raise UserError(
                 f"the image {name} holds other code than this checkout",

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -20,11 +20,17 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
+from prefect.settings import PREFECT_API_URL
 
+from flows.prefect_server import answers
 from flows.report.charts import chart_png
 from stages.runtime.events import describe_progress
 
 UPDATE_EVERY_SECONDS = 2.0
+SHOWN_WITHIN_SECONDS = 30.0
+AWAY = (
+    "the Prefect server does not answer; the build goes on and keeps its own records (glassworks up mends it)"
+)
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -40,20 +46,42 @@ def artifact_key(*words: str) -> str:
     return "".join(c for c in text if c.isalnum() or c == "-")
 
 
-async def show(what: Awaitable[object], logger: Logger) -> None:
-    """Await something that only shows what happens: a server that is gone must not cost the build."""
-    try:
-        await what
-    except (httpx.HTTPError, OSError) as error:
-        logger.warning("Prefect could not be told: %s: %s", type(error).__name__, error)
+class Screen:
+    """What shows how it goes; a server that is gone, or hangs, must not cost the build more than a moment.
+
+    Prefect repeats a call for a minute before it gives up. So a call that shows something gets a few seconds,
+    and after one that failed the server is asked for a sign of life first. `say` hears of each change.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self.is_away = False
+        """Whether the last call failed."""
+
+    async def show(self, what: Coroutine[Any, Any, object]) -> None:
+        """Await a call that only shows something, or leave it."""
+        if self.is_away and not await asyncio.to_thread(answers, PREFECT_API_URL.value() or ""):
+            what.close()
+            return
+        try:
+            await asyncio.wait_for(what, SHOWN_WITHIN_SECONDS)
+        except (httpx.HTTPError, OSError) as error:  # a TimeoutError is an OSError
+            if not self.is_away:
+                self._say(f"warning: {AWAY} ({type(error).__name__})")
+            self.is_away = True
+        else:
+            if self.is_away:
+                self._say("the Prefect server answers again")
+            self.is_away = False
 
 
 class LiveProgress:
     """The progress artifact of one thing that runs; updated by a task of its own so that nobody waits."""
 
-    def __init__(self, key: str, logger: Logger) -> None:
+    def __init__(self, key: str, logger: Logger, screen: Screen) -> None:
         self._key = artifact_key(key, "progress")
         self._logger = logger
+        self._screen = screen
         self._artifact: UUID | None = None
         self._latest: tuple[float, str] | None = None
         self._sent: tuple[float, str] | None = None
@@ -67,7 +95,7 @@ class LiveProgress:
         if self._pump is not None:
             self._pump.cancel()
             await asyncio.gather(self._pump, return_exceptions=True)
-        await show(self._send(), self._logger)
+        await self._screen.show(self._send())
 
     def event(self, event: dict[str, Any]) -> None:
         """Take note of an event; never waits for the API."""
@@ -84,17 +112,17 @@ class LiveProgress:
     async def _send_forever(self) -> None:
         while True:
             await asyncio.sleep(UPDATE_EVERY_SECONDS)
-            await show(self._send(), self._logger)
+            await self._screen.show(self._send())
 
     async def _send(self) -> None:
         if self._latest is None or self._latest == self._sent:
             return
-        self._sent = self._latest
-        percent, description = self._latest
+        percent, description = latest = self._latest
         if self._artifact is None:  # a hit never gets here, and costs no call
             self._artifact = await acreate_progress_artifact(percent, key=self._key, description=description)
         else:
             await aupdate_progress_artifact(self._artifact, progress=percent, description=description)
+        self._sent = latest
 
 
 async def publish_results(stage: str, events: list[dict[str, Any]]) -> None:

@@ -20,6 +20,7 @@ from flows.backends import backend_of_worker
 from flows.deployments import LEAVING, POOL, STAGE_POOL, Deployments, client_environment, make_pool
 from flows.prefect_rest import PrefectRest
 from flows.prefect_server import answers, listen, prepare_prefect, profile_api_url
+from flows.service_checks import MAX_CLOCK_SECONDS, SET_CLOCK, clock_words
 from flows.services import Service, ServiceBook, left_behind, stop, stop_left_behind
 from flows.stores import store_name
 from stages.runtime.errors import RetryableError, UserError
@@ -62,6 +63,7 @@ class Operations:
             self._say("deployments", deployments.finish(), ", ".join(deployments.names()))
             for state, about in deployments.schedules():
                 self._say("schedule", state, about)
+            self._compare_clocks(api)
         self._tell(f"{'open':<12} {api.api_url.removesuffix('/api')}")
 
     def join(self, url: str | None, at_once: int) -> None:
@@ -221,6 +223,11 @@ class Operations:
             time.sleep(POLL_SECONDS)
         if api.get(f"/work_pools/{kind.pool}")["is_paused"]:
             self._say("pool", "is paused", f"nothing runs until: prefect work-pool resume {kind.pool}")
+
+    def _compare_clocks(self, api: PrefectRest) -> None:
+        if abs(ahead := api.seconds_ahead()) > MAX_CLOCK_SECONDS:
+            about = f"the server's is {clock_words(ahead)} this machine's, so runs start early or late"
+            self._say("clock", "is off", f"{about}; {SET_CLOCK}")
 
     def _stop_runs(self, worker: Service) -> None:
         """Cancel the runs of a worker as the UI does, and wait until their checkpoints are saved."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from stages.runtime.errors import RetryableError
@@ -30,6 +33,15 @@ class PrefectRest:
         """The server's own version of Prefect."""
         return str(self.get("/admin/version"))
 
+    def seconds_ahead(self) -> float:
+        """By how much the server's clock is ahead of ours, to about a second; negative where it is behind."""
+        headers = self._open(urllib.request.Request(f"{self.api_url}/health"))[0]
+        try:
+            theirs = parsedate_to_datetime(headers["Date"])
+        except (TypeError, ValueError):
+            return 0.0
+        return (theirs - datetime.now(UTC)).total_seconds()
+
     def exists(self, path: str) -> bool:
         """Whether there is something at `path`."""
         try:
@@ -42,20 +54,30 @@ class PrefectRest:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.api_url}{path}", data, headers, method=method)
-        # Asked directly, past any proxy for the outside world.
+        try:
+            return json.loads(self._open(request)[1] or b"null")
+        except ValueError as error:
+            raise self._no_answer(error) from None
+
+    def _open(self, request: urllib.request.Request) -> tuple[Message, bytes]:
+        """Headers and body. Asked directly, past any proxy for the outside world."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=TIMEOUT_SECONDS) as reply:
-                return json.loads(reply.read() or b"null")
+                return reply.headers, reply.read()
         except urllib.error.HTTPError as error:
             kind = NotThere if error.code == 404 else RetryableError
             said = error.read().decode("utf-8", "replace")[:300]
-            raise kind(f"{method} {request.full_url} was refused ({error.code}): {said}") from None
-        except (OSError, ValueError) as error:
-            message = f"the Prefect server at {self.api_url} does not answer: {error}"
-            raise RetryableError(
-                message, hint="glassworks up; glassworks doctor says what is wrong"
-            ) from None
+            asked = f"{request.get_method()} {request.full_url}"
+            raise kind(f"{asked} was refused ({error.code}): {said}") from None
+        except OSError as error:
+            raise self._no_answer(error) from None
+
+    def _no_answer(self, error: Exception) -> RetryableError:
+        return RetryableError(
+            f"the Prefect server at {self.api_url} does not answer: {error}",
+            hint="glassworks up; glassworks doctor says what is wrong",
+        )
 
 
 class NotThere(RetryableError):

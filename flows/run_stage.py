@@ -25,7 +25,7 @@ from flows.after_a_crash import stop_containers
 from flows.backends import backend_named
 from flows.gpu_slots import gpu_slot
 from flows.job import Job
-from flows.live_progress import LiveProgress, Logger, show
+from flows.live_progress import LiveProgress, Logger, Screen
 from flows.operations import AT_ONCE
 from flows.shared_build import Sharing
 from flows.stage_order import StageOrder, host_name, inputs_of, job_of, state_of
@@ -40,7 +40,7 @@ class Pulse(LiveProgress):
     """Live progress that is sent whether it has changed or not, with the stage's own event beside it."""
 
     def __init__(self, key: str, logger: Logger, flow_run_id: UUID) -> None:
-        super().__init__(key, logger)
+        super().__init__(key, logger, Screen(logger.warning))
         self._flow_run_id = flow_run_id
         self._beat = 0
         self._event: dict[str, Any] = {}
@@ -49,7 +49,7 @@ class Pulse(LiveProgress):
         self.update(0.0, "starting")
 
     async def __aenter__(self) -> Pulse:
-        await show(self._send(), self._logger)
+        await self._screen.show(self._send())
         await super().__aenter__()
         return self
 

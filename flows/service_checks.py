@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -11,8 +12,13 @@ from flows.checks import Check
 from flows.deployments import POOL, Deployments
 from flows.prefect_rest import PrefectRest
 from flows.prefect_server import answers, listen, profile_api_url
+from flows.run_order import time_of
 from flows.services import Service, ServiceBook
 from stages.runtime.errors import GlassworksError, RetryableError
+from stages.runtime.events import format_seconds
+
+MAX_CLOCK_SECONDS = 60.0
+SET_CLOCK = "on the machine whose clock is wrong: sudo timedatectl set-ntp true"
 
 
 def check_prefect(store: Path) -> Check:
@@ -33,6 +39,33 @@ def check_prefect(store: Path) -> Check:
         return Check("Prefect server", True, f"builds bring their own (port {port} is free)")
     except RetryableError as error:
         return Check("Prefect server", False, error.message, error.hint)
+
+
+def check_clock(store: Path) -> Check:
+    """This machine's clock against the Prefect server's, and against the newest run of the store.
+
+    A worker takes what is due by its own clock: one that is an hour behind starts everything an hour late.
+    """
+    name, home = "clock", prefect_home(store)
+    worker = ServiceBook(home).running("worker")
+    url = os.environ.get("PREFECT_API_URL") or profile_api_url(home)
+    url = url or (worker.about["api_url"] if worker else None)
+    ahead = PrefectRest(url).seconds_ahead() if url and answers(url) else 0.0
+    if abs(ahead) > MAX_CLOCK_SECONDS:
+        found = f"the Prefect server's is {clock_words(ahead)} this machine's: runs start early or late"
+        return Check(name, False, found, SET_CLOCK)
+    newest = max((path.stem for path in (store / "runs").glob("*.json")), default="")
+    future = ((time_of(newest) or datetime.now(UTC)) - datetime.now(UTC)).total_seconds()
+    if future > MAX_CLOCK_SECONDS:
+        found = f"the store's newest run, {newest}, is {clock_words(future)} this machine's"
+        return Check(name, False, found, SET_CLOCK, optional=True)
+    return Check(name, True, "agrees with the server's" if url else "no run is of the future")
+
+
+def clock_words(seconds: float) -> str:
+    """`1h00m ahead of` or `1h00m behind`."""
+    minutes = round(abs(seconds) / 60)
+    return f"{format_seconds(60 * minutes)} {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def prefect_home(store: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from data_contracts.manifest import Manifest
 from flows.garbage import awaits_a_record, runs_to_keep, used_by
+from flows.run_order import awaiting_a_record
 from flows.transfer import SIDE_BY_SIDE, file_key, folder_key
 from stages.runtime.store import read_manifest
 
@@ -32,7 +33,7 @@ def find_remote_garbage(store: SharedStore, keep_runs: int) -> list[RemoteGarbag
     Only looks. What is found is only good while no build of any host runs.
     """
     kept = runs_to_keep(store, keep_runs)
-    used = used_by(store, kept)
+    used = used_by(store, kept) | awaiting_a_record(store)
     sizes = {key: stored.num_bytes for key, stored in store.storage.listing("artifacts/").items()}
     folders: dict[tuple[str, str], list[str]] = {}
     for key in sizes:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import difflib
 import errno
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class GlassworksError(Exception):
@@ -56,6 +58,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'depth'?)` for the closest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def disk_full(who: str, folder: Path) -> RetryableError:
+    """The error of somebody who could not write to the disk that holds `folder`."""
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    return RetryableError(
+        f"{who} could not write: the disk that holds {folder} is full ({free / 2**20:.1f} MiB free)",
+        hint="free some space (`glassworks gc` shows what the store can drop) and build again",
+    )
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -27,6 +27,7 @@ from stages.runtime.errors import (
     StopRequested,
     UserError,
     did_you_mean,
+    disk_full,
     is_disk_full,
 )
 from stages.runtime.events import EVENTS_NAME, EventLog
@@ -86,7 +87,7 @@ def _guarded(program: Program) -> int:
         return _report(program.log, StopRequested(f"{name} was interrupted", hint="build again to go on"))
     except Exception as error:
         if is_disk_full(error):
-            return _report(program.log, _disk_full(name, program.work))
+            return _report(program.log, disk_full(name, program.work))
         traceback.print_exc()
         message = f"{name} failed with {type(error).__name__}: {error}"
         hint = f"the traceback is above; {program.work} is kept"
@@ -100,14 +101,6 @@ def _report(log: EventLog, error: GlassworksError) -> int:
         log.emit("error", message=error.message, hint=error.hint, exit_code=error.exit_code)
     print(f"error: {error}", file=sys.stderr, flush=True)
     return error.exit_code
-
-
-def _disk_full(stage: str, work: Path) -> RetryableError:
-    free = shutil.disk_usage(work).free
-    return RetryableError(
-        f"{stage} could not write: the disk that holds {work} is full ({free / 2**20:.1f} MiB free)",
-        hint="free some space (`glassworks gc` shows what the store can drop) and build again",
-    )
 
 
 def _parse_arguments(spec: StageSpec, arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,13 +1,19 @@
-"""Which stages a build lets give way to others."""
+"""Which stages a build lets give way to others, and how it ends when disk or server fail it."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from flows.build import Build
+from flows.commands import cut_short
 from flows.settings import build_settings
 from flows.terminal import Terminal
 from stages.catalog import STAGES
+from stages.runtime.errors import RetryableError
 from stages.runtime.store import Store
 
 SPECS = {spec.name: spec for spec in STAGES}
@@ -38,3 +44,21 @@ def test_a_stage_gives_way_to_one_that_trains(tmp_path: Path) -> None:
     assert not build_after(tmp_path, *data)._runs_beside_an_earlier_one(SPECS["pretrain"])
     later = build_after(tmp_path, *data, "pretrain", "vector_store", "sft", "dpo", "quantize")
     assert not later._runs_beside_an_earlier_one(SPECS["benchmark_eval"])
+
+
+def test_a_full_disk_is_no_mystery(tmp_path: Path, small_disk: Callable[[str], Path]) -> None:
+    build = Build(Store(small_disk("nr_inodes=2")), build_settings("tiny"), Terminal())
+    (build.store.root / "the last").touch()
+    with pytest.raises(RetryableError, match=r"corpus_prep could not write: the disk .* is full") as caught:
+        asyncio.run(build.stage(SPECS["corpus_prep"], print))
+    assert "glassworks gc" in caught.value.hint
+    assert isinstance(build.failure(), RetryableError)
+    with pytest.raises(RetryableError, match=r"report of .* is full"):
+        build.write_report()
+
+
+def test_a_build_that_a_server_cuts_short_is_no_success(tmp_path: Path) -> None:
+    gone = ConnectionError("gone")
+    failure = cut_short(build_after(tmp_path, "corpus_prep"), gone)
+    assert failure is not None and failure.exit_code == 75 and "ended the build early: gone" in str(failure)
+    assert cut_short(build_after(tmp_path, *SPECS), gone) is None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import gpu_slots
 from flows.gpu_slots import gpu_slot, limit_name, visible_gpus
@@ -78,6 +79,14 @@ def test_without_gpus_nobody_waits_or_asks_a_server(gpus: str, monkeypatch: pyte
 def test_a_stage_that_needs_none_does_not_wait(gpus: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     assert asyncio.run(run_all(["tokenizer", "vector_store"]))[:2] == (2, ["none", "none"])
+
+
+@pytest.mark.parametrize("gpus", ["0"], indirect=True)
+def test_without_a_server_the_locks_of_the_host_decide(gpus: str) -> None:
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
+        most, used, said = asyncio.run(run_all(["sft", "dpo"]))
+    assert (most, used) == (1, ["0", "0"])
+    assert sum("only the GPU locks of this host count" in line for line in said) == 2
 
 
 def test_the_gpus_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,13 +44,40 @@ def test_the_known_bad_pins_are_among_the_requirements() -> None:
     assert pins["prefect"].contains("3.8.8")
 
 
-def test_the_known_bad_versions_come_with_what_mends_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = {"fastapi": "0.165.0", "sqlalchemy": "2.1.9"}
-    real = preflight.metadata.version
-    monkeypatch.setattr(preflight.metadata, "version", lambda name: bad.get(name) or real(name))
+@pytest.fixture
+def bad_versions(tmp_path: Path) -> Path:
+    """A folder that, first on the path, makes an environment one in which Prefect's server cannot start."""
+    for name, version in (("fastapi", "0.165.0"), ("sqlalchemy", "2.1.9"), ("prefect", "3.7.2")):
+        folder = tmp_path / "bad" / f"{name}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return tmp_path / "bad"
+
+
+def test_wrong_prefect_dependencies_come_with_what_mends_them(
+    bad_versions: Path, tmp_path: Path, repository: Path
+) -> None:
+    path = os.pathsep.join([str(bad_versions), str(repository)])
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "doctor", "--store", str(tmp_path / "store")],
+        cwd=repository,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "✗ packages: prefect 3.7.2, needed ==3.8.8; fastapi 0.165.0, needed" in done.stdout
+    assert "sqlalchemy 2.1.9, needed" in done.stdout
+    assert f"{sys.executable} -m pip install prefect==3.8.8 'fastapi<0.151,>=0.139'" in done.stdout
+
+
+def test_an_environment_that_does_not_know_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "OURSELVES", "no-such-package")
     check = check_packages()
-    assert "fastapi 0.165.0, needed" in check.found and "sqlalchemy 2.1.9, needed" in check.found
-    assert "pip install 'fastapi" in check.remedy and "'sqlalchemy" in check.remedy
+    assert not check.passed
+    assert "not installed" in check.found and check.remedy.endswith("[all]'")
 
 
 def test_a_store_that_is_a_file(tmp_path: Path) -> None:
@@ -70,6 +102,26 @@ def test_locks_that_keep_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not check_locks(tmp_path).passed
 
 
-def test_a_small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_a_byte_free() -> None:
+    check = check_disk(Path("/proc/store"))
+    assert not check.passed
+    assert check.found == "0.0 GiB free for /proc/store"
+    assert check.remedy == "glassworks gc --yes --store /proc/store"
+
+
+def test_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_disk(tmp_path / "not" / "there" / "yet").passed
     monkeypatch.setattr(preflight, "MIN_FREE_DISK_BYTES", 2**60)
     assert not check_disk(tmp_path).passed
+
+
+@pytest.mark.parametrize("size", ["size=64k", "nr_inodes=3"])
+def test_a_store_on_a_full_disk(small_disk: Callable[[str], Path], size: str) -> None:
+    store = small_disk(size)
+    with suppress(OSError):
+        for number in range(4):
+            (store / f"filler-{number}").write_bytes(bytes(2**16))
+    checks = {check.name: check for check in run_checks(store)}
+    assert not checks["store"].passed and not checks["disk"].passed
+    for name in ("store", "disk"):
+        assert checks[name].remedy == f"glassworks gc --yes --store {store}"

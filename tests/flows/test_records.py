@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from data_contracts.manifest import Hardware, KeyParts, Manifest, Provenance
 from flows import commands
 from flows import compare as comparing
 from flows.compare import compare_runs
@@ -15,6 +17,7 @@ from flows.garbage import find_garbage, remove
 from flows.plan import downstream, upstream
 from flows.records import find_artifact, latest_record, read_record
 from flows.report.record import RunRecord, StageRecord
+from flows.run_order import awaiting_a_record, close_note, new_run_id, note_begun
 from stages.runtime.errors import UserError
 from stages.runtime.lock import exclusive
 from stages.runtime.store import Artifact, Store, write_durably
@@ -101,6 +104,78 @@ def test_work_that_somebody_is_at_is_no_garbage(store: Store) -> None:
     with exclusive(work.with_name("ccc.lock"), print, lambda: False):
         assert find_garbage(store, keep_runs=2) == []
     assert [item.folder for item in find_garbage(store, keep_runs=2)] == [work]
+
+
+NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def test_a_later_run_sorts_later_whatever_the_clock_says(store: Store) -> None:
+    """The host's clock was a day ahead when the newest run was recorded, and has been set right since."""
+    ids = [tomorrow(store), new_run_id(store, NOW)]
+    note_begun(store, ids[1], "tokenizer", "aaa")
+    ids.append(new_run_id(store, NOW))
+    write_durably(store.root / "runs" / f"{ids[2]}.json", record(ids[2], "bbb").model_dump_json())
+    ids.append(new_run_id(store, NOW - timedelta(hours=1)))
+    assert ids == sorted(ids)
+    assert latest_record(store).run_id == ids[2]
+    assert new_run_id(Store(store.root / "empty"), NOW).startswith("20260102-120000-")
+
+
+def tomorrow(store: Store) -> str:
+    """The newest run, recorded by a clock that was a day ahead."""
+    run_id = "20260103-120000-aaaa"
+    write_durably(store.root / "runs" / f"{run_id}.json", record(run_id, "bbb").model_dump_json())
+    return run_id
+
+
+def artifact_of_yesterday(store: Store, key: str) -> None:
+    """As a host makes it whose clock is behind: older than every run, by what it says itself."""
+    hardware = Hardware(cpu="", num_cpus=1, memory_bytes=1, platform="")
+    made = Provenance(
+        started_at="2025-12-31T00:00:00+00:00",
+        seconds=1.0,
+        peak_memory_bytes=1,
+        git_commit=None,
+        packages={},
+        python="",
+        hardware=hardware,
+    )
+    parts = KeyParts(stage="tokenizer", version=1, config={}, code={}, inputs={})
+    manifest = Manifest(
+        stage="tokenizer",
+        fingerprint=key,
+        key=parts,
+        config={},
+        inputs={},
+        parts={},
+        files=(),
+        provenance=made,
+    )
+    write_durably(store.artifact_dir("tokenizer", key) / "manifest.json", manifest.model_dump_json())
+
+
+def test_what_a_killed_build_made_is_kept_whatever_the_clock_says(store: Store) -> None:
+    artifact_of_yesterday(store, "ccc")
+    tomorrow(store)
+    assert [item.folder.name for item in find_garbage(store, keep_runs=3)] == ["ccc"]
+    killed = new_run_id(store, NOW - timedelta(days=1))
+    note_begun(store, killed, "tokenizer", "ccc")
+    assert find_garbage(store, keep_runs=3) == []
+    later = new_run_id(store, NOW - timedelta(days=1))
+    write_durably(store.root / "runs" / f"{later}.json", record(later, "bbb").model_dump_json())
+    garbage = find_garbage(store, keep_runs=4)
+    assert [item.folder.name for item in garbage] == ["ccc", killed]
+    remove(store, garbage)
+    assert find_garbage(store, keep_runs=4) == []
+
+
+def test_a_run_with_a_record_needs_no_note(store: Store) -> None:
+    run_id = new_run_id(store)
+    note_begun(store, run_id, "tokenizer", "aaa")
+    note_begun(store, run_id, "pretrain", "ddd")
+    assert awaiting_a_record(store) == {("tokenizer", "aaa"), ("pretrain", "ddd")}
+    close_note(store, run_id)
+    assert awaiting_a_record(store) == set()
 
 
 def test_two_runs_are_compared_field_by_field(store: Store) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
@@ -16,7 +17,7 @@ import pytest
 
 from flows.deployments import Deployments
 from flows.prefect_rest import PrefectRest
-from flows.service_checks import check_prefect, check_services
+from flows.service_checks import check_clock, check_prefect, check_services
 from flows.services import Service, ServiceBook, stop
 from stages.runtime.errors import RetryableError
 
@@ -35,6 +36,7 @@ class FakeServer(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.seconds_ahead = 0.0
         self.replies: dict[str, Any] = {
             "/api/health": True,
             "/api/admin/version": metadata.version("prefect"),
@@ -64,6 +66,9 @@ class Handler(BaseHTTPRequestHandler):
 
     do_POST = do_GET
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(time.time() + self.server.seconds_ahead)
+
     def log_message(self, *_: Any) -> None: ...
 
 
@@ -72,7 +77,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     for name in ("PREFECT_API_URL", "PREFECT_HOME"):
         monkeypatch.delenv(name, raising=False)
     with FakeServer() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -155,6 +160,25 @@ def test_somebody_elses_server_of_another_version(
     check = check_prefect(tmp_path)
     assert not check.passed
     assert "is 3.7.2, here is" in check.found and "pip install prefect==" in check.remedy
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize(("ahead", "found"), [(3600.0, "1h00m ahead of"), (-3600.0, "1h00m behind")])
+def test_a_clock_that_is_an_hour_off(tmp_path: Path, server: FakeServer, ahead: float, found: str) -> None:
+    assert check_clock(tmp_path).passed
+    server.seconds_ahead = ahead
+    check = check_clock(tmp_path)
+    assert not check.passed and not check.optional
+    assert f"server's is {found} this machine's" in check.found and "timedatectl" in check.remedy
+
+
+def test_a_run_of_the_future(tmp_path: Path, server: FakeServer) -> None:
+    (tmp_path / "runs").mkdir()
+    assert check_clock(tmp_path).passed
+    (tmp_path / "runs" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(time.time() + 3600))}-ab.json").touch()
+    check = check_clock(tmp_path)
+    assert not check.passed and check.optional
+    assert "is 1h00m ahead of this machine's" in check.found
 
 
 def test_a_schedule_that_was_paused(tmp_path: Path, server: FakeServer) -> None:
