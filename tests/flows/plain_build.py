@@ -9,6 +9,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -87,7 +88,9 @@ def prepared(store: Store, options: Sequence[str], tell: Callable[[str], None] |
     force = frozenset(value for name, value in asked if name == "--force")
     audience = Printer(tell) if tell else Printer()
     settings = BuildSettings("dummy", configs, force)
-    return Build(store, settings, audience, specs=specs, backend=InlineBackend())
+    # Several builds a second: the usual names would not sort by time.
+    name = f"run-{time.time_ns()}"
+    return Build(store, settings, audience, specs=specs, backend=InlineBackend(), run_id=name)
 
 
 async def run(build: Build) -> None:
