@@ -144,6 +144,7 @@ fill_wheelhouse() { # pip keeps what is there under the right hash and fetches t
 clean_up() {
     [ -z "${PREPARING:-}" ] || kill -- "-$PREPARING" 2>/dev/null || true
     stop_engine
+    while umount "$CACHE/engine" 2>/dev/null; do :; done # one that was killed leaves its data mounted on itself
     rm -rf "$RUN"/state-* 2>/dev/null || true
 }
 
