@@ -51,6 +51,7 @@ class InlineBackend:
     """Runs a stage where it is called."""
 
     name = "inline"
+    elsewhere = False
 
     async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None: ...
 

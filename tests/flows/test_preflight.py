@@ -121,7 +121,7 @@ def test_a_store_on_a_full_disk(small_disk: Callable[[str], Path], size: str) ->
     with suppress(OSError):
         for number in range(4):
             (store / f"filler-{number}").write_bytes(bytes(2**16))
-    checks = {check.name: check for check in run_checks(store)}
+    checks = {check.name: check for check in run_checks(Store(store))}
     assert not checks["store"].passed and not checks["disk"].passed
     for name in ("store", "disk"):
         assert checks[name].remedy == f"glassworks gc --yes --store {store}"
