@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check install clean
+.PHONY: run test test-host check install clean
 
 run: .venv/.installed  ## the whole chain: text on disk to a tested assistant
 	$(BIN)/glassworks build
 
-test: .venv/.installed-test check  ## style, types, import rules, then every test
-	$(BIN)/python -m pytest
+test: .venv/.installed-test check  ## style, types, import rules, then the tests
+	$(BIN)/python -m pytest -m "not host"
+
+test-host: .venv/.installed-test  ## the tests that want root: containers, network namespaces, killed services, a browser
+	$(BIN)/python -m pytest -m host
 
 check: .venv/.installed-test
 	$(BIN)/ruff check .

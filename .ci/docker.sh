@@ -13,7 +13,7 @@ BIN=.venv/bin
 CACHE=${GLASSWORKS_CI_CACHE:-/var/tmp/glassworks-ci}
 RUN=${GLASSWORKS_CI_RUN:-/run/glassworks-ci} # short: the path of a socket has at most 107 characters
 BASE=glassworks-python-base:bookworm
-PACKAGES=(docker.io debootstrap ca-certificates)
+PACKAGES=(docker.io debootstrap ca-certificates iproute2 faketime)
 PATH=$PATH:/usr/sbin:/sbin
 unset DOCKER_TLS_VERIFY DOCKER_CERT_PATH DOCKER_CONTEXT
 export DOCKER_HOST=unix://$RUN/docker.sock
@@ -52,7 +52,7 @@ check_space() { # images, what builds them, wheels
 }
 
 install_engine() {
-    if ! (command -v docker && command -v dockerd && command -v debootstrap) >/dev/null; then
+    if ! (command -v docker && command -v dockerd && command -v debootstrap && command -v ip faketime) >/dev/null; then
         retry install_packages "${PACKAGES[@]}"
         # Where services start when they are installed, this one is nobody's.
         service docker stop || true
@@ -148,7 +148,7 @@ clean_up() {
     rm -rf "$RUN"/state-* 2>/dev/null || true
 }
 
-[ $# -gt 0 ] || fail "no command: .ci/docker.sh make test"
+[ $# -gt 0 ] || fail "no command: .ci/docker.sh make test-host"
 WHY_NOT=$(why_no_engine)
 if [ -n "$WHY_NOT" ]; then
     say "no Docker Engine of our own: $WHY_NOT. Tests that need one run where one answers, and are skipped elsewhere."

@@ -37,6 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.docker)
+            item.add_marker(pytest.mark.host)
 
 
 @pytest.fixture(scope="session")

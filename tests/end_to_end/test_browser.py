@@ -22,7 +22,7 @@ from websockets.sync.client import connect
 
 from flows.records import latest_record
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.host]
 
 Site = Any  # as conftest.py makes it
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -24,7 +24,7 @@ from flows.services import left_behind
 from stages.catalog import STAGES
 from stages.runtime.store import Artifact, Store, damage, read_manifest, write_durably
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.host]
 
 Site = Any  # as conftest.py makes it
 GONE_WITHIN_SECONDS = 30.0

@@ -31,6 +31,7 @@ from flows.shared_store import SharedStore
 
 pytestmark = [
     pytest.mark.end_to_end,
+    pytest.mark.host,
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces are for root"),
     pytest.mark.skipif(shutil.which("ip") is None, reason="no `ip`: apt-get install iproute2"),
 ]
