@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -113,17 +114,41 @@ def requirements(extra: str) -> list[str]:
 
 def _resolve(family: str, held: Mapping[str, Pin]) -> list[Pin]:
     asked = FAMILIES[family]
-    with tempfile.TemporaryDirectory() as folder:
-        constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
-        constraints.write_text("\n".join(_constraints(asked, held)), encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
-        command += ["--only-binary=:all:", "--report", str(report), "--constraint", str(constraints)]
-        done = subprocess.run([*command, *requirements(asked.extra)], check=False)
-        if done.returncode != 0:
-            raise UserError(f"pip could not resolve {family}", hint="its message is above")
-        pins = [_pin(item) for item in json.loads(report.read_bytes())["install"]]
+    constraints = "\n".join(_constraints(asked, held))
+    found = _ask_pip(family, constraints, requirements(asked.extra))
+    if older := sorted(for_older_patches(found)):
+        found = _ask_pip(family, constraints, [*requirements(asked.extra), *older])
+    pins = [_pin(item) for item in found]
     _check_local(family, pins)
     return pins
+
+
+def _ask_pip(family: str, constraints: str, wanted: list[str]) -> list[dict[str, Any]]:
+    """What pip would install."""
+    with tempfile.TemporaryDirectory() as folder:
+        told, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
+        told.write_text(constraints, encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
+        command += ["--only-binary=:all:", "--report", str(report), "--constraint", str(told), *wanted]
+        if subprocess.run(command, check=False).returncode != 0:
+            raise UserError(f"pip could not resolve {family}", hint="its message is above")
+        installed: list[dict[str, Any]] = json.loads(report.read_bytes())["install"]
+        return installed
+
+
+def for_older_patches(found: Iterable[Mapping[str, Any]]) -> set[str]:
+    """What these packages need besides on the oldest patch release of this Python: images may have that one.
+
+    `async-timeout; python_full_version < "3.11.3"` of redis is nothing to a Python 3.11.7 that makes the locks.
+    """
+    oldest = {"python_full_version": f"{sys.version_info.major}.{sys.version_info.minor}.0", "extra": ""}
+    texts = [text for item in found for text in item["metadata"].get("requires_dist", ())]
+    marked = [(one, one.marker) for one in map(Requirement, texts) if one.marker is not None]
+    return {
+        f"{one.name}{one.specifier}"
+        for one, marker in marked
+        if marker.evaluate(oldest) and not marker.evaluate({"extra": ""})
+    }
 
 
 def _constraints(family: Family, held: Mapping[str, Pin]) -> Iterable[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from flows.dockerfile import targets
-from flows.image_locks import FAMILIES, Pin, read_lock, requirements
+from flows.image_locks import FAMILIES, Pin, for_older_patches, read_lock, requirements
 from flows.images import locks_of, wheels_for
 from stages.runtime.errors import UserError
 
@@ -36,6 +38,25 @@ def test_what_pyproject_asks_for_is_locked_in_a_fitting_version(family: str) -> 
         asked = Requirement(text)
         version = pins[canonicalize_name(asked.name)].version.split("+")[0]
         assert asked.specifier.contains(version), text
+
+
+@each_family()
+@pytest.mark.parametrize("patch", ["3.11.0", "3.11.13"])
+def test_what_packages_need_on_any_patch_release_is_locked_too(family: str, patch: str) -> None:
+    pins = read_lock(family)
+    held = pins.keys() | {name for below in FAMILIES[family].below for name in read_lock(below)}
+    installed = {canonicalize_name(d.name) for d in metadata.distributions()}
+    for name in pins.keys() & installed:
+        for asked in map(Requirement, metadata.requires(name) or []):
+            there = asked.marker is None or asked.marker.evaluate({"python_full_version": patch, "extra": ""})
+            assert not there or canonicalize_name(asked.name) in held, f"{name} needs {asked}"
+
+
+def test_what_older_patch_releases_need_is_asked_for() -> None:
+    needs = ['old>=4; python_full_version < "3.11.3"', 'other; python_version < "3.9"', "always"]
+    newest = sys.version_info >= (3, 11, 3)
+    found = for_older_patches([{"metadata": {"requires_dist": needs}}, {"metadata": {}}])
+    assert found == ({"old>=4"} if newest and sys.version_info < (3, 12) else set())
 
 
 @each_family()
