@@ -139,7 +139,7 @@ def _ask_pip(family: str, constraints: str, wanted: list[str]) -> list[dict[str,
 def for_older_patches(found: Iterable[Mapping[str, Any]]) -> set[str]:
     """What these packages need besides on the oldest patch release of this Python: images may have that one.
 
-    `async-timeout; python_full_version < "3.11.3"` of redis is nothing to a Python 3.11.7 that makes the locks.
+    `async-timeout; python_full_version < "3.11.3"` of redis is nothing to a Python 3.11.7 that makes locks.
     """
     oldest = {"python_full_version": f"{sys.version_info.major}.{sys.version_info.minor}.0", "extra": ""}
     texts = [text for item in found for text in item["metadata"].get("requires_dist", ())]
