@@ -23,7 +23,7 @@ from stages.catalog import STAGES
 from stages.runtime.errors import RetryableError
 from stages.runtime.store import Store, read_manifest
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.host]
 
 Site = Any  # as conftest.py makes it
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
