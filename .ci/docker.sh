@@ -13,7 +13,6 @@ BIN=.venv/bin
 CACHE=${GLASSWORKS_CI_CACHE:-/var/tmp/glassworks-ci}
 RUN=${GLASSWORKS_CI_RUN:-/run/glassworks-ci} # short: the path of a socket has at most 107 characters
 BASE=glassworks-python-base:bookworm
-PACKAGES=(docker.io debootstrap ca-certificates iproute2 faketime)
 PATH=$PATH:/usr/sbin:/sbin
 unset DOCKER_TLS_VERIFY DOCKER_CERT_PATH DOCKER_CONTEXT
 export DOCKER_HOST=unix://$RUN/docker.sock
@@ -52,10 +51,17 @@ check_space() { # images, what builds them, wheels
 }
 
 install_engine() {
-    if ! (command -v docker && command -v dockerd && command -v debootstrap && command -v ip faketime) >/dev/null; then
-        retry install_packages "${PACKAGES[@]}"
+    local missing=() had_engine
+    had_engine=$(command -v dockerd || true)
+    command -v dockerd >/dev/null || missing+=(docker.io)
+    command -v debootstrap >/dev/null || missing+=(debootstrap ca-certificates)
+    command -v ip >/dev/null || missing+=(iproute2)
+    command -v faketime >/dev/null || missing+=(faketime)
+    command -v chromium >/dev/null || missing+=(chromium)
+    if [ ${#missing[@]} -gt 0 ]; then
+        retry install_packages "${missing[@]}"
         # Where services start when they are installed, this one is nobody's.
-        service docker stop || true
+        [ -n "$had_engine" ] || service docker stop || true
     fi
     # Without control groups no container starts. The machine's init has mounted them, or nobody has.
     if ! mountpoint --quiet /sys/fs/cgroup; then

@@ -56,7 +56,7 @@ async def run_container(engine: Engine, asked: Request, on_line: Callable[[bytes
 
     creating = in_thread(lambda: _create(engine, asked))
     try:
-        container = await creating
+        container = await asyncio.shield(creating)  # a future that is awaited is cancelled with its task
         lease, events = await in_thread(lambda: _attach(engine, container))
         ending = in_thread(lambda: _await_end(events))
         output = in_thread(lambda: _read(lease, hear))

@@ -167,7 +167,7 @@ async def _alone(job: Job, on_event: OnEvent) -> AsyncIterator[None]:
     path = job.lock.with_name(f"{job.fingerprint}.container.lock")
     entering = in_thread(lambda: held.enter_context(exclusive(path, say, stop.is_set)))
     try:
-        await entering
+        await asyncio.shield(entering)  # a future that is awaited is cancelled with its task
         yield
     finally:
         stop.set()

@@ -19,13 +19,14 @@ from typing import Any, TypeVar
 
 from flows import signing_clock
 from flows.storage_errors import Changed, Missing, Unreachable, explained, missing_packages
-from stages.runtime.errors import UserError
+from stages.runtime.errors import RetryableError, UserError
 
 #: What lies between attempts when the storage does not answer; after the last one the error is the caller's.
 WAITS_SECONDS = (0.25, 0.5, 1.0, 2.0)
 #: Larger files go up in parts of this size, so that a cut costs one part. S3 takes no less than 5 MiB.
 PART_BYTES = 16 * 2**20
 READ_BYTES = 2**20
+MAX_STARTS = 3
 
 Result = TypeVar("Result")
 
@@ -152,6 +153,19 @@ class ObjectStorage:
         if path.stat().st_size <= PART_BYTES:
             self.put(key, path.read_bytes())
             return
+        for _ in range(MAX_STARTS):
+            try:
+                self._send_in_parts(key, path, should_stop)
+                return
+            except (
+                Missing
+            ):  # who sends the same file, or we with an answer that was lost, has ended this upload
+                there = self.listing(key).get(key)
+                if there is not None and there.num_bytes == path.stat().st_size:
+                    return
+        raise RetryableError(f"uploads of {key} to {self.url} are ended by others", hint="run it again")
+
+    def _send_in_parts(self, key: str, path: Path, should_stop: Callable[[], bool]) -> None:
         upload_id = self._unfinished(key) or self._ask("create_multipart_upload", **self._at(key))["UploadId"]
         about = {**self._at(key), "UploadId": upload_id}
         sent = self._sent_parts(about)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
@@ -52,7 +54,7 @@ class PrefectRest:
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **_authorization()}
         request = urllib.request.Request(f"{self.api_url}{path}", data, headers, method=method)
         try:
             return json.loads(self._open(request)[1] or b"null")
@@ -78,6 +80,12 @@ class PrefectRest:
             f"the Prefect server at {self.api_url} does not answer: {error}",
             hint="glassworks up; glassworks doctor says what is wrong",
         )
+
+
+def _authorization() -> dict[str, str]:
+    """What a server with a password wants: Prefect's own variable, `user:password`."""
+    word = os.environ.get("PREFECT_API_AUTH_STRING")
+    return {"Authorization": f"Basic {base64.b64encode(word.encode()).decode()}"} if word else {}
 
 
 class NotThere(RetryableError):

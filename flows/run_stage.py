@@ -142,7 +142,8 @@ async def _run(order: StageOrder, pulse: Pulse) -> Artifact:
     backend = backend_named(order.backend, order.limits)
     await backend.check(lambda: [job.spec])
     sharing = Sharing(store, pulse.say)
-    await asyncio.gather(*map(sharing.at_hand, inputs.values()))
+    for artifact in inputs.values():  # one after the other: two roles may be parts of one artifact
+        await sharing.at_hand(artifact)
 
     async def launch(asked: Job) -> Artifact:
         async with gpu_slot(asked.spec, pulse.say) as gpu:

@@ -1,9 +1,9 @@
 """A store that several hosts share: a local folder in front of S3-compatible storage.
 
-BUCKET/PREFIX/artifacts/<stage>/<fingerprint>/files/<sha256>/<name>   what the artifact holds
-BUCKET/PREFIX/artifacts/<stage>/<fingerprint>/manifest.json           written last: without it there is no
-artifact BUCKET/PREFIX/runs/<run id>.json, runs/<run id>/report.*, refs/<name>  as in a local store
-BUCKET/PREFIX/claims/<stage>/<fingerprint>.json                        who is making it (flows/claims.py)
+URL/artifacts/<stage>/<fingerprint>/files/<sha256>/<name>   what the artifact holds
+URL/artifacts/<stage>/<fingerprint>/manifest.json           written last: without it there is no artifact
+URL/runs/<run id>.json, runs/<run id>/report.*, refs/<name>  as in a local store
+URL/claims/<stage>/<fingerprint>.json                        who is making it (flows/claims.py)
 
 Files lie under their own sha256. So a file that is there need not be sent again, nobody can ever put other
 bytes in the place of somebody's, and two hosts that send the same artifact at once help each other. The one

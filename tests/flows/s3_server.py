@@ -1,7 +1,8 @@
 """An S3 server as a process of its own: `python s3_server.py PORT`, with moto's S3 behind it.
 
 It adds what moto leaves out and real servers have. Conditional writes are atomic; signatures by a key that it
-does not know are refused; so are those whose time is a quarter of an hour off.
+does not know are refused; so are those whose time is a quarter of an hour off. A part of an upload that has
+ended is NoSuchUpload, where moto fails with a KeyError.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from moto.s3.exceptions import NoSuchUpload
+from moto.s3.models import S3Backend
 from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import run_simple
 
@@ -38,6 +41,17 @@ class Server:
             return list(self._moto(environ, start_response))
 
 
+def of_known_uploads(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of moto's about an upload, with the answer of S3 where there is no such upload."""
+
+    def checked(backend: S3Backend, bucket_name: str, multipart_id: str, *rest: Any, **more: Any) -> Any:
+        if multipart_id not in backend.get_bucket(bucket_name).multiparts:
+            raise NoSuchUpload(upload_id=multipart_id)
+        return method(backend, bucket_name, multipart_id, *rest, **more)
+
+    return checked
+
+
 def refused(environ: dict[str, Any]) -> tuple[str, str] | None:
     """Why a request is turned away; None where it is not, or is none of S3's."""
     signature = re.search(r"Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
@@ -55,4 +69,6 @@ def refused(environ: dict[str, Any]) -> tuple[str, str] | None:
 
 
 if __name__ == "__main__":
+    for name in ("upload_part", "complete_multipart_upload"):
+        setattr(S3Backend, name, of_known_uploads(getattr(S3Backend, name)))
     run_simple("127.0.0.1", int(sys.argv[1]), Server(), threaded=True, request_handler=MotoRequestHandler)

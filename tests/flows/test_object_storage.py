@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,36 @@ def test_a_large_file_goes_up_in_parts_and_none_of_them_twice(
     storage.download("weights", copy, lambda: False)
     assert copy.read_bytes() == file.read_bytes()
     assert proxy.sent["down"] - before < 10 * MIB
+
+
+def test_an_upload_that_somebody_else_ends(tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two builds send the same file; the one is done, or gives up, while the other is in the middle."""
+    monkeypatch.setattr(object_storage, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(object_storage, "WAITS_SECONDS", (0.05,))
+    file = tmp_path / "weights"
+    file.write_bytes(os.urandom(11 * MIB))
+    first, second = ObjectStorage(s3.url), ObjectStorage(s3.url)
+    first.upload("half", file, parts_until(2, lambda: abort_uploads(first)))
+    first.upload("weights", file, parts_until(2, lambda: second.upload("weights", file, lambda: False)))
+    listed = {key: stored.num_bytes for key, stored in second.listing("").items()}
+    assert listed == {"half": 11 * MIB, "weights": 11 * MIB}
+
+
+def parts_until(number: int, act: Callable[[], object]) -> Callable[[], bool]:
+    """For `should_stop`, which is asked before each part: does something once, and goes on."""
+    asked = itertools.count(1)
+
+    def should_stop() -> bool:
+        if next(asked) == number:
+            act()
+        return False
+
+    return should_stop
+
+
+def abort_uploads(storage: ObjectStorage) -> None:
+    for upload in storage._ask("list_multipart_uploads")["Uploads"]:
+        storage._ask("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
 
 
 def storage_without_proxy(s3: Any, monkeypatch: pytest.MonkeyPatch) -> ObjectStorage:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
@@ -37,6 +38,7 @@ class FakeServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.seconds_ahead = 0.0
+        self.password: str | None = None
         self.replies: dict[str, Any] = {
             "/api/health": True,
             "/api/admin/version": metadata.version("prefect"),
@@ -60,7 +62,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         known = self.path in self.server.replies
-        self.send_response(200 if known else 404)
+        is_welcome = self.server.password in (None, self.headers["Authorization"])
+        self.send_response(401 if not is_welcome else 200 if known else 404)
         self.end_headers()
         self.wfile.write(json.dumps(self.server.replies.get(self.path, "not there")).encode())
 
@@ -141,6 +144,14 @@ def test_what_the_server_says(
     check = check_services(tmp_path)
     assert not check.passed
     assert found in check.found and remedy in check.remedy
+
+
+def test_a_server_with_a_password(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.password = f"Basic {b64encode(b'admin:sand').decode()}"
+    with pytest.raises(RetryableError, match="401"):
+        PrefectRest(server.url).version()
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:sand")
+    assert PrefectRest(server.url).version() == metadata.version("prefect")
 
 
 @pytest.mark.usefixtures("running")
