@@ -33,6 +33,8 @@ from stages.runtime.store import Artifact, list_files, part_digest
 sys.path.insert(0, str(Path(__file__).parent))
 import plain_build
 
+pytestmark = pytest.mark.host
+
 FIVE = ("first", "second", "left", "right", "last")
 BIG = ("--set", "first.padding_kib=4096")
 

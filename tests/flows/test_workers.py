@@ -39,6 +39,8 @@ from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store
 from tests.flows import dummy_stages
 
+pytestmark = pytest.mark.host
+
 BACKEND = backend_named("workers")
 
 
