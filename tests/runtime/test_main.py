@@ -118,15 +118,23 @@ def test_the_stage_stops_when_its_controller_is_gone(fake_stage: Any, tmp_path: 
     assert not output.exists()
 
 
-def test_two_builds_at_once_make_it_once(fake_stage: Any, tmp_path: Path) -> None:
-    output = tmp_path / "artifact"
-    first = fake_stage.start(output, slow(depth=15))
+def two_at_once(fake_stage: Any, output: Path, *arguments: str) -> tuple[str, str]:
+    """What two builds of the same say, of which the second must wait for the first."""
+    first = fake_stage.start(output, slow(depth=8), *arguments)
     wait_for(lambda: started_counting(output))
-    second = fake_stage.start(output, slow(depth=15))
+    first.send_signal(signal.SIGSTOP)  # it is not to end before the other has come
+    second = fake_stage.start(output, slow(depth=8), *arguments)
+    waiting = second.stdout.readline()
+    first.send_signal(signal.SIGCONT)
     first_out, _ = first.communicate(timeout=30)
     second_out, _ = second.communicate(timeout=30)
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert f"waiting for another build: process {first.pid}" in second_out
+    assert (first.returncode, second.returncode) == (0, 0), second_out
+    assert f"waiting for another build: process {first.pid}" in waiting
+    return first_out, second_out
+
+
+def test_two_builds_at_once_make_it_once(fake_stage: Any, tmp_path: Path) -> None:
+    first_out, second_out = two_at_once(fake_stage, tmp_path / "artifact")
     assert "starting at" in first_out
     assert "starting at" not in second_out
 
@@ -134,13 +142,7 @@ def test_two_builds_at_once_make_it_once(fake_stage: Any, tmp_path: Path) -> Non
 def test_two_forced_builds_at_once_make_it_twice(fake_stage: Any, tmp_path: Path) -> None:
     """The first removes the work folder that the second, waiting, is going to write to."""
     output = tmp_path / "artifact"
-    first = fake_stage.start(output, slow(depth=8), "--force")
-    wait_for(lambda: started_counting(output))
-    second = fake_stage.start(output, slow(depth=8), "--force")
-    first.communicate(timeout=30)
-    second_out, _ = second.communicate(timeout=30)
-    assert (first.returncode, second.returncode) == (0, 0), second_out
-    assert "waiting for another build" in second_out
+    _, second_out = two_at_once(fake_stage, output, "--force")
     assert "starting at" in second_out
     kept = [event["event"] for event in read_events(output / "events.jsonl")]
     assert (kept[0], kept[-1]) == ("started", "finished")
