@@ -1,6 +1,7 @@
 # `make run` and `make test` do all of their own set-up, once.
 PYTHON ?= python3
 BIN := .venv/bin
+LOCKED := images/locks/constraints.txt
 
 .PHONY: run test test-host check install clean
 
@@ -22,14 +23,15 @@ check: .venv/.installed-test
 install: .venv/.installed
 
 # torch comes first and pinned: another package's loose requirement would fetch a newer one with its CUDA packages.
-.venv/.installed: pyproject.toml
+# The versions are those that the images are locked to, so that processes and containers make the same artifacts.
+.venv/.installed: pyproject.toml $(LOCKED)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	$(BIN)/python -m pip install --quiet --constraint $(LOCKED) torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint $(LOCKED) --editable '.[all]'
 	touch $@
 
 .venv/.installed-test: .venv/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[all,test]'
+	$(BIN)/python -m pip install --quiet --constraint $(LOCKED) --editable '.[all,test]'
 	touch $@
 
 clean:  ## the environment and the caches; artifacts stay

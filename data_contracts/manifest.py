@@ -83,12 +83,14 @@ class KeyParts(_Record):
     """File -> digest of its syntax tree without comments and docstrings."""
     inputs: dict[str, str]
     """Role -> content digest; files from outside the store appear as `source: NAME`."""
+    packages: dict[str, str] = Field(default_factory=dict)
+    """Package that the code imports -> version. Manifests of version 1 have none."""
 
 
 class Manifest(_Record):
     """The record of one artifact."""
 
-    manifest_version: Literal[1] = 1
+    manifest_version: Literal[1, 2] = 2
     stage: str
     fingerprint: str
     key: KeyParts
@@ -100,4 +102,4 @@ class Manifest(_Record):
     metrics: dict[str, float] = Field(default_factory=dict)
     provenance: Provenance
     trusted_code: dict[str, list[str]] = Field(default_factory=dict)
-    """File -> [digest that the artifact was made with, digest that was trusted], after `--trust-code`."""
+    """File or `package NAME` -> [what the artifact was made with, what was trusted], after `--trust-code`."""

@@ -131,7 +131,7 @@ class Build:
 
     def _expected_to_run(self) -> list[StageSpec]:
         kept = self.only or {}
-        planned = plan_build(self.settings, self.store, self.specs)
+        planned = plan_build(self.settings, self.store, self.backend.packages, self.specs)
         return [stage.spec for stage in planned if stage.outcome == "RUN" and stage.name not in kept]
 
     async def stage(self, spec: StageSpec, on_event: Callable[[dict[str, Any]], None]) -> Artifact:
@@ -182,7 +182,8 @@ class Build:
     ) -> Artifact:
         known = {name: artifact.manifest for name, artifact in self.artifacts.items()}
         clock = time.monotonic()
-        planned = await asyncio.to_thread(plan_stage, spec, self.settings, known, self.store)
+        asked = (spec, self.settings, known, self.store, self.backend.packages)
+        planned = await asyncio.to_thread(plan_stage, *asked)
         if planned.outcome == "HIT" and planned.artifact is not None:
             artifact = await self.sharing.settled(planned.artifact)
             return self._hit(spec, artifact, seconds=time.monotonic() - clock)

@@ -76,7 +76,7 @@ async def build_llm(
         overrides: Changed settings, one each, such as pretrain.depth=6
         force: Stages to run in any case.
         store: Folder of the artifacts, or s3://BUCKET/PREFIX; empty for the worker's.
-        trust_code: Keep artifacts although only code changed; they then say so.
+        trust_code: Keep artifacts although code or packages changed; they then say so.
         backend: docker for a container per stage, process, workers or workers-docker for stages on all hosts,
             or default for the worker's (GLASSWORKS_BACKEND).
         limits: What containers may use, one each, such as pretrain.memory_gib=16

@@ -63,7 +63,8 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="STAGE.FIELD=VALUE, such as pretrain.depth=6. Repeat it.")
 ]
 TrustOption = Annotated[
-    bool, typer.Option("--trust-code", help="Keep artifacts although only code changed; they then say so.")
+    bool,
+    typer.Option("--trust-code", help="Keep artifacts although code or packages changed; they then say so."),
 ]
 BackendOption = Annotated[
     BackendName, typer.Option("--backend", envvar="GLASSWORKS_BACKEND", help="Where stages run.")
@@ -120,7 +121,8 @@ def plan(
         force=force or (),
         trust_code=trust_code,
     )
-    planned = plan_build(settings, open_store(store))
+    where = backend_named(backend)
+    planned = plan_build(settings, open_store(store), where.packages)
     for line in plan_rows(planned):
         print(line)
     known = [stage.estimated_seconds for stage in planned if stage.outcome == "RUN"]
@@ -129,7 +131,7 @@ def plan(
             f"about {format_seconds(sum(s for s in known if s is not None))}, as long as they took last time"
         )
     to_run = [stage.spec for stage in planned if stage.outcome == "RUN"]
-    asyncio.run(backend_named(backend).check(lambda: to_run))
+    asyncio.run(where.check(lambda: to_run))
 
 
 @app.command()

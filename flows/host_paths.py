@@ -16,6 +16,7 @@ from typing import Any
 from docker.errors import NotFound
 
 from flows.docker_engine import Engine, in_our_words
+from flows.images import REVISION_LABEL
 from stages.runtime.errors import UserError
 
 VARIABLE = "GLASSWORKS_HOST_ROOT"
@@ -47,17 +48,36 @@ def host_roots(engine: Engine, variables: Mapping[str, str] = os.environ) -> Hos
     """What of us lies on the host, by GLASSWORKS_HOST_ROOT, else by what the engine mounted into us."""
     if text := variables.get(VARIABLE):
         return parse_host_roots(text)
-    container = own_container(MOUNT_TABLE.read_text(encoding="utf-8")) if MOUNT_TABLE.exists() else None
-    if container is None:
+    if (container := _own_container()) is None:
         return None
+    if (about := _inspected(engine, container)) is None:
+        raise UserError(
+            "this is a container of another Docker Engine than the one that is to run the stages",
+            hint=f"say where on its host the store lies: {EXAMPLE}",
+        )
+    return mounted_from_host(about)
+
+
+def own_revision(engine: Engine) -> str:
+    """The commit that our own container's image was built from; "" on a host and where nobody knows."""
+    container = _own_container()
+    about = None if container is None else _inspected(engine, container)
+    image = None if about is None else engine.image(about["Image"])
+    return "" if image is None else image.labels.get(REVISION_LABEL, "")
+
+
+def _own_container() -> str | None:
+    return own_container(MOUNT_TABLE.read_text(encoding="utf-8")) if MOUNT_TABLE.exists() else None
+
+
+def _inspected(engine: Engine, container: str) -> Mapping[str, Any] | None:
+    """What the engine knows of a container; None for another engine's."""
     with in_our_words():
         try:
-            return mounted_from_host(engine.api.inspect_container(container))
-        except NotFound:  # another engine's container
-            raise UserError(
-                "this is a container of another Docker Engine than the one that is to run the stages",
-                hint=f"say where on its host the store lies: {EXAMPLE}",
-            ) from None
+            found: Mapping[str, Any] = engine.api.inspect_container(container)
+        except NotFound:
+            return None
+    return found
 
 
 def parse_host_roots(text: str) -> dict[Path, Path]:

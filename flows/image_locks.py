@@ -27,10 +27,16 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from stages.runtime.errors import UserError
-from stages.runtime.fingerprint import REPOSITORY
+from stages.runtime.fingerprint import REPOSITORY, imported_packages, public_version
+from stages.runtime.spec import StageSpec
 from stages.runtime.store import write_durably
 
 LOCKS = REPOSITORY / "images" / "locks"
+CONSTRAINTS = LOCKS / "constraints.txt"
+CONSTRAINTS_HEADER = """\
+# The versions of all locks, for `pip install --constraint`. Made by:
+#     glassworks images lock
+"""
 HEADER = """\
 # Packages that the image `{family}` adds, with the files that may be installed. Made by:
 #     glassworks images lock {family}
@@ -92,6 +98,14 @@ def _read_pin(line: str) -> Pin:
     return Pin(name, version, tuple(option.removeprefix("--hash=") for option in options))
 
 
+def locked_packages(spec: StageSpec) -> dict[str, str]:
+    """Package that a stage can import -> version in its image, for its fingerprint. Raises as `read_lock`."""
+    family = "torch-cpu" if spec.image == "torch" else spec.image  # the other build has the same versions
+    pins = {name: pin for lock in (*FAMILIES[family].below, family) for name, pin in read_lock(lock).items()}
+    imported = imported_packages(f"stages.{spec.name}.__main__")
+    return {name: public_version(pins[name].version) for name in imported if name in pins}
+
+
 def write_lock(family: str) -> int:
     """Resolve a family anew and write its lock; returns how many packages it holds.
 
@@ -103,6 +117,13 @@ def write_lock(family: str) -> int:
     lines = [str(pin) for pin in sorted(added, key=lambda pin: pin.name)]
     write_durably(lock_path(family), HEADER.format(family=family) + "\n".join(lines) + "\n")
     return len(added)
+
+
+def write_constraints() -> None:
+    """Write for pip what all locks say without hashes: processes get the packages that containers have."""
+    pins = {name: pin for family in FAMILIES for name, pin in read_lock(family).items()}
+    lines = [f"{name}=={public_version(pin.version)}" for name, pin in sorted(pins.items())]
+    write_durably(CONSTRAINTS, CONSTRAINTS_HEADER + "\n".join(lines) + "\n")
 
 
 def requirements(extra: str) -> list[str]:

@@ -18,13 +18,15 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from flows.docker_engine import Engine
 from flows.dockerfile import BASE_IMAGE, OWN, Target, copied_files, pieces, recipe, source_digest
-from flows.image_locks import Pin, read_lock
+from flows.image_locks import Pin, locked_packages, read_lock
 from stages.catalog import STAGES
 from stages.runtime.errors import UserError
 from stages.runtime.fingerprint import REPOSITORY, canonical_json, code_digests
+from stages.runtime.provenance import git_commit
 
 SOURCE_LABEL = "glassworks.source"
 CODE_LABEL = "glassworks.code"
+REVISION_LABEL = "org.opencontainers.image.revision"
 NAMES_VARIABLE = "GLASSWORKS_IMAGES"
 DEFAULT_NAMES = "glassworks/{target}:dev"
 DEFAULT_BASE_IMAGE = "python:3.11-slim"
@@ -88,8 +90,10 @@ def how_to_get(name: str, stage: str) -> str:
 
 
 def code_digest(stage: str) -> str:
-    """What of the code counts in fingerprints, as one digest: comments and formatting do not."""
-    return hashlib.sha256(canonical_json(code_digests(f"stages.{stage}.__main__")).encode()).hexdigest()[:24]
+    """What of an image counts in fingerprints, as one digest: code without its comments, and packages."""
+    spec = next(spec for spec in STAGES if spec.name == stage)
+    counts = [code_digests(f"stages.{stage}.__main__"), locked_packages(spec)]
+    return hashlib.sha256(canonical_json(counts).encode()).hexdigest()[:24]
 
 
 def labels(target: Target, options: BuildOptions) -> dict[str, str]:
@@ -99,6 +103,7 @@ def labels(target: Target, options: BuildOptions) -> dict[str, str]:
         "org.opencontainers.image.version": _own_version(),
         "org.opencontainers.image.base.name": options.base_image,
         SOURCE_LABEL: source_digest(target, options.sources),
+        REVISION_LABEL: git_commit() or "",
     }
     if target.name in {spec.name for spec in STAGES}:
         said[CODE_LABEL] = code_digest(target.name)

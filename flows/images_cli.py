@@ -95,13 +95,14 @@ def lock(
     families: Annotated[list[str] | None, typer.Argument(help="Locks to make (default: all).")] = None,
 ) -> None:
     """Resolve the packages of the images anew and write images/locks."""
-    from flows.image_locks import FAMILIES, lock_path, write_lock
+    from flows.image_locks import FAMILIES, lock_path, write_constraints, write_lock
 
     for family in families or FAMILIES:
         if family not in FAMILIES:
             guess = did_you_mean(family, FAMILIES)
             raise UserError(f"there is no lock {family!r}{guess}", hint=f"locks: {', '.join(FAMILIES)}")
         print(f"{lock_path(family)}: {write_lock(family)} packages", flush=True)
+    write_constraints()
 
 
 def _chosen(names: list[str] | None) -> list[Target]:

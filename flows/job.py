@@ -68,6 +68,9 @@ class Backend(Protocol):
     elsewhere: bool
     """Whether other hosts run the stages; then those see to their own GPUs."""
 
+    def packages(self, spec: StageSpec) -> Mapping[str, str]:
+        """Package -> version, of those that the stage imports where it will run: its fingerprint has them."""
+
     async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None:
         """Raise GlassworksError where the stages of `to_run` cannot run, before the first of them starts."""
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flows.image_locks import locked_packages
 from flows.plan import plan_build
 from flows.settings import BuildSettings
 from stages.runtime.errors import ContractError, GlassworksError, UserError
@@ -87,7 +88,7 @@ def job_of_plan(stage: str, settings: BuildSettings, store: Store, cluster: Clus
 
     Raises UserError if the artifact is there already, or an input of it is not.
     """
-    planned = {one.name: one for one in plan_build(settings, store)}
+    planned = {one.name: one for one in plan_build(settings, store, locked_packages)}
     wanted = planned[stage]
     missing = sorted({r.stage for r in wanted.spec.reads.values() if planned[r.stage].artifact is None})
     if missing:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from flows.job import Job, OnEvent
 from flows.stage_output import parse_event, stage_error
 from stages.runtime.errors import GlassworksError, UserError
-from stages.runtime.fingerprint import REPOSITORY
+from stages.runtime.fingerprint import REPOSITORY, installed_packages
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store, write_durably
 
@@ -36,6 +36,10 @@ class ProcessBackend:
 
     name = "process"
     elsewhere = False
+
+    def packages(self, spec: StageSpec) -> Mapping[str, str]:
+        """Those that are installed here."""
+        return installed_packages(spec.name)
 
     async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None:
         """This Python has what the stages import. Raises UserError where it has not, as in the flow image."""

@@ -19,7 +19,8 @@ from flows.container_run import Ended, no_gpu_runtime, run_container
 from flows.container_spec import NOBODY, User, own_cores, request, user_of
 from flows.containers_left import remove_containers
 from flows.docker_engine import Engine, EngineFacts, Image
-from flows.host_paths import HostRoots, host_roots, on_host
+from flows.host_paths import HostRoots, host_roots, on_host, own_revision
+from flows.image_locks import locked_packages
 from flows.images import CODE_LABEL, code_digest, how_to_get, image_name
 from flows.job import Job, OnEvent
 from flows.stage_output import parse_event, stage_error
@@ -58,7 +59,11 @@ class DockerBackend:
 
     @cached_property
     def _commit(self) -> str:
-        return git_commit() or ""
+        return git_commit() or own_revision(self._engine)
+
+    def packages(self, spec: StageSpec) -> Mapping[str, str]:
+        """Those that its image was built with, by this checkout's locks."""
+        return locked_packages(spec)
 
     async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None:
         """The engine answers, every image is there with our code, and so are the GPUs that are required."""
@@ -103,7 +108,7 @@ class DockerBackend:
             raise UserError(f"there is no image {name}", hint=how_to_get(name, spec.name))
         if image.labels.get(CODE_LABEL) != code_digest(spec.name):
             raise UserError(
-                f"the image {name} holds other code than this checkout",
+                f"the image {name} holds other code or packages than this checkout",
                 hint=f"glassworks images build {spec.name}",
             )
         if spec.gpu == "required" and not self._facts.has_gpus:

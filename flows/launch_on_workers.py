@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from flows.job import Backend, Job, OnEvent
 from flows.prefect_rest import PrefectRest
@@ -27,6 +27,10 @@ class WorkersBackend:
         self._inner = inner
         self._limits = tuple(limits)
         self.name = "workers" if inner.name == "process" else f"workers-{inner.name}"
+
+    def packages(self, spec: StageSpec) -> Mapping[str, str]:
+        """Every host must have what this one has; one that has not refuses the stage."""
+        return self._inner.packages(spec)
 
     async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None:
         """The server knows the deployment, and what runs here can. Workers may come later."""

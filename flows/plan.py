@@ -7,7 +7,7 @@ its manifest tells what will come out again, so what follows it is planned as th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,8 @@ from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store, read_manifest
 
 Outcome = Literal["HIT", "RUN", "TRUST"]
+Packages = Callable[[StageSpec], Mapping[str, str]]
+"""What a stage will find installed where it runs: `packages` of a backend."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,23 @@ class PlannedStage:
 
 
 def plan_stage(
-    spec: StageSpec, settings: BuildSettings, inputs: Mapping[str, Manifest | None], store: Store
+    spec: StageSpec,
+    settings: BuildSettings,
+    inputs: Mapping[str, Manifest | None],
+    store: Store,
+    packages: Packages,
 ) -> PlannedStage:
     """Plan one stage whose inputs are described by `inputs` (None: to be made, and nobody knows how)."""
     estimate = last_seconds(store, spec.name)
     waiting = sorted({read.stage for read in spec.reads.values() if inputs[read.stage] is None})
     if waiting:
-        reasons = (*_own_changes(spec, settings, store), f"input from {', '.join(waiting)}, to be made first")
+        reasons = (
+            *_own_changes(spec, settings, store, packages),
+            f"input from {', '.join(waiting)}, to be made first",
+        )
         return PlannedStage(spec, "RUN", reasons, None, None, estimate)
     digests = {role: _digest(inputs[r.stage], r.part) for role, r in spec.reads.items()}
-    key = key_parts(spec, settings.configs[spec.name], digests)
+    key = key_parts(spec, settings.configs[spec.name], digests, packages=packages(spec))
     if spec.name in settings.force:
         return PlannedStage(spec, "RUN", ("forced",), key, None, estimate)
     if artifact := store.find(spec.name, fingerprint(key)):
@@ -65,13 +74,13 @@ def plan_stage(
 
 
 def plan_build(
-    settings: BuildSettings, store: Store, specs: Iterable[StageSpec] = STAGES
+    settings: BuildSettings, store: Store, packages: Packages, specs: Iterable[StageSpec] = STAGES
 ) -> list[PlannedStage]:
     """Plan all stages in order."""
     expected: dict[str, Manifest | None] = {}
     planned = []
     for spec in specs:
-        stage = plan_stage(spec, settings, expected, store)
+        stage = plan_stage(spec, settings, expected, store, packages)
         expected[spec.name] = stage.expected
         planned.append(stage)
     return planned
@@ -112,9 +121,11 @@ def last_seconds(store: Store, stage: str) -> float | None:
     return artifacts[-1].manifest.provenance.seconds if artifacts else None
 
 
-def _own_changes(spec: StageSpec, settings: BuildSettings, store: Store) -> tuple[str, ...]:
+def _own_changes(
+    spec: StageSpec, settings: BuildSettings, store: Store, packages: Packages
+) -> tuple[str, ...]:
     """What changed about the stage itself, when its inputs are not known yet."""
-    own = key_parts(spec, settings.configs[spec.name], {})
+    own = key_parts(spec, settings.configs[spec.name], {}, packages=packages(spec))
     near = store.nearest(own)
     if near is None:
         return ("never built in this store",)

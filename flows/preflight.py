@@ -15,11 +15,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from flows.checks import Check
+from flows.image_locks import CONSTRAINTS, locked_packages
 from flows.service_checks import check_clock, check_prefect, check_services
 from flows.shared_store_check import check_shared
 from flows.stores import shared
+from stages.catalog import STAGES
 from stages.runtime.errors import is_disk_full
-from stages.runtime.fingerprint import REPOSITORY
+from stages.runtime.fingerprint import REPOSITORY, installed_packages
 from stages.runtime.store import Store
 
 OURSELVES = "glassworks"
@@ -35,6 +37,7 @@ def run_checks(place: Store, backend: str = "process") -> list[Check]:
     checks: list[Callable[[], Check]] = [
         check_python,
         check_packages,
+        check_locked_packages,
         lambda: check_torch_build(gpus),
         lambda: check_store(store),
         lambda: check_locks(store),
@@ -105,6 +108,20 @@ def _problem(requirement: Requirement) -> str:
     if not requirement.specifier.contains(version, prereleases=True):
         return f"{requirement.name} {version}, needed {requirement.specifier}"
     return ""
+
+
+def check_locked_packages() -> Check:
+    """Stages find the same packages as processes and in containers, so each takes what the other makes."""
+    name = "packages as in images"
+    other: dict[str, str] = {}
+    for spec in STAGES:
+        here, there = installed_packages(spec.name), locked_packages(spec)
+        other |= {
+            p: f"{p} {here[p]}, in images {there[p]}" for p in here.keys() & there if here[p] != there[p]
+        }
+    found = "; ".join(other.values()) or "the same versions"
+    remedy = shlex.join([sys.executable, "-m", "pip", "install", "--constraint", str(CONSTRAINTS), *other])
+    return Check(name, not other, found, remedy, optional=True)
 
 
 def check_torch_build(gpus: list[str]) -> Check:

@@ -138,8 +138,9 @@ async def _run(order: StageOrder, pulse: Pulse) -> Artifact:
     alone = os.environ.get(AT_ONCE, "1") == "1"
     store = nearby_store(order.store)
     inputs = await asyncio.to_thread(inputs_of, order, store)
-    job = await asyncio.to_thread(job_of, order, store, inputs, flow_run.name, alone)
     backend = backend_named(order.backend, order.limits)
+    asked = (order, store, inputs, backend.packages, flow_run.name)
+    job = await asyncio.to_thread(lambda: job_of(*asked, alone=alone))
     await backend.check(lambda: [job.spec])
     sharing = Sharing(store, pulse.say)
     for artifact in inputs.values():  # one after the other: two roles may be parts of one artifact

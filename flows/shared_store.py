@@ -35,7 +35,7 @@ from stages.runtime.errors import RetryableError
 from stages.runtime.events import EVENTS_NAME
 from stages.runtime.fingerprint import fingerprint
 from stages.runtime.lock import exclusive
-from stages.runtime.store import Artifact, Store, commit, read_manifest, write_durably
+from stages.runtime.store import Artifact, Store, commit, read_manifest, same_but_code, write_durably
 
 CACHE_VARIABLE = "GLASSWORKS_CACHE"
 MAX_RACES = 5
@@ -118,9 +118,9 @@ class SharedStore(Store):
         return super().why_not(key)
 
     def find_trusting_code(self, key: KeyParts) -> Artifact | None:
-        """A whole artifact that differs from `key` in nothing but code, with all its files here."""
+        """As in `Store`, with all its files here."""
         for artifact in reversed(list(self.artifacts(key.stage))):
-            same = artifact.manifest.key.model_copy(update={"code": key.code}) == key
+            same = same_but_code(artifact.manifest.key, key)
             found = self.find(key.stage, artifact.manifest.fingerprint) if same else None
             if found is not None:
                 return self.bring(found)

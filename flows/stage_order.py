@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data_contracts.manifest import KeyParts
 from flows.job import Job
+from flows.plan import Packages
 from flows.stores import described, store_name
 from stages.catalog import STAGES
 from stages.runtime.errors import (
@@ -35,7 +36,7 @@ from stages.runtime.store import Artifact, Store, read_manifest
 Inner = Literal["process", "docker"]
 HINT = "\n  hint: "
 SAME_STORE = "every host must see the same store: one folder under the same path (NFS), or s3://BUCKET/PREFIX"
-SAME_CODE = f"bring all hosts to the same commit: git -C {REPOSITORY} status, there and here"
+SAME_CODE = f"all hosts need the same commit and packages: git -C {REPOSITORY} status; make install"
 KINDS = {
     kind.__name__: kind for kind in (GlassworksError, UserError, ContractError, RetryableError, StopRequested)
 }
@@ -105,7 +106,13 @@ def inputs_of(order: StageOrder, store: Store) -> dict[str, Artifact]:
 
 
 def job_of(
-    order: StageOrder, store: Store, artifacts: Mapping[str, Artifact], run_id: str, alone: bool
+    order: StageOrder,
+    store: Store,
+    artifacts: Mapping[str, Artifact],
+    packages: Packages,
+    run_id: str,
+    *,
+    alone: bool,
 ) -> Job:
     """The job on this host; where stages run one by one (`alone`) nothing needs to stand back.
 
@@ -114,7 +121,7 @@ def job_of(
     spec = _spec(order.stage)
     config = spec.parse_config(order.config)
     digests = {role: artifacts[role].manifest.parts[r.part].digest for role, r in order.inputs.items()}
-    found = key_parts(spec, config, digests)
+    found = key_parts(spec, config, digests, packages=packages(spec))
     if found != order.key:
         raise _differs(order.stage, explain_difference(order.key, found))
     return Job(

@@ -3,6 +3,7 @@
 Code counts by its syntax tree, not its text: a changed comment, docstring or blank line reruns nothing. Only
 files that the stage can import count, so a changed loss reruns the stages that use losses and no others.
 Inputs count by content, so a stage that reruns to the same bytes lets everything after it be reused.
+Packages count by version where that code imports them; what they import themselves does not.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +44,12 @@ def key_parts(
     config: StageConfig,
     input_digests: Mapping[str, str],
     repository: Path = REPOSITORY,
+    packages: Mapping[str, str] | None = None,
 ) -> KeyParts:
-    """Collect what the fingerprint of `spec` covers; `input_digests` maps role -> part digest."""
+    """Collect what the fingerprint of `spec` covers; `input_digests` maps role -> part digest.
+
+    `packages` are those where the stage will run, package -> version; None for what is installed here.
+    """
     outside = spec.external_inputs(config) if spec.external_inputs else {}
     return KeyParts(
         stage=spec.name,
@@ -49,6 +57,7 @@ def key_parts(
         config=spec.key_config(config),
         code=code_digests(f"stages.{spec.name}.__main__", repository),
         inputs=dict(input_digests) | {f"source: {name}": digest for name, digest in outside.items()},
+        packages=dict(installed_packages(spec.name, repository) if packages is None else packages),
     )
 
 
@@ -59,6 +68,7 @@ def explain_difference(old: KeyParts, new: KeyParts) -> list[str]:
         lines.append(f"stage version: {old.version} -> {new.version}")
     lines += [f"{name}: {a} -> {b}" for name, a, b in _changed(_flat(old.config), _flat(new.config))]
     lines += [_code_line(name, a, b) for name, a, b in _changed(old.code, new.code)]
+    lines += [_package_line(name, a, b) for name, a, b in _changed(old.packages, new.packages)]
     lines += [_input_line(name, a, b) for name, a, b in _changed(old.inputs, new.inputs)]
     return lines
 
@@ -89,6 +99,10 @@ def _code_line(name: str, before: str, after: str) -> str:
     return f"code {name}" if change == "changed" else f"code {name} ({change})"
 
 
+def _package_line(name: str, before: str, after: str) -> str:
+    return f"package {name}: {before.strip(chr(34))} -> {after.strip(chr(34))}"
+
+
 def _input_line(name: str, before: str, after: str) -> str:
     return f"input {name}: {before.strip(chr(34))[:8]} -> {after.strip(chr(34))[:8]}"
 
@@ -115,6 +129,31 @@ def _is_left_over(path: Path) -> bool:
     return path.suffix in _NOT_CODE or path.name.startswith((".", "#")) or path.name.endswith("~")
 
 
+def imported_packages(module: str, repository: Path = REPOSITORY) -> list[str]:
+    """Names of the packages from outside that `module` can import, sorted."""
+    roots = {name.split(".")[0] for path in import_closure(module, repository) for name in _imports_of(path)}
+    return sorted(roots - set(OUR_PACKAGES) - sys.stdlib_module_names)
+
+
+def installed_packages(stage: str, repository: Path = REPOSITORY) -> dict[str, str]:
+    """Package that a stage can import -> version that is installed; those that are not are left out."""
+    versions: dict[str, str] = {}
+    for name in imported_packages(f"stages.{stage}.__main__", repository):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = public_version(_installed_version(name))
+    return versions
+
+
+@lru_cache
+def _installed_version(package: str) -> str:
+    return metadata.version(package)
+
+
+def public_version(version: str) -> str:
+    """`2.13.0` of `2.13.0+cpu`: hardware does not count, and neither do builds of one version for it."""
+    return version.partition("+")[0]
+
+
 def import_closure(module: str, repository: Path = REPOSITORY) -> set[Path]:
     """Files reached from `module` by absolute imports inside our packages, lazy ones included."""
     seen: set[Path] = set()
@@ -125,7 +164,7 @@ def import_closure(module: str, repository: Path = REPOSITORY) -> set[Path]:
         if path is None or path in seen:
             continue
         seen.add(path)
-        waiting += _imports_of(path)
+        waiting += [found for found in _imports_of(path) if found.split(".")[0] in OUR_PACKAGES]
         if "." in name:
             waiting.append(name.rpartition(".")[0])
     return seen
@@ -156,7 +195,7 @@ def _parsed_imports(path: Path, _modified: int, _size: int) -> tuple[str, ...]:
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(name for name in found if name.split(".")[0] in OUR_PACKAGES)
+    return tuple(found)
 
 
 def _digest_of(path: Path) -> str:

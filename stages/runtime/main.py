@@ -159,7 +159,8 @@ def _check_expectation(program: Program, found: str) -> None:
     expected = program.options.expect
     if expected and expected != found:
         raise RetryableError(
-            f"{program.spec.name} was planned as {expected} but is {found} now: code or an input has changed",
+            f"{program.spec.name} was planned as {expected} but is {found} now: "
+            "code, a package or an input has changed",
             hint="run the same command again",
         )
 

@@ -131,22 +131,21 @@ class Store:
         return ["never built in this store"] if near is None else explain_difference(near.manifest.key, key)
 
     def find_trusting_code(self, key: KeyParts) -> Artifact | None:
-        """A whole artifact that differs from `key` in nothing but code."""
+        """A whole artifact that differs from `key` in nothing but code and packages."""
         for artifact in reversed(list(self.artifacts(key.stage))):
-            same = artifact.manifest.key.model_copy(update={"code": key.code}) == key
-            if same and not damage(artifact.folder, artifact.manifest):
+            if same_but_code(artifact.manifest.key, key) and not damage(artifact.folder, artifact.manifest):
                 return artifact
         return None
 
     def adopt(self, artifact: Artifact, key: KeyParts) -> Artifact:
         """Enter an artifact under the fingerprint of `key` too; its manifest says which code was trusted."""
-        old_code = artifact.manifest.key.code
+        before, after = _all_code(artifact.manifest.key), _all_code(key)
         trusted = {
-            name: [old_code.get(name, ""), key.code.get(name, "")]
-            for name in sorted(old_code.keys() | key.code.keys())
-            if old_code.get(name) != key.code.get(name)
+            name: [before.get(name, ""), after.get(name, "")]
+            for name in sorted(before.keys() | after.keys())
+            if before.get(name) != after.get(name)
         }
-        update = {"key": key, "fingerprint": fingerprint(key), "trusted_code": trusted}
+        update = {"key": key, "fingerprint": fingerprint(key), "trusted_code": trusted, "manifest_version": 2}
         manifest = artifact.manifest.model_copy(update=update)
         staged = self.work_dir(key.stage, manifest.fingerprint) / f"adopt-{uuid.uuid4().hex}"
         shutil.copytree(artifact.folder, staged, copy_function=_link_or_copy)
@@ -172,6 +171,15 @@ class Store:
         return Artifact(folder.parent, manifest), folder.name
 
 
+def same_but_code(old: KeyParts, new: KeyParts) -> bool:
+    """Whether two keys differ in nothing but code, ours or that of packages."""
+    return old.model_copy(update={"code": new.code, "packages": new.packages}) == new
+
+
+def _all_code(key: KeyParts) -> dict[str, str]:
+    return key.code | {f"package {name}": version for name, version in key.packages.items()}
+
+
 def _link_or_copy(source: str, target: str) -> None:
     try:
         os.link(source, target)
@@ -180,18 +188,26 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def commit(staged: Path, folder: Path, manifest: Manifest) -> None:
-    """Turn a staged folder into an artifact: manifest last, everything on disk, then one rename.
-
-    A damaged artifact of the same name is moved aside first and removed afterwards.
-    """
-    write_durably(staged / MANIFEST_NAME, manifest.model_dump_json(indent=1) + "\n")
+    """Turn a staged folder into an artifact: manifest last, everything on disk, then `move_into_place`."""
+    _write_manifest(staged, manifest)
     _sync_tree(staged)
     move_into_place(staged, folder, aside=staged.parent)
 
 
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_durably(folder / MANIFEST_NAME, manifest.model_dump_json(indent=1) + "\n")
+
+
 def move_into_place(staged: Path, folder: Path, aside: Path) -> None:
-    """Rename `staged`, whole and on disk, to `folder`; what was there goes to `aside` and is removed."""
+    """Rename `staged`, whole and on disk, to `folder`; what was there goes to `aside` and is removed.
+
+    But the parts that are there stay where they are the same, byte for byte: another stage may be reading
+    them, and a container has the folder itself mounted. Only what tells of the run is replaced then.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if (made := read_manifest(staged)) is not None and _has_the_parts_of(made, folder):
+        _retell(staged, made, folder)
+        return
     old: Path | None = None
     if folder.exists():
         old = aside / f"damaged-{uuid.uuid4().hex}"
@@ -200,6 +216,29 @@ def move_into_place(staged: Path, folder: Path, aside: Path) -> None:
     _sync(folder.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _has_the_parts_of(made: Manifest, folder: Path) -> bool:
+    there = read_manifest(folder)
+    return (
+        there is not None
+        and there.key == made.key
+        and there.parts == made.parts
+        and not damage(folder, there)
+    )
+
+
+def _retell(staged: Path, made: Manifest, folder: Path) -> None:
+    """Replace the files beside the parts. At each moment the manifest there lists what is there, no more."""
+    beside = [entry for entry in made.files if entry.path.partition("/")[0] not in made.parts]
+    _write_manifest(
+        folder, made.model_copy(update={"files": tuple(e for e in made.files if e not in beside)})
+    )
+    for entry in beside:
+        (staged / entry.path).replace(folder / entry.path)
+    _sync(folder)
+    _write_manifest(folder, made)
+    shutil.rmtree(staged, ignore_errors=True)
 
 
 def write_durably(path: Path, text: str) -> None:

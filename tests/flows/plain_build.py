@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ from flows.settings import BuildSettings
 from flows.stage_output import stage_error
 from flows.stores import open_store
 from stages.runtime.errors import GlassworksError
+from stages.runtime.fingerprint import installed_packages
 from stages.runtime.main import main as stage_main
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store, write_durably
@@ -52,6 +53,10 @@ class InlineBackend:
 
     name = "inline"
     elsewhere = False
+
+    def packages(self, spec: StageSpec) -> Mapping[str, str]:
+        """As the stage itself finds them."""
+        return installed_packages(spec.name)
 
     async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None: ...
 

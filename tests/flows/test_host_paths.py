@@ -10,7 +10,16 @@ import pytest
 from docker.errors import NotFound
 
 import flows.host_paths as host_paths_module
-from flows.host_paths import host_roots, mounted_from_host, on_host, own_container, parse_host_roots
+from flows.docker_engine import Image
+from flows.host_paths import (
+    host_roots,
+    mounted_from_host,
+    on_host,
+    own_container,
+    own_revision,
+    parse_host_roots,
+)
+from flows.images import REVISION_LABEL
 from stages.runtime.errors import UserError
 
 ROOTS = {Path("/store"): Path("/srv/llm/store"), Path("/store/runs"): Path("/mnt/runs")}
@@ -86,9 +95,11 @@ def engine(found: Any) -> Any:
     def inspect(container: str) -> Any:
         if container != found:
             raise NotFound("no such container")
-        return {"Mounts": [{"Type": "bind", "Source": "/srv/store", "Destination": "/store"}]}
+        mount = {"Type": "bind", "Source": "/srv/store", "Destination": "/store"}
+        return {"Mounts": [mount], "Image": "sha256:1"}
 
-    return SimpleNamespace(api=SimpleNamespace(inspect_container=inspect))
+    flow = Image("sha256:1", 1, (), {REVISION_LABEL: "c0ffee"})
+    return SimpleNamespace(api=SimpleNamespace(inspect_container=inspect), image={"sha256:1": flow}.get)
 
 
 def test_the_variable_comes_first_then_the_engine_is_asked(
@@ -106,3 +117,14 @@ def test_the_variable_comes_first_then_the_engine_is_asked(
     with pytest.raises(UserError, match="another Docker Engine") as caught:
         host_roots(engine(None), {})
     assert "GLASSWORKS_HOST_ROOT" in caught.value.hint
+
+
+def test_a_flow_in_a_container_knows_the_commit_that_it_was_built_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "mountinfo"
+    monkeypatch.setattr(host_paths_module, "MOUNT_TABLE", table)
+    assert own_revision(engine(ID)) == ""
+    table.write_text(IN_A_CONTAINER)
+    assert own_revision(engine(ID)) == "c0ffee"
+    assert own_revision(engine(None)) == ""

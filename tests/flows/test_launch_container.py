@@ -161,7 +161,7 @@ def test_a_missing_image_names_the_command_that_builds_it(monkeypatch: pytest.Mo
 
 
 def test_an_image_with_other_code_is_refused() -> None:
-    with pytest.raises(UserError, match="holds other code than this checkout"):
+    with pytest.raises(UserError, match="holds other code or packages than this checkout"):
         check(backend(Image("sha256:1", 1, (), {CODE_LABEL: "0" * 24})))
     check(backend(Image("sha256:1", 1, (), {CODE_LABEL: code_digest("dpo")})))
 

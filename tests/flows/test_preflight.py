@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,14 @@ from packaging.requirements import Requirement
 from flows import preflight
 from flows.preflight import (
     check_disk,
+    check_locked_packages,
     check_locks,
     check_packages,
     check_prefect,
     check_store,
     run_checks,
 )
+from stages.runtime.fingerprint import installed_packages
 from stages.runtime.store import Store
 
 
@@ -35,6 +38,17 @@ def test_a_wrong_and_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "needed ==1.0" in check.found
     assert "no-such-package is not installed" in check.found
     assert check.remedy.endswith("-m pip install prefect==1.0 'no-such-package>=1'")
+
+
+def test_other_packages_than_in_the_images_are_worth_knowing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_locked_packages().passed
+    monkeypatch.setattr(
+        preflight, "locked_packages", lambda spec: {**installed_packages(spec.name), "numpy": "1.0"}
+    )
+    check = check_locked_packages()
+    assert not check.passed and check.optional
+    assert check.found == f"numpy {metadata.version('numpy')}, in images 1.0"
+    assert check.remedy.endswith("images/locks/constraints.txt numpy")
 
 
 def test_the_known_bad_pins_are_among_the_requirements() -> None:

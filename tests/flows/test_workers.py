@@ -67,7 +67,8 @@ def job(store: Store, name: str, inputs: dict[str, Artifact] | None = None, **se
 
 def received(order: StageOrder, alone: bool = False) -> Job:
     store = Store(Path(order.store))
-    return job_of(order, store, inputs_of(order, store), "run", alone)
+    packages = launch.ProcessBackend().packages
+    return job_of(order, store, inputs_of(order, store), packages, "run", alone=alone)
 
 
 @pytest.fixture

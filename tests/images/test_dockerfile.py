@@ -132,8 +132,8 @@ def digests() -> dict[str, str]:
     [
         ("stages/dpo/run.py", {"dpo", "flow"}),
         ("stages/dpo/README.md", set()),
-        ("images/locks/vector.txt", {"vector", "vector_store"}),
-        ("images/locks/torch-cuda.txt", set()),
+        ("images/locks/vector.txt", {"vector", "vector_store", "flow"}),
+        ("images/locks/torch-cuda.txt", {"flow"}),
         ("flows/plan.py", {"flow"}),
         ("stages/whitebox/losses.py", {spec.name for spec in STAGES} | {"flow"}),
     ],

@@ -11,9 +11,20 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from flows.dockerfile import targets
-from flows.image_locks import FAMILIES, Pin, for_older_patches, read_lock, requirements
+from flows.image_locks import (
+    CONSTRAINTS,
+    FAMILIES,
+    Pin,
+    for_older_patches,
+    locked_packages,
+    read_lock,
+    requirements,
+)
 from flows.images import locks_of, wheels_for
+from stages.catalog import STAGES
 from stages.runtime.errors import UserError
+from stages.runtime.fingerprint import imported_packages, public_version
+from stages.runtime.spec import StageSpec
 
 
 def each_family() -> pytest.MarkDecorator:
@@ -72,6 +83,33 @@ def test_the_two_builds_of_torch_differ_in_nothing_that_they_share() -> None:
     assert cpu["torch"].version.split("+")[0] == cuda["torch"].version
     assert any(name.startswith("nvidia-") for name in cuda)
     assert not any(name.startswith("nvidia-") for name in cpu)
+
+
+@pytest.mark.parametrize("spec", STAGES, ids=lambda spec: spec.name)
+def test_every_package_that_a_stage_imports_is_in_its_image(spec: StageSpec) -> None:
+    assert list(locked_packages(spec)) == imported_packages(f"stages.{spec.name}.__main__")
+
+
+def test_the_gpu_build_counts_as_the_same_packages() -> None:
+    for name, pin in read_lock("torch-cpu").items():
+        assert public_version(read_lock("torch-cuda")[name].version) == public_version(pin.version)
+
+
+def test_processes_are_installed_with_the_versions_of_all_locks(repository: Path) -> None:
+    lines = CONSTRAINTS.read_text().splitlines()
+    told = dict(line.split("==") for line in lines if not line.startswith("#"))
+    locked = {
+        name: public_version(pin.version) for family in FAMILIES for name, pin in read_lock(family).items()
+    }
+    assert told == locked
+    path = CONSTRAINTS.relative_to(repository).as_posix()
+    assert f"LOCKED := {path}\n" in (repository / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("name", sorted({name for family in FAMILIES for name in read_lock(family)}))
+def test_no_two_locks_disagree(name: str) -> None:
+    found = {public_version(pins[name].version) for pins in map(read_lock, FAMILIES) if name in pins}
+    assert len(found) == 1
 
 
 def test_a_lock_survives_reading_and_writing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from stages.runtime.fingerprint import (
     explain_difference,
     fingerprint,
     import_closure,
+    imported_packages,
     key_parts,
+    public_version,
     syntax_without_comments,
 )
 from stages.runtime.spec import StageConfig, StageSpec
@@ -114,6 +117,32 @@ def test_changed_code_is_named(tree: Path, name: str, old: str, new: str) -> Non
     before = key(tree)
     edit(tree, name, old, new)
     assert explain_difference(before, key(tree)) == [f"code {name}"]
+
+
+def test_packages_count_where_the_code_imports_them(tree: Path) -> None:
+    assert key(tree).packages == {}
+    edit(tree, "stages/white/losses.py", "# a comment", "import numpy.linalg\nimport math, no_such_package")
+    assert imported_packages("stages.fake.__main__", tree) == ["no_such_package", "numpy"]
+    assert key(tree).packages == {"numpy": metadata.version("numpy")}
+    edit(tree, "stages/white/unused.py", "return 1", "import pyarrow")
+    assert key(tree).packages.keys() == {"numpy"}
+
+
+def test_a_changed_package_is_named_with_both_versions(tree: Path) -> None:
+    config = SPEC.parse_config({})
+    old, new = (
+        key_parts(SPEC, config, {}, tree, packages=found)
+        for found in ({"numpy": "2.3.0", "duckdb": "1.4"}, {"numpy": "2.4.0"})
+    )
+    assert fingerprint(old) != fingerprint(new)
+    assert explain_difference(old, new) == [
+        "package duckdb: 1.4 -> (absent)",
+        "package numpy: 2.3.0 -> 2.4.0",
+    ]
+
+
+def test_builds_of_one_version_for_other_hardware_count_as_one() -> None:
+    assert public_version("2.13.0+cpu") == public_version("2.13.0") == "2.13.0"
 
 
 def test_a_function_without_a_body_still_parses() -> None:

@@ -8,15 +8,29 @@ from pathlib import Path
 import pytest
 
 from data_contracts.manifest import Hardware, KeyParts, Manifest, PartEntry, Provenance
+from stages.runtime import store as stores
 from stages.runtime.errors import UserError
 from stages.runtime.fingerprint import fingerprint
 from stages.runtime.lock import exclusive, holder, is_held
-from stages.runtime.store import Artifact, Store, commit, list_files, part_digest, write_run
+from stages.runtime.store import (
+    Artifact,
+    Store,
+    commit,
+    list_files,
+    part_digest,
+    write_durably,
+    write_run,
+)
 
 
-def make_key(depth: int = 4, code: str = "c0") -> KeyParts:
+def make_key(depth: int = 4, code: str = "c0", numpy: str = "2.4.0") -> KeyParts:
     return KeyParts(
-        stage="fake", version=1, config={"depth": depth}, code={"stages/fake/run.py": code}, inputs={}
+        stage="fake",
+        version=1,
+        config={"depth": depth},
+        code={"stages/fake/run.py": code},
+        inputs={},
+        packages={"numpy": numpy},
     )
 
 
@@ -26,6 +40,7 @@ def build(
     staged = store.work_dir("fake", fingerprint(key)) / "out"
     (staged / "numbers").mkdir(parents=True)
     (staged / "numbers" / "numbers.txt").write_text(text)
+    (staged / "events.jsonl").write_text(f"began {started}")
     files = list_files(staged)
     hardware = Hardware(cpu="test", num_cpus=1, memory_bytes=1, platform="test")
     provenance = Provenance(
@@ -105,6 +120,65 @@ def test_trusted_code_is_written_down(store: Store) -> None:
     assert adopted.manifest.trusted_code == {"stages/fake/run.py": ["c0", "c1"]}
     assert store.find("fake", fingerprint(make_key(code="c1"))) == adopted
     assert store.find("fake", fingerprint(make_key(code="c0"))) == old
+
+
+def test_packages_are_trusted_like_code(store: Store) -> None:
+    old = build(store, make_key(numpy="2.4.0"))
+    wanted = make_key(code="c1", numpy="2.5.0")
+    assert store.find_trusting_code(wanted) == old
+    trusted = store.adopt(old, wanted).manifest.trusted_code
+    assert trusted == {"package numpy": ["2.4.0", "2.5.0"], "stages/fake/run.py": ["c0", "c1"]}
+
+
+def test_a_manifest_from_before_packages_counted_is_no_hit_and_tells_why(store: Store) -> None:
+    folder = build(store, make_key()).folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["manifest_version"] = 1
+    del manifest["key"]["packages"]
+    old = folder.rename(folder.with_name("0123"))
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    assert store.why_not(make_key()) == ["package numpy: (absent) -> 2.4.0"]
+    adopted = store.adopt(store.find_trusting_code(make_key()), make_key())
+    assert adopted.manifest.manifest_version == 2
+
+
+LATER = "2026-01-02T00:00:00+00:00"
+
+
+def test_the_same_made_again_leaves_readers_their_files(store: Store) -> None:
+    first = build(store, make_key())
+    inodes = {path: path.stat().st_ino for path in (first.folder, *first.folder.rglob("numbers*"))}
+    again = build(store, make_key(), started=LATER)
+    assert {path: path.stat().st_ino for path in inodes} == inodes
+    assert (first.folder / "events.jsonl").read_text() == f"began {LATER}"
+    assert store.find("fake", fingerprint(make_key())) == again
+    assert not any(store.work_dir("fake", fingerprint(make_key())).iterdir())
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_telling_of_a_new_run_can_be_cut_short_anywhere(
+    store: Store, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    build(store, make_key())
+    left = iter(range(writes))
+
+    def write_some(path: Path, text: str) -> None:
+        if next(left, None) is None:
+            raise InterruptedError
+        write_durably(path, text)
+
+    monkeypatch.setattr(stores, "write_durably", write_some)
+    with pytest.raises(InterruptedError):
+        build(store, make_key(), started=LATER)
+    found = store.find("fake", fingerprint(make_key()))
+    assert found is not None and (found.part("numbers") / "numbers.txt").read_text() == "data"
+
+
+def test_other_bytes_replace_what_was_there(store: Store) -> None:
+    build(store, make_key())
+    build(store, make_key(), text="other", started=LATER)
+    found = store.find("fake", fingerprint(make_key()))
+    assert found is not None and (found.part("numbers") / "numbers.txt").read_text() == "other"
 
 
 def test_adopting_leaves_another_builds_checkpoints_alone(store: Store) -> None:
