@@ -108,12 +108,12 @@ async def build_flow(build: Build) -> None:
     # Prefect's default is five, a minute: so long a build that is done would wait for a server that is gone.
     retries = min(MAX_RETRIES, PREFECT_CLIENT_MAX_RETRIES.value())
     with suppress(CancelledRun), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: retries}):
-        await _prepared(build.run_id)
+        await _prepared()
 
 
 @flow(name="build-llm", persist_result=False)
-async def _prepared(run_id: str) -> Any:
-    """The build that `CURRENT` holds; `run_id` is only there to be seen among the parameters."""
+async def _prepared() -> Any:
+    """The build that `CURRENT` holds. No parameters: for even one, Prefect would import all of FastAPI."""
     build = CURRENT.get()
     this = asyncio.current_task()
     assert this is not None

@@ -123,7 +123,8 @@ def _trusted(view: RunView, name: str) -> Html:
         return NOTHING
     files = ", ".join(manifest.trusted_code)
     return paragraph(
-        f"{name} was kept although code or packages changed since it was made (--trust-code): {files}.", "warning"
+        f"{name} was kept although code or packages changed since it was made (--trust-code): {files}.",
+        "warning",
     )
 
 

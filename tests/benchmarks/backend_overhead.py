@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--stage", action="append", choices=[spec.name for spec in STAGES])
     parser.add_argument("--backend", default="docker", help="docker; workers, where a server and one are up")
     options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # it costs each start the compiling of all of our files
     store = Store(options.store)
     backends = [backend_named("process"), backend_named(options.backend)]
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, median of {options.rounds}\n")

@@ -1,6 +1,6 @@
-"""What Prefect costs over a bare loop: the same build both ways by turns, as a Markdown table.
+"""What Prefect, and containers, cost over a bare loop: the same build each way by turns, as a Markdown table.
 
-    python tests/benchmarks/prefect_overhead.py [--rounds 5] [--preset tiny]
+    python tests/benchmarks/prefect_overhead.py [--rounds 5] [--preset tiny] [--containers]
 
 A run of nine hits, and one of nine stages in an empty store. Each build is a new interpreter; the seconds are those of
 the whole command. The bare loop plans, runs, records and reports in the same way, without Prefect.
@@ -58,7 +58,7 @@ def seconds_of(command: list[str], environment: Mapping[str, str]) -> float:
     return time.monotonic() - started
 
 
-def measure(preset: str, changes: list[str], rounds: int, home: Path) -> None:
+def measure(preset: str, changes: list[str], rounds: int, home: Path, containers: bool) -> None:
     """Print the rows of the table."""
     told = [word for change in changes for word in ("--set", change)]
     here = [sys.executable, __file__, "--preset", preset, *told, "--bare"]
@@ -71,6 +71,11 @@ def measure(preset: str, changes: list[str], rounds: int, home: Path) -> None:
             "flow, the server is up": (build, dict(os.environ)),
             "flow, with a server of its own": (build, alone),
         }
+        if containers:
+            ways["flow, the server is up, a container per stage"] = (
+                [*build[:-1], "--backend", "docker", "--store"],
+                dict(os.environ),
+            )
         seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for number in range(rounds):
             for way, (command, environment) in ways.items():
@@ -91,7 +96,9 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--set", action="append", dest="changes")
     parser.add_argument("--bare", type=Path, metavar="STORE", help="run one build without Prefect")
+    parser.add_argument("--containers", action="store_true", help="also with each stage in a container")
     options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # it costs each start the compiling of all of our files
     changes = list(SMALL) if options.changes is None else options.changes
     if options.bare is not None:
         run_bare(options.preset, changes, options.bare)
@@ -100,7 +107,7 @@ def main() -> None:
     print("| build | nine hits, s | over bare | nine cold stages, s | over bare |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         prepare_prefect(Store(Path(folder) / "lasting"))
-        measure(options.preset, changes, options.rounds, Path(folder))
+        measure(options.preset, changes, options.rounds, Path(folder), options.containers)
 
 
 if __name__ == "__main__":
