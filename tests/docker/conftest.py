@@ -18,7 +18,7 @@ import pytest
 from flows.container_run import Ended, run_container
 from flows.container_spec import STAGE_LABEL, STORE_LABEL, User, request, user_of
 from flows.docker_engine import Engine
-from flows.images import CODE_LABEL, code_digest, image_name
+from flows.images import holds_our_code, image_name
 from flows.job import Job
 from flows.launch_container import prepare
 from stages.catalog import STAGES
@@ -49,7 +49,7 @@ def engine() -> Engine:
         lacking(f"needs Docker: {error.message}")
     for spec in STAGES:
         image = found.image(image_name(spec.name))
-        if image is None or image.labels.get(CODE_LABEL) != code_digest(spec.name):
+        if image is None or not holds_our_code(image, spec.name):
             lacking(f"needs the image {image_name(spec.name)} of this code: glassworks images build")
     return found
 

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from flows.docker_engine import engine_address
+
 ALLOWED = "GLASSWORKS_MAY_KILL_DOCKER"
-DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Daemon:
     def that_answers(cls) -> Daemon:
         """Ask the kernel who listens: where the pid file lies depends on how it was started."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(urlsplit(os.environ.get("DOCKER_HOST", DEFAULT_HOST)).path)
+            connection.connect(urlsplit(engine_address()).path)
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid, _, _ = struct.unpack("3i", credentials)
         process = Path("/proc", str(pid))
