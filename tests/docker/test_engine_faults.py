@@ -7,6 +7,8 @@ import signal
 import socket
 import struct
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,17 +68,26 @@ def answers(glassworks: Any) -> bool:
         return False
 
 
+@contextmanager
+def killed(daemon: Daemon, glassworks: Any) -> Iterator[None]:
+    """No engine meanwhile; the next one answers afterwards, whatever happens: other tests need it."""
+    daemon.kill()
+    try:
+        yield
+    finally:
+        glassworks.wait_until(lambda: daemon.is_gone, "the engine to be gone")
+        daemon.start_again()
+        glassworks.wait_until(lambda: answers(glassworks), "the engine to come back")
+
+
 @pytest.mark.skipif(ALLOWED not in os.environ, reason=f"kills dockerd: set {ALLOWED}=1 where that is no loss")
 def test_kill_9_of_the_engine_then_the_same_bytes(training: Any, begun: Any) -> None:
     glassworks, daemon = training.glassworks, Daemon.that_answers()
     [container] = glassworks.containers("pretrain")
     stage = Path("/proc", str(glassworks.engine.api.inspect_container(container["Id"])["State"]["Pid"]))
-    daemon.kill()
-    glassworks.wait_until(lambda: not stage.exists(), "the stage to end by itself", seconds=GONE_SECONDS)
-    output, _ = training.build.communicate(timeout=90)
-    glassworks.wait_until(lambda: daemon.is_gone, "the engine to be gone")
-    daemon.start_again()
-    glassworks.wait_until(lambda: answers(glassworks), "the engine to come back")
+    with killed(daemon, glassworks):
+        glassworks.wait_until(lambda: not stage.exists(), "the stage to be stopped", seconds=GONE_SECONDS)
+        output, _ = training.build.communicate(timeout=90)
     glassworks.wait_until_gone()
     assert training.build.returncode == 75, output
     assert "the Docker Engine has gone while the stage ran" in output
