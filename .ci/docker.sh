@@ -51,17 +51,18 @@ check_space() { # images, what builds them, wheels
 }
 
 install_engine() {
-    local missing=() had_engine
-    had_engine=$(command -v dockerd || true)
-    command -v dockerd >/dev/null || missing+=(docker.io)
+    local missing=() services=() service
+    command -v dockerd >/dev/null || { missing+=(docker.io) && services+=(docker); }
+    command -v docker-registry >/dev/null || { missing+=(docker-registry) && services+=(docker-registry); }
     command -v debootstrap >/dev/null || missing+=(debootstrap ca-certificates)
     command -v ip >/dev/null || missing+=(iproute2)
     command -v faketime >/dev/null || missing+=(faketime)
     command -v chromium >/dev/null || missing+=(chromium)
     if [ ${#missing[@]} -gt 0 ]; then
         retry install_packages "${missing[@]}"
-        # Where services start when they are installed, this one is nobody's.
-        [ -n "$had_engine" ] || service docker stop || true
+        for service in "${services[@]}"; do # where they start when they are installed, these are nobody's
+            service "$service" stop || true
+        done
     fi
     # Without control groups no container starts. The machine's init has mounted them, or nobody has.
     if ! mountpoint --quiet /sys/fs/cgroup; then

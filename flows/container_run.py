@@ -2,15 +2,21 @@
 
 The lease is its standard input, whose other end we hold. When we die, even by `kill -9`, the kernel closes
 our end, the engine closes the container's, and the stage saves its checkpoint and stops. The engine removes
-it then.
+it then. When the engine dies, its end stays open: the container's shim holds it for an engine that comes
+back. Then we stop the stage ourselves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
+import select
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError, DockerException, ImageNotFound
@@ -148,7 +154,36 @@ def _read(lease: Any, hear: Callable[[bytes], None]) -> str:
 
 def stop_and_remove(engine: Engine, container: str, grace_seconds: int = GRACE_SECONDS) -> None:
     """SIGTERM, time for the checkpoint, SIGKILL. What never started is there all the same."""
-    with contextlib.suppress(APIError, RequestException):
+    try:
         engine.api.stop(container, timeout=grace_seconds)
+    except APIError:
+        pass
+    except RequestException:
+        if (pid := _first_process(container)) is not None:
+            stop_without_engine(pid, grace_seconds)
     with contextlib.suppress(APIError, RequestException):
         engine.api.remove_container(container, force=True)
+
+
+def _first_process(container: str) -> int | None:
+    """The pid of a container's process 1, where it runs on this machine and is seen from here."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if container in (process / "cgroup").read_text():
+                ids = re.search(r"^NSpid:.*\s(\d+)$", (process / "status").read_text(), re.MULTILINE)
+                if ids and ids[1] == "1":
+                    return int(process.name)
+    return None
+
+
+def stop_without_engine(pid: int, grace_seconds: float) -> None:
+    """The same by the kernel alone: SIGTERM, time for the checkpoint, SIGKILL."""
+    with contextlib.suppress(OSError):  # it has just ended, or is not ours to stop
+        process = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+            ended, _, _ = select.select([process], [], [], grace_seconds)
+            if not ended:
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        finally:
+            os.close(process)

@@ -30,8 +30,8 @@ STORE_LABEL = "glassworks.store"
 NOBODY = "10001:10001"
 """Who stages run as when root starts them: the user of the images."""
 GIB = 2**30
-#: What a process would inherit and results or figures depend on.
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+#: What a process would inherit and results or figures depend on.
 INHERITED = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", PRICE_VARIABLE),
     # Each of these changes the last bits of sums: how they are split, or the instructions that make them.

@@ -18,13 +18,11 @@ from pathlib import Path
 
 from flows.checks import Check
 from flows.container_run import INSTALL_GPU_RUNTIME
-from flows.docker_engine import Engine, Image, facts_of, in_our_words
-from flows.images import CODE_LABEL, code_digest, how_to_get, image_name
-from flows.launch_container import TORCH_LABEL
+from flows.docker_engine import Engine, Image, engine_address, facts_of, in_our_words
+from flows.images import has_cpu_torch, holds_our_code, how_to_get, image_name
 from stages.catalog import STAGES
 from stages.runtime.errors import GlassworksError
 
-DEFAULT_HOST = "unix:///var/run/docker.sock"
 ANSWER_SECONDS = 4
 ALL_ANSWERS_SECONDS = 10.0
 MIN_FREE_DISK_BYTES = 3 * 2**30
@@ -58,7 +56,7 @@ def _checks(gpus: list[str]) -> Iterator[Check]:
         engine = Engine(timeout_seconds=ANSWER_SECONDS)
         with in_our_words():
             info = engine.api.info()
-        yield Check("Docker", True, f"{info.get('ServerVersion', 'an engine')} at {_host()}")
+        yield Check("Docker", True, f"{info.get('ServerVersion', 'an engine')} at {engine_address()}")
         yield _check_engine_disk(Path(info.get("DockerRootDir", "/var/lib/docker")))
         images = {spec.name: engine.image(image_name(spec.name)) for spec in STAGES}
         yield _check_images(images)
@@ -68,13 +66,9 @@ def _checks(gpus: list[str]) -> Iterator[Check]:
         yield Check("Docker", False, error.message, error.hint)
 
 
-def _host() -> str:
-    return os.environ.get("DOCKER_HOST") or DEFAULT_HOST
-
-
 def _engine_is_away() -> Check | None:
     """Whether anybody listens at the engine's socket; the SDK's errors do not tell these cases apart."""
-    host = _host()
+    host = engine_address()
     if not host.startswith("unix://"):
         return None
     path = host.removeprefix("unix://")
@@ -96,15 +90,15 @@ def _engine_is_away() -> Check | None:
 
 
 def _hangs(what: str) -> Check:
-    return Check("Docker", False, f"the engine at {_host()} {what}", _service("restart"))
+    return Check("Docker", False, f"the engine at {engine_address()} {what}", _service("restart"))
 
 
 def _nobody_there(error: OSError) -> Check:
     if os.environ.get("DOCKER_HOST") and error.errno == errno.ENOENT:
-        found = f"DOCKER_HOST names {_host()}, which does not exist"
+        found = f"DOCKER_HOST names {engine_address()}, which does not exist"
         return Check("Docker", False, found, "unset DOCKER_HOST, or name the socket of an engine that runs")
     if error.errno == errno.ECONNREFUSED:
-        found = f"nobody answers at {_host()}: the engine has stopped and left its socket"
+        found = f"nobody answers at {engine_address()}: the engine has stopped and left its socket"
         return Check("Docker", False, found, _service("start"))
     if _program("dockerd") is None:
         found = "no engine is installed (stages run as processes without one)"
@@ -144,16 +138,12 @@ def _check_engine_disk(root: Path) -> Check:
 def _check_images(images: dict[str, Image | None]) -> Check:
     """Every stage's image is there and holds the code of this checkout."""
     missing = [stage for stage, image in images.items() if image is None]
-    others = {stage for stage, image in images.items() if image and not _has_our_code(stage, image)}
+    others = {stage for stage, image in images.items() if image and not holds_our_code(image, stage)}
     stale = [stage for stage in images if stage in others]
     told = [f"missing: {', '.join(missing)}"] * bool(missing)
     told += [f"of other code than this checkout: {', '.join(stale)}"] * bool(stale)
     found = "; ".join(told) or f"all {len(images)}, of this checkout's code"
     return Check("images", not told, found, _get(missing, stale, len(images)))
-
-
-def _has_our_code(stage: str, image: Image) -> bool:
-    return image.labels.get(CODE_LABEL) == code_digest(stage)
 
 
 def _get(missing: list[str], stale: list[str], num_stages: int) -> str:
@@ -174,10 +164,6 @@ def _check_gpus(gpus: list[str], images: dict[str, Image | None], has_runtime: b
         found = f"{', '.join(gpus)}, but the engine has no NVIDIA runtime"
         return Check(name, False, found, INSTALL_GPU_RUNTIME)
     wants = {spec.name for spec in STAGES if spec.gpu != "none"}
-    of_cpu = [
-        stage
-        for stage, image in images.items()
-        if image and stage in wants and image.labels.get(TORCH_LABEL, "").endswith("+cpu")
-    ]
+    of_cpu = [stage for stage, image in images.items() if image and stage in wants and has_cpu_torch(image)]
     found = f"torch for processors in the images of {', '.join(of_cpu)}" if of_cpu else "containers get it"
     return Check(name, not of_cpu, found, "glassworks images build --torch cuda")

@@ -190,6 +190,11 @@ def _docker_command() -> str:
     return found
 
 
+def engine_address() -> str:
+    """Where the engine is asked for: what DOCKER_HOST says, else the local socket."""
+    return os.environ.get("DOCKER_HOST") or f"unix://{SOCKET}"
+
+
 @contextmanager
 def in_our_words() -> Iterator[None]:
     """Turn the SDK's errors into ours."""
@@ -207,7 +212,7 @@ def in_our_words() -> Iterator[None]:
 
 def engine_away(error: Exception, in_container: bool | None = None) -> GlassworksError:
     """No answer from the engine: it is not there, it has gone, or we may not ask."""
-    where = os.environ.get("DOCKER_HOST", f"unix://{SOCKET}")
+    where = engine_address()
     inside = CONTAINER_MARK.exists() if in_container is None else in_container
     if "Permission denied" in str(error):
         group = "give this container the group of the socket: group_add, the number is that of "

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from flows.docker_engine import Engine
+from flows.docker_engine import Engine, Image
 from flows.dockerfile import BASE_IMAGE, OWN, Target, copied_files, pieces, recipe, source_digest
 from flows.image_locks import Pin, locked_packages, read_lock
 from stages.catalog import STAGES
@@ -27,6 +27,8 @@ from stages.runtime.provenance import git_commit
 SOURCE_LABEL = "glassworks.source"
 CODE_LABEL = "glassworks.code"
 REVISION_LABEL = "org.opencontainers.image.revision"
+PACKAGE_LABEL = "glassworks.package.{}"
+TORCH_LABEL = PACKAGE_LABEL.format("torch")
 NAMES_VARIABLE = "GLASSWORKS_IMAGES"
 DEFAULT_NAMES = "glassworks/{target}:dev"
 DEFAULT_BASE_IMAGE = "python:3.11-slim"
@@ -96,6 +98,16 @@ def code_digest(stage: str) -> str:
     return hashlib.sha256(canonical_json(counts).encode()).hexdigest()[:24]
 
 
+def holds_our_code(image: Image, stage: str) -> bool:
+    """Whether the image of a stage holds the code of this checkout."""
+    return image.labels.get(CODE_LABEL) == code_digest(stage)
+
+
+def has_cpu_torch(image: Image) -> bool:
+    """Whether the torch in it is the build for processors."""
+    return image.labels.get(TORCH_LABEL, "").endswith("+cpu")
+
+
 def labels(target: Target, options: BuildOptions) -> dict[str, str]:
     """What an image says about itself."""
     said = {
@@ -108,7 +120,7 @@ def labels(target: Target, options: BuildOptions) -> dict[str, str]:
     if target.name in {spec.name for spec in STAGES}:
         said[CODE_LABEL] = code_digest(target.name)
     for lock in locks_of(target, options.torch):
-        said |= {f"glassworks.package.{pin.name}": pin.version for pin in _named(read_lock(lock))}
+        said |= {PACKAGE_LABEL.format(pin.name): pin.version for pin in _named(read_lock(lock))}
     return said
 
 

@@ -21,7 +21,7 @@ from flows.containers_left import remove_containers
 from flows.docker_engine import Engine, EngineFacts, Image
 from flows.host_paths import HostRoots, host_roots, on_host, own_revision
 from flows.image_locks import locked_packages
-from flows.images import CODE_LABEL, code_digest, how_to_get, image_name
+from flows.images import has_cpu_torch, holds_our_code, how_to_get, image_name
 from flows.job import Job, OnEvent
 from flows.stage_output import parse_event, stage_error
 from flows.threads import in_thread, undisturbed
@@ -33,7 +33,6 @@ from stages.runtime.spec import Limits, Outside, StageSpec
 from stages.runtime.store import Artifact, Store, write_durably
 
 FIRST_SIGNAL = 128
-TORCH_LABEL = "glassworks.package.torch"
 
 
 class DockerBackend:
@@ -106,7 +105,7 @@ class DockerBackend:
         image = self._engine.image(name)
         if image is None:
             raise UserError(f"there is no image {name}", hint=how_to_get(name, spec.name))
-        if image.labels.get(CODE_LABEL) != code_digest(spec.name):
+        if not holds_our_code(image, spec.name):
             raise UserError(
                 f"the image {name} holds other code or packages than this checkout",
                 hint=f"glassworks images build {spec.name}",
@@ -210,7 +209,7 @@ def container_error(
 
 
 def _warn_of_cpu_torch(spec: StageSpec, image: Image, facts: EngineFacts, on_event: OnEvent) -> None:
-    if spec.gpu != "none" and facts.has_gpus and image.labels.get(TORCH_LABEL, "").endswith("+cpu"):
+    if spec.gpu != "none" and facts.has_gpus and has_cpu_torch(image):
         message = (
             "there is a GPU, but the image has torch for processors: glassworks images build --torch cuda"
         )

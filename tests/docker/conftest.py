@@ -18,18 +18,26 @@ import pytest
 from flows.container_run import Ended, run_container
 from flows.container_spec import STAGE_LABEL, STORE_LABEL, User, request, user_of
 from flows.docker_engine import Engine
-from flows.images import CODE_LABEL, code_digest, image_name
+from flows.images import holds_our_code, image_name
 from flows.job import Job
 from flows.launch_container import prepare
 from stages.catalog import STAGES
 from stages.runtime.errors import GlassworksError
 from stages.runtime.fingerprint import key_parts
 from stages.runtime.spec import Limits, Outside, StageConfig, StageSpec
-from stages.runtime.store import Store
+from stages.runtime.store import Store, damage
 
 DEADLINE_SECONDS = 120
+GONE_SECONDS = 30
+"""What is promised: no container is left so long after whatever has happened."""
 REQUIRED = "GLASSWORKS_NEEDS_DOCKER"
 TINY = ("build", "--preset", "tiny")
+BRIEF = (
+    *("--set", "pretrain.train_tokens=30_000", "--set", "pretrain.checkpoint_every_seconds=0.2"),
+    *("--set", "pretrain.num_threads=1"),  # two that wait for each other take minutes on a busy machine
+)
+"""A pretraining of seconds: there is time to kill it after its first checkpoint, and the rest is short."""
+PRETRAINING = (*TINY, "--until", "pretrain", *BRIEF)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,9 +57,19 @@ def engine() -> Engine:
         lacking(f"needs Docker: {error.message}")
     for spec in STAGES:
         image = found.image(image_name(spec.name))
-        if image is None or image.labels.get(CODE_LABEL) != code_digest(spec.name):
+        if image is None or not holds_our_code(image, spec.name):
             lacking(f"needs the image {image_name(spec.name)} of this code: glassworks images build")
     return found
+
+
+@pytest.fixture(scope="session")
+def needed_program() -> Callable[[str], str]:
+    """Where a program lies."""
+
+    def find(name: str) -> str:
+        return shutil.which(name) or lacking(f"needs {name}: apt-get install {name}")
+
+    return find
 
 
 def lacking(what: str) -> NoReturn:
@@ -164,12 +182,16 @@ class Glassworks:
             assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
             time.sleep(0.2)
 
-    def digests(self) -> dict[tuple[str, str], str]:
-        """Digest of every part that must be the same each time; that of Chroma is not."""
+    def wait_until_gone(self) -> None:
+        """No container is left within the time that is promised."""
+        self.wait_until(lambda: not self.containers(), "the container to be gone", seconds=GONE_SECONDS)
+
+    def digests(self, *stages: str) -> dict[tuple[str, str], str]:
+        """Digests of the parts of these stages, or of all; without Chroma, which is never the same."""
         return {
             (artifact.manifest.stage, part): entry.digest
-            for spec in STAGES
-            for artifact in self.store.artifacts(spec.name)
+            for stage in stages or [spec.name for spec in STAGES]
+            for artifact in self.store.artifacts(stage)
             for part, entry in artifact.manifest.parts.items()
             if part != "chroma"
         }
@@ -193,9 +215,11 @@ def make_glassworks(
 
 
 @pytest.fixture(scope="session")
-def by_process(make_glassworks: Callable[[], Glassworks]) -> Glassworks:
+def by_process(make_glassworks: Callable[[], Glassworks], begun: Glassworks) -> Glassworks:
     """A store with the tiny preset, built by processes."""
-    return built(make_glassworks(), "process")
+    glassworks = make_glassworks()
+    glassworks.take(begun, "corpus_prep", "tokenizer")
+    return built(glassworks, "process")
 
 
 @pytest.fixture(scope="session")
@@ -206,8 +230,8 @@ def by_container(make_glassworks: Callable[[], Glassworks]) -> Glassworks:
 
 @pytest.fixture(scope="session")
 def begun(make_glassworks: Callable[[], Glassworks]) -> Glassworks:
-    """A store with the first two stages of the tiny preset, built by processes."""
-    return built(make_glassworks(), "process", "--until", "tokenizer")
+    """A store with the first two stages of the tiny preset and a brief pretraining, built by processes."""
+    return built(make_glassworks(), "process", "--until", "pretrain", *BRIEF)
 
 
 def built(glassworks: Glassworks, backend: str, *options: str) -> Glassworks:
@@ -217,21 +241,47 @@ def built(glassworks: Glassworks, backend: str, *options: str) -> Glassworks:
     return glassworks
 
 
+class Training:
+    """A build that is at a brief pretraining, in a container, with a checkpoint on disk."""
+
+    def __init__(self, glassworks: Glassworks) -> None:
+        self.glassworks = glassworks
+        self.build = glassworks.start(*PRETRAINING, "--backend", "docker")
+
+    def checkpoints(self) -> list[Path]:
+        """What it has saved."""
+        return list((self.glassworks.store.root / "work" / "pretrain").glob("*/checkpoints/*"))
+
+    def kept_its_checkpoint_only(self) -> bool:
+        """Whether a checkpoint is there, and nothing that could be taken for an artifact."""
+        return bool(self.checkpoints()) and not any(self.glassworks.store.root.glob("artifacts/pretrain/*"))
+
+    def again(self, *more: str) -> subprocess.CompletedProcess[str]:
+        """The same command to its end."""
+        return self.glassworks(*PRETRAINING, "--backend", "docker", *more)
+
+    def check_that_it_goes_on(self, unbroken: Glassworks, *more: str) -> None:
+        """The same command takes up the checkpoint, and ends with the bytes of a build undisturbed."""
+        again = self.again(*more)
+        assert again.returncode == 0, again.stdout + again.stderr
+        [made] = self.glassworks.store.artifacts("pretrain")
+        assert made.manifest.provenance.resumed
+        assert damage(made.folder, made.manifest) == []
+        assert self.glassworks.digests("pretrain") == unbroken.digests("pretrain")
+        assert self.checkpoints() == [] and self.glassworks.containers() == []
+
+
 @pytest.fixture
-def training(
-    make_glassworks: Callable[[], Glassworks], begun: Glassworks
-) -> Iterator[tuple[Glassworks, subprocess.Popen[str]]]:
-    """A build that is at a long pretraining in a container, with a checkpoint on disk."""
+def training(make_glassworks: Callable[[], Glassworks], begun: Glassworks) -> Iterator[Training]:
+    """A build that is at its pretraining; `begun` is what it comes to when nothing disturbs it."""
     glassworks = make_glassworks()
     glassworks.take(begun, "corpus_prep", "tokenizer")
-    long = ["--set", "pretrain.train_tokens=50_000_000", "--set", "pretrain.checkpoint_every_seconds=1.0"]
-    build = glassworks.start(*TINY, "--backend", "docker", "--until", "pretrain", *long)
-    checkpoints = glassworks.store.root / "work" / "pretrain"
+    training = Training(glassworks)
     try:
-        glassworks.wait_until(lambda: any(checkpoints.glob("*/checkpoints/*")), "a checkpoint of pretrain")
+        glassworks.wait_until(training.checkpoints, "a checkpoint of pretrain")
         assert glassworks.containers("pretrain")
-        yield glassworks, build
+        yield training
     finally:
-        if build.poll() is None:
-            os.killpg(build.pid, signal.SIGKILL)
-            build.wait()
+        if training.build.poll() is None:
+            os.killpg(training.build.pid, signal.SIGKILL)
+            training.build.wait()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from stages.catalog import STAGES
 
 Glassworks = Any  # as conftest.py makes them
-Training = tuple[Glassworks, subprocess.Popen[str]]
+Training = Any
 
 
 def test_containers_and_processes_make_the_same_bytes(
@@ -47,34 +46,40 @@ def test_the_harvest_is_that_of_the_users_python(make_glassworks: Callable[[], G
     assert by_container.digests() == by_process.digests()
 
 
-def checkpoints(glassworks: Glassworks) -> list[Any]:
-    return list((glassworks.store.root / "work" / "pretrain").glob("*/checkpoints/*"))
-
-
-def test_kill_9_of_the_controller_leaves_a_checkpoint_and_no_container(training: Training) -> None:
-    glassworks, build = training
-    os.killpg(build.pid, signal.SIGKILL)
-    build.wait()
-    glassworks.wait_until(lambda: not glassworks.containers(), "the container to end by itself", seconds=30)
-    assert checkpoints(glassworks)
+def test_kill_9_of_the_controller_then_the_same_bytes(training: Training, begun: Glassworks) -> None:
+    os.killpg(training.build.pid, signal.SIGKILL)
+    training.build.wait()
+    training.glassworks.wait_until_gone()
+    assert training.kept_its_checkpoint_only()
+    training.check_that_it_goes_on(begun)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopping_a_build_stops_its_container(training: Training, number: int, code: int) -> None:
-    glassworks, build = training
-    build.send_signal(number)
-    assert build.wait(timeout=60) == code
-    assert glassworks.containers() == []
-    assert checkpoints(glassworks)
+    training.build.send_signal(number)
+    assert training.build.wait(timeout=60) == code
+    assert training.glassworks.containers() == []
+    assert training.kept_its_checkpoint_only()
 
 
-def test_a_container_that_is_killed_is_said_to_be_killed(training: Training) -> None:
-    glassworks, build = training
+def test_kill_9_of_a_container_then_too_little_memory_then_the_same_bytes(
+    training: Training, begun: Glassworks
+) -> None:
+    glassworks, enough = training.glassworks, "pretrain.memory_gib=0.4"
     [container] = glassworks.containers("pretrain")
     glassworks.engine.api.kill(container["Id"], signal="SIGKILL")
-    output, _ = build.communicate(timeout=60)
-    assert build.returncode == 75
+    output, _ = training.build.communicate(timeout=60)
+    assert training.build.returncode == 75
     assert "pretrain was killed by SIGKILL" in output
+    glassworks.wait_until_gone()
+    assert training.kept_its_checkpoint_only()
+    starved = training.again("--limit", "pretrain.memory_gib=0.2")
+    assert starved.returncode == 2, starved.stdout + starved.stderr
+    assert "pretrain needed more than its 0.2 GiB of memory and was killed" in starved.stdout
+    assert f"--limit {enough}" in starved.stdout
+    glassworks.wait_until_gone()
+    assert training.kept_its_checkpoint_only()
+    training.check_that_it_goes_on(begun, "--limit", enough)
 
 
 def test_a_missing_image_is_told_before_anything_runs(make_glassworks: Callable[[], Glassworks]) -> None:

@@ -18,11 +18,10 @@ from typing import Any
 
 import pytest
 
-from flows import docker_checks
+from flows import docker_checks, docker_engine
 from flows.checks import Check
 from flows.docker_checks import check_docker
-from flows.images import CODE_LABEL, code_digest, image_name
-from flows.launch_container import TORCH_LABEL
+from flows.images import CODE_LABEL, TORCH_LABEL, code_digest, image_name
 from flows.preflight import check_torch_build, host_gpus
 from stages.catalog import STAGES
 
@@ -120,7 +119,7 @@ def test_all_is_well() -> None:
 
 def test_no_engine_is_installed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
-    monkeypatch.setattr(docker_checks, "DEFAULT_HOST", f"unix://{place}/none.sock")
+    monkeypatch.setattr(docker_engine, "SOCKET", place / "none.sock")
     monkeypatch.setattr(docker_checks, "PROGRAM_FOLDERS", str(place))
     monkeypatch.setenv("PATH", str(place))
     (place / "apt-get").touch(mode=0o755)

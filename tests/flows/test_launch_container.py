@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +17,7 @@ from requests.exceptions import ConnectionError as NoConnection
 
 from flows import docker_engine
 from flows.backends import backend_named, backend_of_worker, parse_limits
-from flows.container_run import Ended, _await_end
+from flows.container_run import Ended, _await_end, stop_without_engine
 from flows.docker_engine import EngineFacts, Image, build_failed, engine_away
 from flows.images import CODE_LABEL, code_digest, image_name
 from flows.launch_container import DockerBackend, container_error
@@ -128,6 +131,16 @@ def test_the_engine_may_tell_of_the_memory_after_the_end() -> None:
 def test_an_engine_that_goes_away_is_no_end() -> None:
     with pytest.raises(RetryableError, match="has gone while the stage ran"):
         _await_end(iter([event("start")]))
+
+
+@pytest.mark.parametrize(("hears", "number"), [(True, signal.SIGTERM), (False, signal.SIGKILL)])
+def test_without_an_engine_the_kernel_stops_a_stage(hears: bool, number: int) -> None:
+    deaf = "" if hears else "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    text = f"import signal, time; {deaf}print('begun', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE) as stage:
+        assert stage.stdout is not None and stage.stdout.readline() == b"begun\n"
+        stop_without_engine(stage.pid, grace_seconds=60 if hears else 0.2)
+        assert stage.wait(timeout=60) == -number
 
 
 class FakeEngine:
