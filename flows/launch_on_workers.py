@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from flows.job import Backend, Job, OnEvent
+from flows.job import Backend, Job, OnEvent, notice
 from flows.prefect_rest import PrefectRest
 from flows.shared_build import Sharing
 from stages.runtime.errors import UserError
@@ -54,12 +54,8 @@ class WorkersBackend:
         return await run_on_a_worker(order, job, on_event)
 
     async def _launch_here(self, job: Job, on_event: OnEvent) -> Artifact:
-        def say(text: str) -> None:
-            on_event({"event": "log", "level": "notice", "message": text})
-
-        artifact, _ = await Sharing(job.store, say).make(
-            job, lambda asked: self._inner.launch(asked, on_event)
-        )
+        sharing = Sharing(job.store, lambda text: on_event(notice(text)))
+        artifact, _ = await sharing.make(job, lambda asked: self._inner.launch(asked, on_event))
         return artifact
 
 

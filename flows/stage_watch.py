@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
@@ -18,7 +17,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.claims import patience_seconds
 from flows.deployments import LEAVING, STAGE_POOL
-from flows.job import OnEvent
+from flows.job import OnEvent, notice
 
 #: Prefect on a busy host needs some seconds from taking a run to its first word.
 STARTS_WITHIN_SECONDS = 90.0
@@ -27,11 +26,6 @@ TAKEN_WITHIN_SECONDS = 8.0
 LOOK_EVERY_SECONDS = 1.5
 #: More than this between two looks means that we or the server were away.
 STEP_SECONDS = 3.0
-
-
-def notice(message: str) -> dict[str, Any]:
-    """An event that everybody in front of the terminal should read, without being a warning."""
-    return {"event": "log", "level": "notice", "message": message}
 
 
 class StageWatch:

@@ -23,10 +23,10 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed, Scheduled
 
 from flows.deployments import LEAVING
-from flows.job import Job, OnEvent
+from flows.job import Job, OnEvent, notice
 from flows.launch_on_workers import DEPLOYMENT
 from flows.stage_order import SAME_STORE, StageOrder, error_of
-from flows.stage_watch import StageWatch, notice
+from flows.stage_watch import StageWatch
 from flows.stores import described, shared, store_name
 from flows.threads import undisturbed
 from stages.runtime.errors import GlassworksError, RetryableError, UserError
