@@ -34,10 +34,7 @@ class WorkersBackend:
         if (url := os.environ.get("PREFECT_API_URL")) is None:
             return  # a plan, which starts no server
         if not PrefectRest(url).exists(f"/deployments/name/{DEPLOYMENT}"):
-            raise UserError(
-                f"the Prefect server at {url} has no deployment {DEPLOYMENT}",
-                hint="glassworks up starts one that has it; for one elsewhere, set PREFECT_API_URL",
-            )
+            raise no_deployment(url)
 
     async def clear(self, store: Store) -> None:
         """Stages on other hosts go on without their controller, and the next build takes what they make."""
@@ -57,6 +54,14 @@ class WorkersBackend:
         sharing = Sharing(job.store, lambda text: on_event(notice(text)))
         artifact, _ = await sharing.make(job, lambda asked: self._inner.launch(asked, on_event))
         return artifact
+
+
+def no_deployment(url: str) -> UserError:
+    """The server does not know what runs stages on workers."""
+    return UserError(
+        f"the Prefect server at {url} has no deployment {DEPLOYMENT}",
+        hint="glassworks up starts one that has it; for one elsewhere, set PREFECT_API_URL",
+    )
 
 
 def _runs_here(spec: StageSpec) -> bool:

@@ -232,6 +232,8 @@ class SharedStore(Store):
 
     def refresh_runs(self) -> None:
         """Fetch the run records and refs that are not here yet; drop those that another host has dropped."""
+        # Looked at before the listing: what another process sends meanwhile is in neither, and not dropped.
+        sent_before = list(self._sent("x").parent.glob("*"))
         there = self.storage.listing("runs/") | self.storage.listing("refs/")
         for key, stored in there.items():
             path = self.root / key
@@ -240,7 +242,7 @@ class SharedStore(Store):
             if content is not None:
                 write_durably(path, content.data.decode())
         records = {name for name in (_run_of(key) for key in there) if name}
-        for sent in [p for p in self._sent("x").parent.glob("*") if p.name not in records]:
+        for sent in [path for path in sent_before if path.name not in records]:
             (self.root / "runs" / f"{sent.name}.json").unlink(missing_ok=True)
             shutil.rmtree(self.root / "runs" / sent.name, ignore_errors=True)
             sent.unlink(missing_ok=True)

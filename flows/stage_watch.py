@@ -39,6 +39,7 @@ class StageWatch:
         """Whether its host was told to stop working, in good order."""
         self._tell = on_event
         self._told: set[str] = set()
+        self._is_away = False
         self._beat = ""
         self._looked_at = time.monotonic()
         self._waited_seconds = 0.0
@@ -47,6 +48,7 @@ class StageWatch:
     async def look(self, client: PrefectClient, run: FlowRun) -> None:
         """Take note of how the run stands, and tell what is new. Raises httpx.HTTPError."""
         assert run.state is not None
+        self._is_away = False
         self.is_leaving |= run.state.message == LEAVING
         now = time.monotonic()
         if now - self._looked_at < LOOK_EVERY_SECONDS:
@@ -56,6 +58,12 @@ class StageWatch:
             await self._look_for_workers(client, passed)
         else:
             await self._look_at_pulse(client, run, passed)
+
+    def server_is_away(self) -> None:
+        """Tell that nothing can be seen, each time that it begins."""
+        if not self._is_away:
+            self._tell(notice("waits: the Prefect server does not answer; where it ran: glassworks up"))
+        self._is_away = True
 
     async def _look_for_workers(self, client: PrefectClient, passed: float) -> None:
         self._waited_seconds += passed
