@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "shared store"
 CAREFUL_STORAGE = (
-    "builds do without: a claim is renewed right before it is removed; AWS S3 and Ceph have conditional deletes"
+    "builds do without: a claim is renewed right before it goes; AWS S3 and Ceph have conditional deletes"
 )
 OTHER_STORAGE = "use storage that has conditional writes: AWS S3, MinIO, Ceph, Cloudflare R2"
 
