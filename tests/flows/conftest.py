@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import object_storage
@@ -229,4 +229,25 @@ def proxy(s3: S3) -> Iterator[CuttingProxy]:
     """A line to the S3 server that can be cut."""
     line = CuttingProxy(s3.port)
     yield line
+    line.close()
+
+
+@pytest.fixture
+def dummy_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers run the five short stages in the place of the nine, and all waits are short."""
+    from flows import launch, stage_order, stage_watch, worker_runs
+    from tests.flows import dummy_stages
+
+    monkeypatch.setattr(stage_order, "STAGES", dummy_stages.STAGES)
+    monkeypatch.setattr(launch, "entry_point", dummy_stages.entry_point)
+    monkeypatch.setattr(worker_runs, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(stage_watch, "LOOK_EVERY_SECONDS", 0.2)
+
+
+@pytest.fixture
+def prefect_line(prefect_api: str) -> Iterator[CuttingProxy]:
+    """A line to the Prefect server that can be cut; flows in this process use it by themselves."""
+    line = CuttingProxy(int(prefect_api.split(":")[2].partition("/")[0]))
+    with temporary_settings({PREFECT_API_URL: f"{line.url}/api"}):
+        yield line
     line.close()
