@@ -22,7 +22,7 @@ from prefect.states import Pending, Running
 from flows import launch, run_stage, stage_order
 from flows.backends import backend_named
 from flows.deployments import STAGE_POOL
-from flows.job import Job
+from flows.job import Backend, Job
 from flows.launch_on_workers import DEPLOYMENT
 from flows.stage_order import StageOrder
 from stages.runtime.fingerprint import key_parts
@@ -94,13 +94,13 @@ async def die(client: PrefectClient, flow_run: FlowRun) -> None:
     await client.set_flow_run_state(flow_run.id, Running())
 
 
-def launched(asked: Job, takes: Any) -> tuple[Artifact, list[dict[str, Any]]]:
+def launched(asked: Job, takes: Any, backend: Backend = BACKEND) -> tuple[Artifact, list[dict[str, Any]]]:
     """What comes of a job where workers do this with what they take."""
     events: list[dict[str, Any]] = []
 
     async def launch_it() -> Artifact:
         async with worker(takes):
-            return await BACKEND.launch(asked, events.append)
+            return await backend.launch(asked, events.append)
 
     return asyncio.run(launch_it()), events
 

@@ -21,7 +21,7 @@ from flows.stage_order import host_name
 from stages.runtime.errors import RetryableError, UserError
 from stages.runtime.store import Store
 from tests.flows import stage_workers
-from tests.flows.stage_workers import BACKEND, die, job, launched, told, worker
+from tests.flows.stage_workers import BACKEND, job, launched, run, told, worker
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("dummy_workers", "prefect_api")]
 
@@ -116,12 +116,19 @@ def test_a_run_whose_answer_was_lost_is_cancelled_with_the_build(
 
 
 def test_a_run_that_somebody_deletes_ends_its_stage(tmp_path: Path) -> None:
+    asked = job(Store(tmp_path / "store"), "first", steps=1000, seconds=0.1)
+    steps = asked.work / "checkpoints" / "steps"
+
     async def delete(client: PrefectClient, flow_run: FlowRun) -> None:
-        await die(client, flow_run)
+        running = asyncio.create_task(run(client, flow_run))
+        while not steps.exists():
+            await asyncio.sleep(0.1)
         await client.delete_flow_run(flow_run.id)
+        await running
 
     with pytest.raises(RetryableError, match="flow run of first is not on the Prefect server any more"):
-        launched(job(Store(tmp_path / "store"), "first"), delete)
+        launched(asked, delete)
+    assert 0 < int(steps.read_text()) < 1000
 
 
 def test_a_deployment_that_goes_while_the_build_runs_is_named(

@@ -16,10 +16,12 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Cancelling
 
 from flows import launch, run_stage, stage_watch, worker_runs
+from flows.backends import backend_named
 from flows.build import Build, without_gpu_slot
 from flows.build_llm import build_flow
 from flows.deployments import LEAVING, STAGE_POOL
 from flows.job import Job
+from flows.launch_container import DockerBackend
 from flows.settings import build_settings
 from flows.stage_order import StageOrder, error_of, host_name, inputs_of, job_of, order_of, state_of
 from stages.runtime.errors import (
@@ -286,6 +288,27 @@ def test_gpus_are_taken_where_the_stage_runs(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(launch.ProcessBackend, "launch", note)
     launched(job(Store(tmp_path / "store"), "first"), run)
     assert seen[0].environment["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_workers_docker_has_the_worker_start_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, float]] = []
+
+    async def look(self: DockerBackend, to_run: Any) -> None:
+        seen.extend((spec.name, 0.0) for spec in to_run())
+
+    async def note(self: DockerBackend, asked: Job, on_event: Any) -> Artifact:
+        seen.append((asked.spec.name, self._limits["sft"].memory_gib))
+        return await launch.launch(asked, on_event)
+
+    monkeypatch.setattr(DockerBackend, "check", look)
+    monkeypatch.setattr(DockerBackend, "launch", note)
+    backend = backend_named("workers-docker", ["sft.memory_gib=7"])
+    artifact, _ = launched(job(Store(tmp_path / "store"), "first"), run, backend)
+    assert artifact.part("text").is_dir()
+    assert seen == [("first", 0.0), ("first", 7.0)]
 
 
 @pytest.mark.usefixtures("prefect_api")
