@@ -154,7 +154,7 @@ async def run_build(build: Build) -> Path:
     with suppress(RetryableError), alone(build.store):
         await close_lost_runs(mark, UUID(flow_run.id))
         await build.backend.clear(build.store)
-    with in_use(build.store):
+    async with in_use(build.store):
         async with get_client() as client:  # the same name in the UI, the record and the report
             await client.update_flow_run(UUID(flow_run.id), name=build.run_id, tags=[mark])
         try:

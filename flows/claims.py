@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.object_storage import Content, ObjectStorage, Stored
-from flows.storage_errors import Changed
+from flows.storage_errors import Changed, Unsupported
 from stages.runtime.errors import GlassworksError, UserError
 from stages.runtime.lock import exclusive
 from stages.runtime.store import write_durably
@@ -104,15 +104,33 @@ class Claims:
             claim._renewing.join()
         with claim._flock, suppress(Changed, GlassworksError):
             if not claim.lost.is_set():
-                self._storage.delete(_key(claim.name), claim.etag)
+                self._remove(claim.name, claim.token, claim.counter + 1, claim.etag)
             self._note(claim.name).unlink(missing_ok=True)
+
+    def _remove(self, name: str, token: str, counter: int, etag: str) -> None:
+        """Remove a claim if it is as last seen. Raises Changed where it is not.
+
+        Some storage (MinIO, by its issue 21677) removes an object whatever the condition, and some refuses
+        conditions here. So the condition is that of a write: whoever has just written a claim has it for as
+        long as others are patient.
+        """
+        if (ours := self._write(name, token, counter, etag)) is None:
+            raise Changed(_key(name))
+        try:
+            self._storage.delete(_key(name), ours)
+        except Unsupported:
+            self._storage.delete(_key(name))
 
     @contextmanager
     def hold(
-        self, name: str, on_wait: Say, should_stop: Callable[[], bool] = lambda: False
+        self,
+        name: str,
+        on_wait: Say,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> Iterator[Claim]:
         """`acquire`, and `release` at the end."""
-        claim = self.acquire(name, on_wait, should_stop)
+        claim = self.acquire(name, on_wait, should_stop, on_lost)
         try:
             yield claim
         finally:
@@ -131,9 +149,11 @@ class Claims:
             if moved := [key for key, stored in now.items() if watched.get(key) != stored]:
                 return sorted({_holder(self._storage.get(key)) for key in moved})
             watched = {key: stored for key, stored in watched.items() if key in now}
-        for key, stored in watched.items():
-            with suppress(Changed):
-                self._storage.delete(key, stored.etag)
+        try:
+            for key, stored in watched.items():
+                self._remove(_name(key), secrets.token_hex(8), 0, stored.etag)
+        except Changed:
+            return sorted({_holder(self._storage.get(key)) for key in self._others()})
         return []
 
     def _others(self) -> dict[str, Stored]:
@@ -212,6 +232,10 @@ def patience_seconds() -> float:
 
 def _key(name: str) -> str:
     return f"claims/{name}.json"
+
+
+def _name(key: str) -> str:
+    return key.removeprefix("claims/").removesuffix(".json")
 
 
 def _record(found: Content) -> dict[str, object]:

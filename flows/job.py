@@ -15,6 +15,11 @@ from stages.runtime.store import Artifact, Store
 OnEvent = Callable[[dict[str, Any]], None]
 
 
+def notice(message: str) -> dict[str, Any]:
+    """An event that everybody in front of the terminal should read, without being a warning."""
+    return {"event": "log", "level": "notice", "message": message}
+
+
 @dataclass(frozen=True)
 class Job:
     """One stage to run."""

@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from flows.image_locks import locked_packages
 from flows.images import has_cpu_torch, holds_our_code, how_to_get, image_name
 from flows.job import Job, OnEvent
 from flows.stage_output import parse_event, stage_error
-from flows.threads import in_thread, undisturbed
+from flows.threads import held_in_thread, in_thread
 from stages.runtime.delivery import take_delivery
 from stages.runtime.errors import GlassworksError, StopRequested, UserError
 from stages.runtime.lock import exclusive
@@ -167,16 +167,9 @@ async def _alone(job: Job, on_event: OnEvent) -> AsyncIterator[None]:
     The stage's own lock comes too late: the first build clears the work folder away, and a second container
     that waits inside for the lock would have it mounted.
     """
-    stop, held, say = threading.Event(), ExitStack(), _say_later(on_event)
-    path = job.lock.with_name(f"{job.fingerprint}.container.lock")
-    entering = in_thread(lambda: held.enter_context(exclusive(path, say, stop.is_set)))
-    try:
-        await asyncio.shield(entering)  # a future that is awaited is cancelled with its task
+    say, path = _say_later(on_event), job.lock.with_name(f"{job.fingerprint}.container.lock")
+    async with held_in_thread(lambda should_stop: exclusive(path, say, should_stop)):
         yield
-    finally:
-        stop.set()
-        await undisturbed(entering)
-        held.close()
 
 
 async def _take(job: Job, on_event: OnEvent) -> Artifact | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from flows.job import Backend, Job, OnEvent
+from flows.job import Backend, Job, OnEvent, notice
 from flows.prefect_rest import PrefectRest
 from flows.shared_build import Sharing
 from stages.runtime.errors import UserError
@@ -38,10 +38,7 @@ class WorkersBackend:
         if (url := os.environ.get("PREFECT_API_URL")) is None:
             return  # a plan, which starts no server
         if not PrefectRest(url).exists(f"/deployments/name/{DEPLOYMENT}"):
-            raise UserError(
-                f"the Prefect server at {url} has no deployment {DEPLOYMENT}",
-                hint="glassworks up starts one that has it; for one elsewhere, set PREFECT_API_URL",
-            )
+            raise no_deployment(url)
 
     async def clear(self, store: Store) -> None:
         """Stages on other hosts go on without their controller, and the next build takes what they make."""
@@ -58,13 +55,17 @@ class WorkersBackend:
         return await run_on_a_worker(order, job, on_event)
 
     async def _launch_here(self, job: Job, on_event: OnEvent) -> Artifact:
-        def say(text: str) -> None:
-            on_event({"event": "log", "level": "notice", "message": text})
-
-        artifact, _ = await Sharing(job.store, say).make(
-            job, lambda asked: self._inner.launch(asked, on_event)
-        )
+        sharing = Sharing(job.store, lambda text: on_event(notice(text)))
+        artifact, _ = await sharing.make(job, lambda asked: self._inner.launch(asked, on_event))
         return artifact
+
+
+def no_deployment(url: str) -> UserError:
+    """The server does not know what runs stages on workers."""
+    return UserError(
+        f"the Prefect server at {url} has no deployment {DEPLOYMENT}",
+        hint="glassworks up starts one that has it; for one elsewhere, set PREFECT_API_URL",
+    )
 
 
 def _runs_here(spec: StageSpec) -> bool:

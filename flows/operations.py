@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from flows.backends import backend_of_worker
@@ -21,7 +22,7 @@ from flows.deployments import LEAVING, POOL, STAGE_POOL, Deployments, client_env
 from flows.prefect_rest import PrefectRest
 from flows.prefect_server import answers, listen, prepare_prefect, profile_api_url
 from flows.service_checks import MAX_CLOCK_SECONDS, SET_CLOCK, clock_words
-from flows.services import Service, ServiceBook, left_behind, stop, stop_left_behind
+from flows.services import Service, ServiceBook, left_behind, pause, stop, stop_left_behind
 from flows.stores import store_name
 from stages.runtime.errors import RetryableError, UserError
 from stages.runtime.fingerprint import REPOSITORY
@@ -36,6 +37,7 @@ CANCELLED_WITHIN_SECONDS = 45.0
 POLL_SECONDS = 0.2
 #: For the stages' worker: how many it runs at once. Alone, a stage stands back for nobody.
 AT_ONCE = "GLASSWORKS_STAGES_AT_ONCE"
+STAGES_SERVICE = "stage-worker"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 Say = Callable[[str], None]
@@ -72,7 +74,7 @@ class Operations:
             api = PrefectRest(self._server_to_join(url))
             self._check_version(api)
             make_pool(api, STAGE_POOL)
-            self._ensure_worker(api, WorkerKind("stage-worker", STAGE_POOL, "glassworks stages", at_once))
+            self._ensure_worker(api, WorkerKind(STAGES_SERVICE, STAGE_POOL, "glassworks stages", at_once))
 
     def _server_to_join(self, named: str | None) -> str:
         ours = self.book.running("server")
@@ -94,15 +96,14 @@ class Operations:
     def down(self) -> None:
         """Stop what `up` started: running builds keep their checkpoints, then the worker, then the server."""
         with self.book.held():
-            workers = [
-                one for name in ("stage-worker", "worker") if (one := self.book.read(name)) is not None
-            ]
+            # Builds first: they would submit again what is taken from under them.
+            names = (BUILDS.service, STAGES_SERVICE)
+            workers = [one for name in names if (one := self.book.read(name)) is not None]
             server = self.book.read("server")
             if not workers and server is None:
                 self._tell(f"nothing that glassworks up started runs here ({self.book.folder})")
             for worker in workers:
-                self._stop_runs(worker)
-                self._stop_service(worker)
+                self._retire(worker)
                 if left := stop_left_behind(worker):
                     self._tell(f"{'runs':<12} {left} processes that no worker watched any more: stopped")
             if server is not None:
@@ -203,9 +204,8 @@ class Operations:
             if dict(known.about) == about:
                 self._say(kind.service, "runs already", f"pid {known.pid}, {kind.where}")
                 return
-            self._say(kind.service, "is for another", f"{known.about}; stopped")
-            self._stop_runs(known)
-            stop(known)
+            self._say(kind.service, "is for another", str(known.about))
+            self._retire(known)
         elif known is not None:
             num_left = len(set(left_behind(known).values()) - {""})
             self._say(kind.service, "had ended", f"{num_left} runs of it go on; its log: {known.log}")
@@ -229,6 +229,20 @@ class Operations:
             about = f"the server's is {clock_words(ahead)} this machine's, so runs start early or late"
             self._say("clock", "is off", f"{about}; {SET_CLOCK}")
 
+    def _retire(self, worker: Service) -> None:
+        """Stop a worker and, before, its runs. One for stages is paused meanwhile.
+
+        Each stage that it gives up is submitted again at once, and it would take that. SIGTERM is no way to
+        have it take no more: measured, it kills its runs at once, and their builds hear of it 30 s later.
+        Stages notice by themselves that they are cancelled (flows/run_stage.py), builds by their worker.
+        """
+        try:
+            if worker.name == STAGES_SERVICE:
+                pause(worker)
+            self._stop_runs(worker)
+        finally:
+            self._stop_service(worker)
+
     def _stop_runs(self, worker: Service) -> None:
         """Cancel the runs of a worker as the UI does, and wait until their checkpoints are saved."""
         api = PrefectRest(worker.about["api_url"])
@@ -237,15 +251,23 @@ class Operations:
         running = sorted(set(left_behind(worker).values()) - {""})
         for run in running:
             if api.get(f"/flow_runs/{run}")["state"]["type"] not in FINAL:
-                asked = {"type": "CANCELLING", "name": "Cancelling", "message": LEAVING}
-                api.post(f"/flow_runs/{run}/set_state", state=asked, force=True)
+                _set_state(api, run, "Cancelling")
         deadline = time.monotonic() + CANCELLED_WITHIN_SECONDS
         for run in running:
-            while (now := api.get(f"/flow_runs/{run}"))["state"]["type"] not in FINAL:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(POLL_SECONDS)
-            self._say("run", now["state"]["name"].lower(), f"{now['name']}; what it has done is kept")
+            ended = self._ended(api, worker, run, deadline)
+            self._say("run", ended["state"]["name"].lower(), f"{ended['name']}; what it has done is kept")
+
+    def _ended(self, api: PrefectRest, worker: Service, run: str, deadline: float) -> dict[str, Any]:
+        """The run at its end; where its process came to no word of its own, we say it."""
+        while True:
+            is_gone = worker.name == STAGES_SERVICE and run not in left_behind(worker).values()
+            is_over = is_gone or time.monotonic() > deadline
+            now: dict[str, Any] = api.get(f"/flow_runs/{run}")
+            if now["state"]["type"] in FINAL:
+                return now
+            if is_over:
+                return now | _set_state(api, run, "Cancelled")
+            time.sleep(POLL_SECONDS)
 
     def _stop_service(self, service: Service) -> None:
         ran = service.alive
@@ -300,6 +322,12 @@ class WorkerKind:
 
 
 BUILDS = WorkerKind("worker", POOL, "glassworks")
+
+
+def _set_state(api: PrefectRest, run: str, name: str) -> dict[str, Any]:
+    state = {"type": name.upper(), "name": name, "message": LEAVING}
+    answer: dict[str, Any] = api.post(f"/flow_runs/{run}/set_state", state=state, force=True)
+    return answer
 
 
 def _heartbeat(api: PrefectRest, kind: WorkerKind) -> str:

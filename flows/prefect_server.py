@@ -11,6 +11,8 @@ until it is told to stop (flows/operations.py).
 from __future__ import annotations
 
 import contextlib
+import gc
+import itertools
 import os
 import signal
 import socket
@@ -36,6 +38,10 @@ STARTUP_SECONDS = 120.0
 REACHABLE_SECONDS = 5.0
 MAX_RESTARTS = 5
 POLL_SECONDS = 0.1
+#: Of the collector's three generations the two younger ones hold nearly all garbage.
+YOUNGER, OLDEST = 1, 2
+COLLECT_EVERY_SECONDS = 1.0
+FULLY_EVERY = 60
 
 #: Nothing may leave the machine, and the terminal is ours: Prefect's own lines go to its UI only.
 PREFECT_SETTINGS = {
@@ -236,6 +242,24 @@ def answers(api_url: str) -> bool:
         return False
 
 
+def collect_garbage_elsewhere() -> None:
+    """Have a thread of its own collect garbage, so that the event loop never does.
+
+    Measured with Prefect 3.8.8 on SQLite: a request that is cut short leaves a cursor to the collector. Where
+    that runs in the event loop while the cursor's connection waits for the database, the loop waits too (for
+    the connection's mutex, in sqlite3_reset), and with it whoever has the database: for a minute, until
+    SQLite gives up. A thread may wait there.
+    """
+    gc.disable()
+    threading.Thread(target=_collect_forever, daemon=True).start()
+
+
+def _collect_forever() -> None:
+    for number in itertools.count(1):
+        time.sleep(COLLECT_EVERY_SECONDS)
+        gc.collect(OLDEST if number % FULLY_EVERY == 0 else YOUNGER)
+
+
 def serve(descriptor: int, stay: bool) -> None:
     """Serve API and UI on an open socket until asked to stop or, unless told to `stay`, until whoever
     started us is gone."""
@@ -244,6 +268,8 @@ def serve(descriptor: int, stay: bool) -> None:
         hold_stdin_lease()
     import uvicorn
     from prefect.server.api.server import create_app
+
+    collect_garbage_elsewhere()
 
     # A browser that still listens must not keep the build from ending.
     config = uvicorn.Config(create_app(final=True), log_level="error", timeout_graceful_shutdown=2)

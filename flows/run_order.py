@@ -12,6 +12,7 @@ import json
 import secrets
 from datetime import UTC, datetime, timedelta
 
+from flows.records import run_ids
 from stages.runtime.store import Store, write_durably
 
 ID_TIME = "%Y%m%d-%H%M%S"
@@ -56,7 +57,7 @@ def close_note(store: Store, run_id: str) -> None:
 def awaiting_a_record(store: Store) -> set[tuple[str, str]]:
     """(stage, fingerprint) of what killed builds began after the newest run that has a record."""
     runs = store.root / "runs"
-    newest = max((path.stem for path in runs.glob("*.json")), default="")
+    newest = max(run_ids(store), default="")
     notes = [note for note in runs.glob(f"*/{NOTE_NAME}") if note.parent.name > newest]
     return {pair for note in notes for pair in json.loads(note.read_text(encoding="utf-8")).items()}
 
@@ -64,6 +65,6 @@ def awaiting_a_record(store: Store) -> set[tuple[str, str]]:
 def lost_runs(store: Store) -> list[str]:
     """Killed builds that a later run has taken over from: their folders are of no use any more."""
     runs = store.root / "runs"
-    recorded = {path.stem for path in runs.glob("*.json")}
+    recorded = set(run_ids(store))
     noted = {note.parent.name for note in runs.glob(f"*/{NOTE_NAME}")}
     return sorted(name for name in noted - recorded if name < max(recorded, default=""))

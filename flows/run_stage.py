@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from prefect import flow, get_run_logger
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed
 
@@ -30,6 +32,7 @@ from flows.operations import AT_ONCE
 from flows.shared_build import Sharing
 from flows.stage_order import StageOrder, host_name, inputs_of, job_of, state_of
 from flows.stores import nearby_store
+from flows.unheard import go_on_unheard
 from stages.runtime.errors import GlassworksError
 from stages.runtime.store import Artifact
 
@@ -66,8 +69,12 @@ class Pulse(LiveProgress):
 
     async def _send(self) -> None:
         async with get_client() as client:
-            await self._tell(client)
-            state = (await client.read_flow_run(self._flow_run_id)).state
+            try:
+                await self._tell(client)
+                state = (await client.read_flow_run(self._flow_run_id)).state
+            except ObjectNotFound:  # somebody deleted the run: nobody waits for it any more
+                self.given_up.set()
+                return
             if state is not None and state.type not in GOING_ON:
                 self.given_up.set()
 
@@ -78,8 +85,9 @@ class Pulse(LiveProgress):
         about = {"host": host_name(), "beat": str(self._beat), "event": json.dumps(self._event)}
         if self._artifact is not None:
             change = ArtifactUpdate(data=percent, description=description, metadata_=about)
-            await client.update_artifact(self._artifact, change)
-            return
+            with suppress(ObjectNotFound):  # somebody deleted it: another is made
+                await client.update_artifact(self._artifact, change)
+                return
         made = await client.create_artifact(
             ArtifactCreate(
                 key=self._key,
@@ -105,6 +113,7 @@ async def run_stage(order: StageOrder) -> Any:
     Args:
         order: Stage, settings, and which artifacts of which store it reads.
     """
+    go_on_unheard()  # where the worker is killed, the stage goes on
     logger = get_run_logger()
     async with Pulse(order.stage, logger, UUID(flow_run.id)) as pulse:
         running = asyncio.ensure_future(_run(order, pulse))

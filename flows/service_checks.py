@@ -12,10 +12,12 @@ from flows.checks import Check
 from flows.deployments import POOL, Deployments
 from flows.prefect_rest import PrefectRest
 from flows.prefect_server import answers, listen, profile_api_url
+from flows.records import run_ids
 from flows.run_order import time_of
 from flows.services import Service, ServiceBook
 from stages.runtime.errors import GlassworksError, RetryableError
 from stages.runtime.events import format_seconds
+from stages.runtime.store import Store
 
 MAX_CLOCK_SECONDS = 60.0
 SET_CLOCK = "on the machine whose clock is wrong: sudo timedatectl set-ntp true"
@@ -54,7 +56,7 @@ def check_clock(store: Path) -> Check:
     if abs(ahead) > MAX_CLOCK_SECONDS:
         found = f"the Prefect server's is {clock_words(ahead)} this machine's: runs start early or late"
         return Check(name, False, found, SET_CLOCK)
-    newest = max((path.stem for path in (store / "runs").glob("*.json")), default="")
+    newest = max(run_ids(Store(store)), default="")
     future = ((time_of(newest) or datetime.now(UTC)) - datetime.now(UTC)).total_seconds()
     if future > MAX_CLOCK_SECONDS:
         found = f"the store's newest run, {newest}, is {clock_words(future)} this machine's"

@@ -155,11 +155,18 @@ def stop(service: Service, grace_seconds: float = STOP_SECONDS) -> bool:
     if not service.alive:
         return True
     _signal(service.pid, signal.SIGTERM)
+    _signal(service.pid, signal.SIGCONT)  # it may be paused
     if _gone_within(grace_seconds, lambda: not service.alive):
         return True
     _signal(service.pid, signal.SIGKILL)
     _gone_within(5.0, lambda: not service.alive)
     return False
+
+
+def pause(service: Service) -> None:
+    """Let a process do nothing any more until it is stopped. What it has started goes on."""
+    if service.alive:
+        _signal(service.pid, signal.SIGSTOP)
 
 
 def left_behind(service: Service) -> dict[int, str]:

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from data_contracts.manifest import MANIFEST_NAME, KeyParts, Manifest
 from flows.claims import Claims
 from flows.object_storage import ObjectStorage, Stored
+from flows.records import run_ids
 from flows.storage_errors import Changed, Missing, endpoint
 from flows.transfer import SIDE_BY_SIDE, DamagedError, Stop, Transfer, file_key, folder_key, is_whole, never
 from stages.runtime.errors import RetryableError
@@ -231,6 +232,8 @@ class SharedStore(Store):
 
     def refresh_runs(self) -> None:
         """Fetch the run records and refs that are not here yet; drop those that another host has dropped."""
+        # Looked at before the listing: what another process sends meanwhile is in neither, and not dropped.
+        sent_before = list(self._sent("x").parent.glob("*"))
         there = self.storage.listing("runs/") | self.storage.listing("refs/")
         for key, stored in there.items():
             path = self.root / key
@@ -239,7 +242,7 @@ class SharedStore(Store):
             if content is not None:
                 write_durably(path, content.data.decode())
         records = {name for name in (_run_of(key) for key in there) if name}
-        for sent in [p for p in self._sent("x").parent.glob("*") if p.name not in records]:
+        for sent in [path for path in sent_before if path.name not in records]:
             (self.root / "runs" / f"{sent.name}.json").unlink(missing_ok=True)
             shutil.rmtree(self.root / "runs" / sent.name, ignore_errors=True)
             sent.unlink(missing_ok=True)
@@ -248,12 +251,12 @@ class SharedStore(Store):
 
     def share_run(self, run_id: str) -> None:
         """Send a run's record and report, and those of earlier runs that could not be sent."""
-        for record in sorted((self.root / "runs").glob("*.json")):
-            if record.stem == run_id or not self._sent(record.stem).exists():
-                reports = sorted((self.root / "runs" / record.stem).glob("report.*"))
-                for path in [*reports, record]:
+        for name in run_ids(self):
+            if name == run_id or not self._sent(name).exists():
+                runs = self.root / "runs"
+                for path in [*sorted((runs / name).glob("report.*")), runs / f"{name}.json"]:
                     self.storage.put(path.relative_to(self.root).as_posix(), path.read_bytes())
-                self._note_sent(record.stem)
+                self._note_sent(name)
 
     def _sent(self, run_id: str) -> Path:
         """Is there for each run whose record the storage has: one that goes missing there was dropped."""

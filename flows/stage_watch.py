@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
@@ -18,7 +17,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.claims import patience_seconds
 from flows.deployments import LEAVING, STAGE_POOL
-from flows.job import OnEvent
+from flows.job import OnEvent, notice
 
 #: Prefect on a busy host needs some seconds from taking a run to its first word.
 STARTS_WITHIN_SECONDS = 90.0
@@ -27,11 +26,6 @@ TAKEN_WITHIN_SECONDS = 8.0
 LOOK_EVERY_SECONDS = 1.5
 #: More than this between two looks means that we or the server were away.
 STEP_SECONDS = 3.0
-
-
-def notice(message: str) -> dict[str, Any]:
-    """An event that everybody in front of the terminal should read, without being a warning."""
-    return {"event": "log", "level": "notice", "message": message}
 
 
 class StageWatch:
@@ -45,6 +39,7 @@ class StageWatch:
         """Whether its host was told to stop working, in good order."""
         self._tell = on_event
         self._told: set[str] = set()
+        self._is_away = False
         self._beat = ""
         self._looked_at = time.monotonic()
         self._waited_seconds = 0.0
@@ -53,6 +48,7 @@ class StageWatch:
     async def look(self, client: PrefectClient, run: FlowRun) -> None:
         """Take note of how the run stands, and tell what is new. Raises httpx.HTTPError."""
         assert run.state is not None
+        self._is_away = False
         self.is_leaving |= run.state.message == LEAVING
         now = time.monotonic()
         if now - self._looked_at < LOOK_EVERY_SECONDS:
@@ -62,6 +58,12 @@ class StageWatch:
             await self._look_for_workers(client, passed)
         else:
             await self._look_at_pulse(client, run, passed)
+
+    def server_is_away(self) -> None:
+        """Tell that nothing can be seen, each time that it begins."""
+        if not self._is_away:
+            self._tell(notice("waits: the Prefect server does not answer; where it ran: glassworks up"))
+        self._is_away = True
 
     async def _look_for_workers(self, client: PrefectClient, passed: float) -> None:
         self._waited_seconds += passed

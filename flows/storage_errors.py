@@ -7,6 +7,7 @@ a question, not mistakes: no such object, and an object that is not as the condi
 from __future__ import annotations
 
 import os
+from http import HTTPStatus
 from typing import Any
 
 from stages.runtime.errors import GlassworksError, RetryableError, UserError
@@ -47,6 +48,10 @@ class Unreachable(RetryableError):
     """The storage does not answer, or says to come back later."""
 
 
+class Unsupported(UserError):
+    """The storage does not know what it was asked for."""
+
+
 def explained(error: Exception, url: str) -> Exception:
     """The error in our words; what is none of the storage's stays as it is."""
     if isinstance(error, GlassworksError | Changed | Missing | InterruptedError) or _is_local(error):
@@ -81,6 +86,8 @@ def _of_code(answer: dict[str, Any], url: str) -> Exception:
         return Changed(said)
     if code in NO_SUCH_OBJECT:
         return Missing(said)
+    if code == "NotImplemented" or status == HTTPStatus.NOT_IMPLEMENTED:
+        return Unsupported(f"{url} cannot do this: {said}", hint="glassworks doctor tries what a build needs")
     if status >= 500 or code in COME_BACK:
         return _unreachable(url, said)
     return _users_mistake(code, said, url)

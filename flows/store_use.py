@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.claims import CLEARING_UP
-from flows.stores import shared
+from flows.claims import CLEARING_UP, patience_seconds
+from flows.stores import shared, store_name
+from flows.threads import ShouldStop, held_in_thread
 from stages.runtime.errors import RetryableError
 from stages.runtime.store import Store
 
@@ -18,16 +22,61 @@ if TYPE_CHECKING:
     from flows.shared_store import SharedStore
 
 LOCK_NAME = "in-use.lock"
+POLL_SECONDS = 0.2
+
+
+@asynccontextmanager
+async def in_use(store: Store) -> AsyncIterator[None]:
+    """Hold the store for a build, beside other builds. Waits for a clear-up that is under way.
+
+    Cancels what it is held for, and raises RetryableError then, where another host has taken this build for
+    dead: what the build found in the store may be cleared away.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    lost, over = threading.Event(), threading.Event()
+    assert task is not None
+
+    def lose() -> None:
+        lost.set()
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(lambda: over.is_set() or task.cancel())
+
+    async with held_in_thread(lambda should_stop: _beside_others(store, should_stop, lose)):
+        try:
+            yield
+        except asyncio.CancelledError:
+            if lost.is_set() and task.uncancel() == 0:
+                raise _taken_for_dead(store) from None
+            raise
+        finally:
+            over.set()
+
+
+def _taken_for_dead(store: Store) -> RetryableError:
+    return RetryableError(
+        f"nothing was heard of this build for {patience_seconds():g} s, and another host has taken it for "
+        f"dead: it may have cleared up {store_name(store)}",
+        hint="run the same command again: what was made here is kept, and sent again",
+    )
 
 
 @contextmanager
-def in_use(store: Store) -> Iterator[None]:
-    """Hold the store for a build, beside other builds. Waits for a clear-up that is under way."""
+def _beside_others(store: Store, should_stop: ShouldStop, on_lost: Callable[[], None]) -> Iterator[None]:
     store.root.mkdir(parents=True, exist_ok=True)
     with (store.root / LOCK_NAME).open("a") as file:
-        fcntl.flock(file.fileno(), fcntl.LOCK_SH)
-        with _in_use_among_hosts(store):
+        while not _try_lock_shared(file.fileno()):
+            if should_stop():
+                raise InterruptedError(f"stopped while waiting for {store.root / LOCK_NAME}")
+            time.sleep(POLL_SECONDS)
+        with _in_use_among_hosts(store, should_stop, on_lost):
             yield
+
+
+def _try_lock_shared(descriptor: int) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 @contextmanager
@@ -42,15 +91,15 @@ def alone(store: Store) -> Iterator[None]:
 
 
 @contextmanager
-def _in_use_among_hosts(store: Store) -> Iterator[None]:
+def _in_use_among_hosts(store: Store, should_stop: ShouldStop, on_lost: Callable[[], None]) -> Iterator[None]:
     """The same among hosts: each build has a claim of its own, and waits for the one of a clear-up."""
     place = shared(store)
     if place is None:
         yield
         return
-    with place.claims.hold(f"builds/{secrets.token_hex(8)}", _quiet):
+    with place.claims.hold(f"builds/{secrets.token_hex(8)}", _quiet, should_stop, on_lost):
         # Whoever clears up takes its claim first and looks for builds then, so one of the two sees the other.
-        with place.claims.hold(CLEARING_UP, _quiet):
+        with place.claims.hold(CLEARING_UP, _quiet, should_stop):
             pass
         yield
 

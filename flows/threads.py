@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from typing import TypeVar
 
 Result = TypeVar("Result")
+ShouldStop = Callable[[], bool]
 
 
 def in_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
@@ -47,3 +49,18 @@ async def undisturbed(future: asyncio.Future[Result]) -> None:
     while not future.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({future})
+
+
+@asynccontextmanager
+async def held_in_thread(
+    holding: Callable[[ShouldStop], AbstractContextManager[Result]],
+) -> AsyncIterator[Result]:
+    """Hold what blocks on its way in and out. Cancelled while it waits, it is told to stop and waited for."""
+    stop, held = threading.Event(), ExitStack()
+    entering = in_thread(lambda: held.enter_context(holding(stop.is_set)))
+    try:
+        yield await asyncio.shield(entering)  # a future that is awaited is cancelled with its task
+    finally:
+        stop.set()
+        await undisturbed(entering)
+        await undisturbed(in_thread(held.close))

@@ -104,18 +104,15 @@ class Transfer:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
-        for _ in range(2):  # bytes may also have been damaged here, or on their way
-            if part.exists() and part.stat().st_size >= entry.num_bytes and not is_whole(part, entry):
-                part.unlink()
+        if part.exists() and part.stat().st_size >= entry.num_bytes and _put_in_place(part, path, entry):
+            return
+        for _ in range(2):  # bytes may also have been damaged on their way
             try:
-                if not is_whole(part, entry):
-                    self.storage.download(self._key(entry), part, self.should_stop)
+                self.storage.download(self._key(entry), part, self.should_stop)
             except Missing:
                 raise self._damaged(entry, "is missing") from None
-            if is_whole(part, entry):
-                part.rename(path)
+            if _put_in_place(part, path, entry):
                 return
-            part.unlink()
         self.storage.delete(self._key(entry))
         raise self._damaged(entry, "is damaged: its sha256 differs from its manifest's; it was removed there")
 
@@ -125,3 +122,12 @@ class Transfer:
             f"{self.storage.url}: {entry.path} of {name} {what}",
             hint="the next build makes it again, or a build on a host that has it whole sends it again",
         )
+
+
+def _put_in_place(part: Path, path: Path, entry: FileEntry) -> bool:
+    """Give a file that was fetched to its end its name; one that is not whole is removed."""
+    if is_whole(part, entry):
+        part.rename(path)
+        return True
+    part.unlink()
+    return False

@@ -9,6 +9,7 @@ seen from its counting on, and runs are due since long ago, so that no worker ta
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -18,24 +19,27 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed, Scheduled
 
 from flows.deployments import LEAVING
-from flows.job import Job, OnEvent
-from flows.launch_on_workers import DEPLOYMENT
+from flows.job import Job, OnEvent, notice
+from flows.launch_on_workers import DEPLOYMENT, no_deployment
 from flows.stage_order import SAME_STORE, StageOrder, error_of
-from flows.stage_watch import StageWatch, notice
+from flows.stage_watch import StageWatch
 from flows.stores import described, shared, store_name
 from flows.threads import undisturbed
-from stages.runtime.errors import GlassworksError, RetryableError, UserError
+from stages.runtime.errors import RetryableError, UserError
 from stages.runtime.events import EVENTS_NAME, read_events
 from stages.runtime.store import Artifact
 
 TRIES = 3
 POLL_SECONDS = 0.5
 CANCELLED_WITHIN_SECONDS = 40.0
+#: What a server, or what stands before it, says while it starts or has too much to do.
+COME_BACK = {408, 425, 429, 500, 502, 503, 504}
 #: A shared folder may show what another host wrote a few seconds late.
 SEEN_WITHIN_SECONDS = 10.0
 
@@ -62,33 +66,59 @@ async def run_on_a_worker(order: StageOrder, job: Job, on_event: OnEvent) -> Art
 
 
 async def _run_somewhere(order: StageOrder, job: Job, watch: StageWatch) -> State[Any]:
-    """Submit an order and wait for its end; cancelling us cancels it, also while it is being submitted."""
-    submitting = asyncio.ensure_future(_submit(order, job))
+    """Submit an order and wait for its end; cancelling us cancels it, also while it is being submitted.
+
+    A server that is away for a while costs nothing but time.
+    """
+    key = secrets.token_hex(16)  # the same in all attempts: of those that arrive, the server makes one run
+    submitting = asyncio.ensure_future(_submit(order, job, key))
     try:
-        run = await asyncio.shield(submitting)
-        return await _follow(run.id, watch)
+        while True:
+            try:
+                return await _follow((await asyncio.shield(submitting)).id, watch)
+            except httpx.HTTPError as error:
+                if not _is_away(error):
+                    raise
+                watch.server_is_away()
+            except ObjectNotFound:
+                raise RetryableError(
+                    f"the flow run of {job.spec.name} is not on the Prefect server any more",
+                    hint="was it deleted, or the server's records? Build again to go on",
+                ) from None
+            await asyncio.sleep(POLL_SECONDS)
+            if submitting.exception() is not None:
+                submitting = asyncio.ensure_future(_submit(order, job, key))
     except BaseException:
-        await undisturbed(asyncio.ensure_future(_cancel(submitting)))
+        await undisturbed(asyncio.ensure_future(_cancel(submitting, key)))
         raise
 
 
-async def _submit(order: StageOrder, job: Job) -> FlowRun:
-    """Stages that train are due before the others: where a worker has both to choose from, others wait."""
+def _is_away(error: httpx.HTTPError) -> bool:
+    """Whether it is no answer, or one that says to come back: not one that will always be the same."""
+    return not isinstance(error, httpx.HTTPStatusError) or error.response.status_code in COME_BACK
+
+
+async def _submit(order: StageOrder, job: Job, key: str) -> FlowRun:
+    """Have the server make a flow run, or say which one it has made for this key."""
     async with get_client() as client:
-        return await _create_run(client, order, job)
+        return await _create_run(client, order, job, key)
 
 
-async def _create_run(client: PrefectClient, order: StageOrder, job: Job) -> FlowRun:
+async def _create_run(client: PrefectClient, order: StageOrder, job: Job, key: str) -> FlowRun:
+    """Stages that train are due before the others: where a worker has both to choose from, others wait."""
     due = datetime.now(UTC) - timedelta(days=2 if job.spec.gpu != "none" else 1)
-    deployment = await client.read_deployment_by_name(DEPLOYMENT)
     try:
+        deployment = await client.read_deployment_by_name(DEPLOYMENT)
         return await client.create_flow_run_from_deployment(
             deployment.id,
             parameters={"order": order.model_dump(mode="json")},
             state=Scheduled(scheduled_time=due),
             name=f"{job.run_id}-{job.spec.name}",
             tags=["stage-of-a-build"],
+            idempotency_key=key,
         )
+    except ObjectNotFound:
+        raise no_deployment(str(client.api_url)) from None
     except PrefectHTTPStatusError as error:
         if error.response.status_code not in (409, 422):
             raise
@@ -99,14 +129,12 @@ async def _create_run(client: PrefectClient, order: StageOrder, job: Job) -> Flo
 
 
 async def _follow(run_id: UUID, watch: StageWatch) -> State[Any]:
-    """The state that a run ended in. A server that is away for a while costs nothing but time."""
-    while True:
-        with suppress(httpx.HTTPError):
-            async with get_client() as client:
-                async for state in _states(client, run_id, watch):
-                    if state.is_final():
-                        return state
-        await asyncio.sleep(POLL_SECONDS)
+    """The state that a run ended in. Raises httpx.HTTPError, and ObjectNotFound for a run that is gone."""
+    async with get_client() as client:
+        async for state in _states(client, run_id, watch):
+            if state.is_final():
+                return state
+    raise AssertionError("states come until the last one")
 
 
 async def _states(client: PrefectClient, run_id: UUID, watch: StageWatch) -> AsyncIterator[State[Any]]:
@@ -122,16 +150,21 @@ async def _states(client: PrefectClient, run_id: UUID, watch: StageWatch) -> Asy
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def _cancel(submitting: asyncio.Future[FlowRun]) -> None:
-    """Cancel a run and wait until its stage has saved what it has; a server that is gone ends that."""
-    with suppress(httpx.HTTPError, TimeoutError, GlassworksError):
+async def _cancel(submitting: asyncio.Future[FlowRun], key: str) -> None:
+    """Cancel a run and wait until its stage has saved what it has; a server that is gone ends that.
+
+    The run is looked for by its key: the answer to its submission may have been lost.
+    """
+    by_key = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    with suppress(httpx.HTTPError, TimeoutError, ObjectNotFound):
         async with asyncio.timeout(CANCELLED_WITHIN_SECONDS), get_client() as client:
-            run_id = (await submitting).id
-            state = (await client.read_flow_run(run_id)).state
-            waiting = state is not None and state.type == StateType.SCHEDULED
-            await client.set_flow_run_state(run_id, Cancelled() if waiting else Cancelling(), force=True)
-            while (state := (await client.read_flow_run(run_id)).state) and not state.is_final():
-                await asyncio.sleep(POLL_SECONDS)
+            await asyncio.wait({submitting})
+            for run in await client.read_flow_runs(flow_run_filter=by_key):
+                waiting = run.state is not None and run.state.type == StateType.SCHEDULED
+                asked: State[Any] = Cancelled() if waiting else Cancelling()
+                await client.set_flow_run_state(run.id, asked, force=True)
+                while (state := (await client.read_flow_run(run.id)).state) and not state.is_final():
+                    await asyncio.sleep(POLL_SECONDS)
 
 
 async def _fetch(job: Job, on_event: OnEvent, host: str) -> Artifact:

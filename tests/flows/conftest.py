@@ -15,19 +15,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import object_storage
+from flows.prefect_server import answers, listen
+from stages.runtime.fingerprint import REPOSITORY
 
 DUMMY_STAGES = Path(__file__).with_name("dummy_stages.py")
 
 
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
-    """The URL of a server that the whole session shares; flows in this process use it by themselves."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield str(PREFECT_API_URL.value())
+    """The URL of a server that the whole session shares; flows in this process use it by themselves.
+
+    It is served as ours are: Prefect's own stalled a test now and then (flows/prefect_server.py).
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SubprocessASGIServer, "_run_uvicorn_command", serve_as_we_do)
+        with prefect_test_harness(server_startup_timeout=120):
+            yield str(PREFECT_API_URL.value())
+
+
+def serve_as_we_do(server: SubprocessASGIServer) -> subprocess.Popen[bytes]:
+    """Start the server of Prefect's test harness; its socket is open before it answers."""
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    with listen(server.port) as listening:
+        number = listening.fileno()
+        command = [sys.executable, "-m", "flows.prefect_server", str(number), "--stay"]
+        environment = os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"} | settings
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, pass_fds=[number])
+    deadline = time.monotonic() + 120
+    while not answers(server.api_url) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return process
 
 
 class DummyCli:
@@ -229,4 +251,25 @@ def proxy(s3: S3) -> Iterator[CuttingProxy]:
     """A line to the S3 server that can be cut."""
     line = CuttingProxy(s3.port)
     yield line
+    line.close()
+
+
+@pytest.fixture
+def dummy_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers run the five short stages in the place of the nine, and all waits are short."""
+    from flows import launch, stage_order, stage_watch, worker_runs
+    from tests.flows import dummy_stages
+
+    monkeypatch.setattr(stage_order, "STAGES", dummy_stages.STAGES)
+    monkeypatch.setattr(launch, "entry_point", dummy_stages.entry_point)
+    monkeypatch.setattr(worker_runs, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(stage_watch, "LOOK_EVERY_SECONDS", 0.2)
+
+
+@pytest.fixture
+def prefect_line(prefect_api: str) -> Iterator[CuttingProxy]:
+    """A line to the Prefect server that can be cut; flows in this process use it by themselves."""
+    line = CuttingProxy(int(prefect_api.split(":")[2].partition("/")[0]))
+    with temporary_settings({PREFECT_API_URL: f"{line.url}/api"}):
+        yield line
     line.close()

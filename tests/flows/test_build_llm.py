@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 
-from data_contracts.manifest import Hardware, KeyParts, Manifest, Provenance
 from flows.build import Build
 from flows.build_llm import build_flow
 from flows.live_progress import result_key
@@ -19,6 +18,7 @@ from stages.runtime.events import EVENTS_NAME, EventLog
 from stages.runtime.session import StageSession
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store
+from tests.flows.manifests import FINGERPRINT, empty_manifest
 
 
 class Silent:
@@ -46,7 +46,7 @@ class RehearsedBuild(Build):
             if needed not in self.artifacts:
                 return await super()._stage(spec, on_event)
         self.order.append(f"start {spec.name}")
-        folder = self.store.artifact_dir(spec.name, "f" * 24)
+        folder = self.store.artifact_dir(spec.name, FINGERPRINT)
         folder.mkdir(parents=True)
         log = EventLog(folder / EVENTS_NAME, as_json=True)
         session = StageSession(spec.name, folder, log)
@@ -62,33 +62,11 @@ class RehearsedBuild(Build):
 
     def _end(self, spec: StageSpec, folder: Path) -> Artifact:
         outcome: Any = self.script.get(spec.name, "ran")
-        self._note(spec, outcome, (), "f" * 24, 0.1, "")
+        self._note(spec, outcome, (), FINGERPRINT, 0.1, "")
         if outcome == "failed":
             raise UserError("found nothing", hint="look elsewhere")
-        self.artifacts[spec.name] = Artifact(folder, manifest(spec.name))
+        self.artifacts[spec.name] = Artifact(folder, empty_manifest(spec.name))
         return self.artifacts[spec.name]
-
-
-def manifest(stage: str) -> Manifest:
-    hardware = Hardware(cpu="test", num_cpus=1, memory_bytes=1, platform="test")
-    return Manifest(
-        stage=stage,
-        fingerprint="f" * 24,
-        key=KeyParts(stage=stage, version=1, config={}, code={}, inputs={}),
-        config={},
-        inputs={},
-        parts={},
-        files=(),
-        provenance=Provenance(
-            started_at="2026-01-01T00:00:00+00:00",
-            seconds=1.0,
-            peak_memory_bytes=1,
-            git_commit=None,
-            packages={},
-            python="3",
-            hardware=hardware,
-        ),
-    )
 
 
 pytestmark = pytest.mark.usefixtures("prefect_api")

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
-from flows import object_storage, signing_clock
+from data_contracts.manifest import FileEntry
+from flows import object_storage, signing_clock, transfer
 from flows.object_storage import ObjectStorage
 from flows.storage_errors import Changed, Missing
 from flows.stores import open_store
 from stages.runtime.errors import RetryableError, UserError
+from stages.runtime.store import file_sha256
+from tests.flows.manifests import empty_manifest
 
 MIB = 2**20
 FEW = {"list_objects_v2": {"MaxKeys": 2}}
@@ -102,6 +105,25 @@ def parts_until(number: int, act: Callable[[], object]) -> Callable[[], bool]:
 def abort_uploads(storage: ObjectStorage) -> None:
     for upload in storage._ask("list_multipart_uploads")["Uploads"]:
         storage._ask("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
+
+
+def test_a_file_that_an_earlier_attempt_has_fetched_whole_is_hashed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+
+    def note(path: Path) -> str:
+        hashed.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(transfer, "file_sha256", note)
+    part = tmp_path / "weights.part"
+    part.write_bytes(b"1" * 10)
+    entry = FileEntry(path="weights", num_bytes=10, sha256=file_sha256(part))
+    unused: Any = None
+    transfer.Transfer(unused, empty_manifest("sft", files=(entry,)), tmp_path).fetch()
+    assert hashed == [part]
+    assert (tmp_path / "weights").read_bytes() == b"1" * 10
 
 
 def storage_without_proxy(s3: Any, monkeypatch: pytest.MonkeyPatch) -> ObjectStorage:

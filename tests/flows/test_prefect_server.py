@@ -111,3 +111,24 @@ def test_the_server_of_the_users_profile(tmp_path: Path) -> None:
     assert profile_api_url(tmp_path) == "http://127.0.0.1:4200/api"
     (tmp_path / "profiles.toml").write_text('active = "mine"\n[profiles.mine]\n')
     assert profile_api_url(tmp_path) is None
+
+
+COLLECTING = """
+import threading, time
+from flows import prefect_server
+prefect_server.COLLECT_EVERY_SECONDS = 0.01
+prefect_server.collect_garbage_elsewhere()
+threads = []
+class Garbage:
+    def __init__(self): self.itself = self
+    def __del__(self): threads.append(threading.current_thread())
+deadline = time.monotonic() + 30
+while len(threads) < 10_000 and time.monotonic() < deadline:
+    Garbage()
+assert len(threads) >= 10_000 and threading.main_thread() not in threads
+"""
+
+
+def test_the_servers_event_loop_collects_no_garbage(repository: Path) -> None:
+    """It would wait for the database there, and whoever has the database for it."""
+    subprocess.run([sys.executable, "-c", COLLECTING], cwd=repository, check=True, timeout=60)

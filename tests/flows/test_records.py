@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from data_contracts.manifest import Hardware, KeyParts, Manifest, Provenance
 from flows import commands
 from flows import compare as comparing
 from flows.compare import compare_runs
@@ -21,6 +20,7 @@ from flows.run_order import awaiting_a_record, close_note, new_run_id, note_begu
 from stages.runtime.errors import UserError
 from stages.runtime.lock import exclusive
 from stages.runtime.store import Artifact, Store, write_durably
+from tests.flows.manifests import empty_manifest, provenance
 
 MANIFEST: Any = None
 
@@ -130,27 +130,8 @@ def tomorrow(store: Store) -> str:
 
 def artifact_of_yesterday(store: Store, key: str) -> None:
     """As a host makes it whose clock is behind: older than every run, by what it says itself."""
-    hardware = Hardware(cpu="", num_cpus=1, memory_bytes=1, platform="")
-    made = Provenance(
-        started_at="2025-12-31T00:00:00+00:00",
-        seconds=1.0,
-        peak_memory_bytes=1,
-        git_commit=None,
-        packages={},
-        python="",
-        hardware=hardware,
-    )
-    parts = KeyParts(stage="tokenizer", version=1, config={}, code={}, inputs={})
-    manifest = Manifest(
-        stage="tokenizer",
-        fingerprint=key,
-        key=parts,
-        config={},
-        inputs={},
-        parts={},
-        files=(),
-        provenance=made,
-    )
+    made = provenance(started_at="2025-12-31T00:00:00+00:00")
+    manifest = empty_manifest("tokenizer", fingerprint=key, provenance=made)
     write_durably(store.artifact_dir("tokenizer", key) / "manifest.json", manifest.model_dump_json())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data_contracts.manifest import FileEntry, Hardware, InputEntry, KeyParts, Manifest, PartEntry, Provenance
+from data_contracts.manifest import FileEntry, Hardware, InputEntry, Manifest, PartEntry
 from flows.report import (
     RunRecord,
     StageRecord,
@@ -27,6 +27,8 @@ from flows.report.run_view import RunView
 from flows.report.samples import collect
 from flows.report.stage_details import changed_settings
 from stages.catalog import STAGES
+from tests.flows.manifests import empty_key, empty_manifest
+from tests.flows.manifests import provenance as made_by
 
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 VOID = {"meta", "br", "line", "rect", "circle", "path", "polyline"}
@@ -36,20 +38,19 @@ Events = dict[str, list[dict[str, Any]]]
 
 
 def manifest(stage: str, metrics: dict[str, float], **provenance: Any) -> Manifest:
-    made = Provenance(
-        started_at="2026-01-02T03:04:05+00:00",
-        seconds=12.5,
-        peak_memory_bytes=1_500_000_000,
-        git_commit="0123abc",
-        packages={"torch": "2.13.0"},
-        python="3.11.9",
-        hardware=HARDWARE,
-    )
-    return Manifest(
-        stage=stage,
+    made: dict[str, Any] = {
+        "started_at": "2026-01-02T03:04:05+00:00",
+        "seconds": 12.5,
+        "peak_memory_bytes": 1_500_000_000,
+        "git_commit": "0123abc",
+        "packages": {"torch": "2.13.0"},
+        "python": "3.11.9",
+        "hardware": HARDWARE,
+    }
+    return empty_manifest(
+        stage,
         fingerprint=f"{stage}-fingerprint",
-        key=KeyParts(stage=stage, version=1, config={}, code={}, inputs={"source: mine.txt": "ab" * 32}),
-        config={},
+        key=empty_key(stage, inputs={"source: mine.txt": "ab" * 32}),
         inputs={
             "tokens": InputEntry(
                 stage="tokenizer", fingerprint="f" * 24, part="tokens", contract="c@1", digest="d"
@@ -58,7 +59,7 @@ def manifest(stage: str, metrics: dict[str, float], **provenance: Any) -> Manife
         parts={"model": PartEntry(contract="checkpoint@1", digest="e", num_rows=None)},
         files=(FileEntry(path="model/model.safetensors", num_bytes=4_000_000, sha256="e"),),
         metrics=metrics,
-        provenance=made.model_copy(update=provenance),
+        provenance=made_by(**(made | provenance)),
     )
 
 

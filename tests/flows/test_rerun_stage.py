@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from data_contracts.manifest import Hardware, KeyParts, Manifest, Provenance
 from flows.plan import rerun_set
 from flows.records import earlier_run, needed_by
 from flows.report.record import RunRecord, StageRecord, Status
@@ -16,31 +15,9 @@ from flows.settings import build_settings
 from stages.catalog import STAGES
 from stages.runtime.errors import UserError
 from stages.runtime.store import Store, write_durably
+from tests.flows.manifests import FINGERPRINT, empty_manifest
 
 NAMES = [spec.name for spec in STAGES]
-
-
-def manifest(stage: str) -> Manifest:
-    hardware = Hardware(cpu="test", num_cpus=1, memory_bytes=1, platform="test")
-    provenance = Provenance(
-        started_at="2026-01-01T00:00:00+00:00",
-        seconds=1.0,
-        peak_memory_bytes=1,
-        git_commit=None,
-        packages={},
-        python="3",
-        hardware=hardware,
-    )
-    return Manifest(
-        stage=stage,
-        fingerprint="f" * 24,
-        key=KeyParts(stage=stage, version=1, config={}, code={}, inputs={}),
-        config={},
-        inputs={},
-        parts={},
-        files=(),
-        provenance=provenance,
-    )
 
 
 def enter(store: Store, run_id: str, status: Status = "completed", missing: tuple[str, ...] = ()) -> None:
@@ -56,15 +33,15 @@ def enter(store: Store, run_id: str, status: Status = "completed", missing: tupl
         stages=tuple(
             StageRecord(name=name, outcome="not reached")
             if name in missing
-            else StageRecord(name=name, outcome="ran", fingerprint="f" * 24)
+            else StageRecord(name=name, outcome="ran", fingerprint=FINGERPRINT)
             for name in NAMES
         ),
         configs={name: config.model_dump(mode="json") for name, config in configs.items()},
     )
     write_durably(store.root / "runs" / f"{run_id}.json", record.model_dump_json())
     for name in set(NAMES) - set(missing):
-        place = store.artifact_dir(name, "f" * 24) / "manifest.json"
-        write_durably(place, manifest(name).model_dump_json())
+        place = store.artifact_dir(name, FINGERPRINT) / "manifest.json"
+        write_durably(place, empty_manifest(name).model_dump_json())
 
 
 @pytest.fixture

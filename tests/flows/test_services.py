@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows import services
-from flows.services import ServiceBook, left_behind, process_start, stop, stop_left_behind
+from flows.services import ServiceBook, left_behind, pause, process_start, stop, stop_left_behind
 from stages.runtime.errors import RetryableError
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
@@ -129,3 +129,15 @@ def test_a_long_log_makes_room(book: ServiceBook, monkeypatch: pytest.MonkeyPatc
     (book.folder / "one.log").write_text("what was said before\n")
     assert started(book, "one", SLEEP).last_words() == "up"
     assert (book.folder / "one.log.1").read_text() == "what was said before\n"
+
+
+def test_one_that_is_paused_does_nothing_and_can_be_stopped(book: ServiceBook, tmp_path: Path) -> None:
+    count = f"import pathlib, time\nwhile True: pathlib.Path({str(tmp_path / 'n')!r}).open('a').write('x')"
+    one = book.start("one", [sys.executable, "-c", count], {}, {})
+    until((tmp_path / "n").exists)
+    pause(one)
+    until(lambda: "T" in Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[0])
+    before = (tmp_path / "n").stat().st_size
+    time.sleep(0.1)
+    assert (tmp_path / "n").stat().st_size == before
+    assert one.alive and stop(one) and not one.alive

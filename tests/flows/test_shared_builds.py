@@ -8,27 +8,31 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from typer.testing import CliRunner
 
 from data_contracts.manifest import PartEntry
 from flows.cli import app
-from flows.object_storage import ObjectStorage
+from flows.object_storage import ObjectStorage, Stored
 from flows.records import artifact_of, latest_record, read_record, run_ids
 from flows.run_report import gather
 from flows.shared_garbage import find_remote_garbage, remove_remote
 from flows.shared_store import SharedStore
 from flows.shared_store_check import check_shared
+from flows.storage_errors import explained
 from flows.store_use import alone_among_hosts, in_use
 from flows.stores import open_store
 from stages.runtime.errors import GlassworksError, RetryableError, UserError
-from stages.runtime.store import Artifact, list_files, part_digest
+from stages.runtime.store import Artifact, list_files, part_digest, write_durably
 
 sys.path.insert(0, str(Path(__file__).parent))
 import plain_build
@@ -252,6 +256,71 @@ def test_forced_stages_replace_what_is_there(s3: Any, host: Callable[..., Host])
     assert [key.split("/")[1] for key in before if before[key] != after[key]] == ["right"]
 
 
+@contextmanager
+def while_in_use(store: SharedStore) -> Iterator[None]:
+    """A build uses the store in an event loop of its own, on another thread."""
+    begun, over = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        async with in_use(store):
+            begun.set()
+            await asyncio.to_thread(over.wait)
+
+    holding = threading.Thread(target=lambda: asyncio.run(hold()))
+    holding.start()
+    try:
+        assert begun.wait(60)
+        yield
+    finally:
+        over.set()
+        holding.join()
+
+
+def test_a_build_that_waits_for_a_clear_up_can_be_stopped(s3: Any, host: Callable[..., Host]) -> None:
+    """Its event loop goes on, so that it hears of Ctrl-C."""
+
+    async def give_up() -> None:
+        async with asyncio.timeout(0.3), in_use(host("b").store()):
+            raise AssertionError("held beside a clear-up")
+
+    with alone_among_hosts(host("a").store()), pytest.raises(TimeoutError):
+        asyncio.run(give_up())
+    assert ObjectStorage(s3.url).listing("claims/") == {}
+
+
+def test_a_build_that_was_taken_for_dead_ends(s3: Any, host: Callable[..., Host]) -> None:
+    storage = ObjectStorage(s3.url)
+
+    async def sleep_too_long() -> None:
+        async with in_use(host("a").store()):
+            [claim] = storage.listing("claims/")
+            storage.delete(claim)
+            await asyncio.sleep(60)
+
+    with pytest.raises(RetryableError, match=r"for 2 s, and another host has taken it for dead") as caught:
+        asyncio.run(sleep_too_long())
+    assert "run the same command again" in caught.value.hint
+
+
+def test_a_record_that_is_sent_during_a_listing_stays(
+    s3: Any, host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes of one host: the one looks what there is while the other sends what it has."""
+    one, other = host("a").store(), host("a").store()
+    write_durably(one.root / "runs" / "20260101-a.json", "{}")
+    listing = one.storage.listing
+
+    def slow(prefix: str) -> dict[str, Stored]:
+        found = listing(prefix)
+        if prefix == "runs/":
+            other.share_run("20260101-a")
+        return found
+
+    monkeypatch.setattr(one.storage, "listing", slow)
+    one.refresh_runs()
+    assert run_ids(one) == ["20260101-a"]
+
+
 def test_gc_keeps_out_of_the_way_of_builds_and_drops_what_no_run_uses(
     s3: Any, host: Callable[..., Host]
 ) -> None:
@@ -260,7 +329,7 @@ def test_gc_keeps_out_of_the_way_of_builds_and_drops_what_no_run_uses(
     assert one.build("--force", "right")[0] == 0
     assert other.build("--set", "last.steps=3")[0] == 0
     store = one.store()
-    with in_use(other.store()), pytest.raises(RetryableError, match="is in use by process"):
+    with while_in_use(other.store()), pytest.raises(RetryableError, match="is in use by process"):
         with alone_among_hosts(store):
             pass
     with alone_among_hosts(one.store()):
@@ -321,6 +390,46 @@ def test_doctor_tries_the_storage(
     monkeypatch.setattr(store.storage, "create", lambda key, data: store.storage.put(key, data) or '"etag"')
     check = check_shared(store)
     assert not check.passed and "If-None-Match" in check.found and "conditional writes" in check.remedy
+    assert not check.optional
+
+
+def heedless(storage: ObjectStorage) -> Callable[..., None]:
+    """As MinIO removes objects: whatever the condition."""
+    delete = storage.delete
+    return lambda key, etag=None: delete(key)
+
+
+def refusing(storage: ObjectStorage) -> Callable[..., None]:
+    """As AWS did until 2025: no delete that has a condition."""
+    delete = storage.delete
+
+    def refuse(key: str, etag: str | None = None) -> None:
+        if etag is not None:
+            answer = {"Error": {"Code": "NotImplemented"}, "ResponseMetadata": {"HTTPStatusCode": 501}}
+            raise explained(ClientError(answer, "DeleteObject"), storage.url)
+        delete(key)
+
+    return refuse
+
+
+@pytest.mark.parametrize(("server", "words"), [(heedless, "is not heeded"), (refusing, "refuses conditions")])
+def test_without_conditional_deletes_claims_hold_and_doctor_says_so(
+    s3: Any, host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch, server: Any, words: str
+) -> None:
+    store, other = host("a").store(), host("b").store()
+    monkeypatch.setattr(store.storage, "delete", server(store.storage))
+    check = check_shared(store)
+    assert (check.passed, check.optional) == (False, True)
+    assert words in check.found and "builds do without" in check.remedy
+    ours = store.claims.acquire("first/0123", print, lambda: False)
+    store.claims.release(ours)
+    assert ObjectStorage(s3.url).listing("claims/") == {}
+    ours = store.claims.acquire("first/0123", print, lambda: False)
+    ours._released.set()  # this host sleeps from here on
+    theirs = other.claims.acquire("first/0123", print, lambda: False)
+    store.claims.release(ours)
+    assert list(ObjectStorage(s3.url).listing("claims/")) == ["claims/first/0123.json"]
+    other.claims.release(theirs)
 
 
 @pytest.mark.parametrize("command", [["up"], ["plan"], ["show", "sft"], ["verify"], ["gc"], ["doctor"]])

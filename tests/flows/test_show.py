@@ -12,35 +12,22 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from data_contracts import CONVERSATIONS, REJECTS
-from data_contracts.manifest import Hardware, KeyParts, Manifest, PartEntry, Provenance
+from data_contracts.manifest import PartEntry
 from data_contracts.tables import write_part
 from flows import show
 from flows.show import show_artifact
 from stages.runtime.store import Artifact
+from tests.flows.manifests import empty_manifest, provenance
 
 PIECES = [b"<s>", b"Hi", b" there", b"\xe4", b"\xbd", b"\xa0", b"!"]
 
 
 def artifact(folder: Path, **parts: str) -> Artifact:
-    made = Provenance(
-        started_at="2026-01-01T00:00:00+00:00",
-        seconds=75.0,
-        peak_memory_bytes=3 * 2**20,
-        git_commit=None,
-        packages={},
-        python="3.11",
-        hardware=Hardware(cpu="test", num_cpus=1, memory_bytes=1, platform="test"),
-    )
-    manifest = Manifest(
-        stage="sft",
-        fingerprint="f" * 24,
-        key=KeyParts(stage="sft", version=1, config={}, code={}, inputs={}),
-        config={},
-        inputs={},
+    manifest = empty_manifest(
+        "sft",
         parts={name: PartEntry(contract=contract, digest="d") for name, contract in parts.items()},
-        files=(),
         metrics={"validation_loss": 1.25},
-        provenance=made,
+        provenance=provenance(seconds=75.0, peak_memory_bytes=3 * 2**20),
     )
     return Artifact(folder, manifest)
 

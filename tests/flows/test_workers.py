@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.exceptions import ObjectAlreadyExists
-from prefect.flow_engine import run_flow_async
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Cancelled, Cancelling, Pending, Running
+from prefect.states import Cancelled, Cancelling
 
-from flows import launch, run_stage, stage_order, stage_watch, worker_runs
+from flows import launch, run_stage, stage_watch, worker_runs
 from flows.backends import backend_named
 from flows.build import Build, without_gpu_slot
 from flows.build_llm import build_flow
 from flows.deployments import LEAVING, STAGE_POOL
 from flows.job import Job
-from flows.launch_on_workers import DEPLOYMENT
+from flows.launch_container import DockerBackend
 from flows.settings import build_settings
 from flows.stage_order import StageOrder, error_of, host_name, inputs_of, job_of, order_of, state_of
 from stages.runtime.errors import (
@@ -34,35 +31,11 @@ from stages.runtime.errors import (
     StopRequested,
     UserError,
 )
-from stages.runtime.fingerprint import key_parts
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store
-from tests.flows import dummy_stages
+from tests.flows.stage_workers import BACKEND, die, job, launched, run, told, worker
 
-pytestmark = pytest.mark.host
-
-BACKEND = backend_named("workers")
-
-
-@pytest.fixture(autouse=True)
-def dummies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The five short stages in the place of the nine, and short waits."""
-    monkeypatch.setattr(stage_order, "STAGES", dummy_stages.STAGES)
-    monkeypatch.setattr(launch, "entry_point", dummy_stages.entry_point)
-    monkeypatch.setattr(worker_runs, "POLL_SECONDS", 0.2)
-    monkeypatch.setattr(stage_watch, "LOOK_EVERY_SECONDS", 0.2)
-
-
-def spec_of(name: str) -> StageSpec:
-    return next(spec for spec in dummy_stages.STAGES if spec.name == name)
-
-
-def job(store: Store, name: str, inputs: dict[str, Artifact] | None = None, **settings: Any) -> Job:
-    spec, given = spec_of(name), inputs or {}
-    config = spec.parse_config(settings)
-    digests = {role: artifact.manifest.parts["text"].digest for role, artifact in given.items()}
-    folders = {role: artifact.part("text") for role, artifact in given.items()}
-    return Job(spec, config, key_parts(spec, config, digests), folders, store, run_id="run")
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("dummy_workers")]
 
 
 def received(order: StageOrder, alone: bool = False) -> Job:
@@ -140,46 +113,6 @@ def test_without_the_deployment_the_build_does_not_begin(
 # What a worker does
 
 
-@asynccontextmanager
-async def worker(takes: Any) -> AsyncIterator[PrefectClient]:
-    """The pool and the deployment; `takes(client, flow_run)` is called once for each run that is due."""
-    name = DEPLOYMENT.partition("/")[2]
-    async with get_client() as client:
-        with suppress(ObjectAlreadyExists):
-            await client.create_work_pool(WorkPoolCreate(name=STAGE_POOL, type="process"))
-        flow_id = await client.create_flow(run_stage.run_stage)
-        await client.create_deployment(flow_id, name, work_pool_name=STAGE_POOL)
-        polling = asyncio.create_task(_poll(client, takes))
-        try:
-            yield client
-        finally:
-            polling.cancel()
-            await asyncio.gather(polling, return_exceptions=True)
-
-
-async def _poll(client: PrefectClient, takes: Any) -> None:
-    taken: dict[Any, asyncio.Task[None]] = {}
-    while takes is not None:
-        for found in await client.get_scheduled_flow_runs_for_work_pool(STAGE_POOL):
-            if found.flow_run.id not in taken:
-                taken[found.flow_run.id] = asyncio.create_task(takes(client, found.flow_run))
-        await asyncio.sleep(0.4)
-
-
-async def run(client: PrefectClient, flow_run: FlowRun) -> None:
-    """What a worker's process does."""
-    await client.set_flow_run_state(flow_run.id, Pending())
-    flow_run = await client.read_flow_run(flow_run.id)
-    order = StageOrder.model_validate(flow_run.parameters["order"])
-    await run_flow_async(run_stage.run_stage, flow_run, {"order": order}, return_type="state")
-
-
-async def die(client: PrefectClient, flow_run: FlowRun) -> None:
-    """A host that loses power right after it has begun."""
-    await client.set_flow_run_state(flow_run.id, Pending())
-    await client.set_flow_run_state(flow_run.id, Running())
-
-
 async def leave(client: PrefectClient, flow_run: FlowRun) -> None:
     """A host where somebody types `glassworks down`."""
     await die(client, flow_run)
@@ -193,21 +126,6 @@ async def be_cancelled(client: PrefectClient, flow_run: FlowRun) -> None:
     """A stage whose own run somebody cancels in the UI."""
     await die(client, flow_run)
     await client.set_flow_run_state(flow_run.id, Cancelled(), force=True)
-
-
-def launched(asked: Job, takes: Any) -> tuple[Artifact, list[dict[str, Any]]]:
-    """What comes of a job where workers do this with what they take."""
-    events: list[dict[str, Any]] = []
-
-    async def launch_it() -> Artifact:
-        async with worker(takes):
-            return await BACKEND.launch(asked, events.append)
-
-    return asyncio.run(launch_it()), events
-
-
-def told(events: list[dict[str, Any]]) -> list[str]:
-    return [event["message"] for event in events if event["event"] == "log"]
 
 
 @pytest.mark.usefixtures("prefect_api")
@@ -345,7 +263,7 @@ def test_what_trains_is_taken_first_whatever_the_clocks_say(tmp_path: Path) -> N
     async def order_of_runs() -> list[str]:
         async with worker(None) as client:
             for asked in (plain, training):
-                await worker_runs._submit(order_of(asked, "process", ()), asked)
+                await worker_runs._submit(order_of(asked, "process", ()), asked, asked.run_id + tmp_path.name)
             due = await client.get_scheduled_flow_runs_for_work_pool(STAGE_POOL)
             for each in due:
                 await client.delete_flow_run(each.flow_run.id)
@@ -371,6 +289,27 @@ def test_gpus_are_taken_where_the_stage_runs(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(launch.ProcessBackend, "launch", note)
     launched(job(Store(tmp_path / "store"), "first"), run)
     assert seen[0].environment["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_workers_docker_has_the_worker_start_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, float]] = []
+
+    async def look(self: DockerBackend, to_run: Any) -> None:
+        seen.extend((spec.name, 0.0) for spec in to_run())
+
+    async def note(self: DockerBackend, asked: Job, on_event: Any) -> Artifact:
+        seen.append((asked.spec.name, self._limits["sft"].memory_gib))
+        return await launch.launch(asked, on_event)
+
+    monkeypatch.setattr(DockerBackend, "check", look)
+    monkeypatch.setattr(DockerBackend, "launch", note)
+    backend = backend_named("workers-docker", ["sft.memory_gib=7"])
+    artifact, _ = launched(job(Store(tmp_path / "store"), "first"), run, backend)
+    assert artifact.part("text").is_dir()
+    assert seen == [("first", 0.0), ("first", 7.0)]
 
 
 @pytest.mark.usefixtures("prefect_api")
