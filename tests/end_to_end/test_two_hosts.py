@@ -28,12 +28,11 @@ from flows.object_storage import ObjectStorage
 from flows.records import latest_record
 from flows.report.record import RunRecord
 from flows.shared_store import SharedStore
+from tests.docker.conftest import lacking
 
 pytestmark = [
     pytest.mark.end_to_end,
     pytest.mark.host,
-    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces are for root"),
-    pytest.mark.skipif(shutil.which("ip") is None, reason="no `ip`: apt-get install iproute2"),
 ]
 
 SUBNET = f"10.213.{os.getpid() % 250}"
@@ -66,6 +65,26 @@ def answers(address: str, port: int) -> bool:
 
 def ip(*words: str) -> str:
     return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
+
+
+def why_no_hosts() -> str:
+    """What keeps this machine from having hosts within, if anything does."""
+    if os.geteuid() != 0:
+        return "network namespaces are for root"
+    if shutil.which("ip") is None:
+        return "no `ip`: apt-get install iproute2"
+    name = f"gw{os.getpid() % 100000}t"
+    with ExitStack() as undo:
+        try:
+            ip("link", "add", name, "type", "bridge")
+            undo.callback(ip, "link", "del", name)
+            undo.callback(Path("/run/netns", name).unlink, missing_ok=True)
+            ip("netns", "add", name)
+            undo.callback(ip, "netns", "del", name)
+            ip("netns", "exec", name, "unshare", "--uts", "true")
+        except subprocess.CalledProcessError as error:
+            return f"this machine forbids namespaces or mounts: {error.stderr.strip()}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +139,8 @@ class Host:
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
     """Two hosts on one bridge, whose own address is the first of their network."""
+    if lack := why_no_hosts():
+        lacking(lack)
     bridge = f"gw{os.getpid() % 100000}"
     made = [
         Host(f"{bridge}{letter}", tmp_path_factory.mktemp(f"host-{letter}"), clock)
