@@ -73,13 +73,13 @@ async def build_llm(
     Args:
         preset: tiny, laptop, gpu, or the path of a TOML file on the worker's machine.
         sources: Own data: files, folders or globs on the worker's machine; empty for the preset's.
-        overrides: Changed settings, one each, such as pretrain.depth=6
+        overrides: Changed settings, one to an item, such as pretrain.depth=6
         force: Stages to run in any case.
         store: Folder of the artifacts, or s3://BUCKET/PREFIX; empty for the worker's.
         trust_code: Keep artifacts although code or packages changed; they then say so.
-        backend: docker for a container per stage, process, workers or workers-docker for stages on all hosts,
-            or default for the worker's (GLASSWORKS_BACKEND).
-        limits: What containers may use, one each, such as pretrain.memory_gib=16
+        backend: Where stages run: process; docker, each in a container; workers or workers-docker, on all
+            hosts; default, as the worker was started (GLASSWORKS_BACKEND).
+        limits: What containers may use, one to an item, such as pretrain.memory_gib=16
     """
     settings = build_settings(preset, sources=sources, changes=overrides, force=force, trust_code=trust_code)
     folder = store_of_worker(store)

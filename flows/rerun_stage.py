@@ -61,15 +61,15 @@ async def rerun_stage(
 
     Args:
         stages: The stages to run again.
-        with_downstream: Also run every stage that reads what they write.
+        with_downstream: Also run all that follows: every stage that reads what they write, and so on.
         force: Run them even if nothing changed; else what is there is reused.
-        overrides: Changed settings of these stages, one each, such as sft.epochs=4
+        overrides: Changed settings of the stages that run again, one to an item, such as sft.epochs=4
         run: Name of the run whose inputs and settings to take; empty for the newest that has them and was not
             cancelled.
         store: Folder of the artifacts, or s3://BUCKET/PREFIX; empty for the worker's.
-        backend: docker for a container per stage, process, workers or workers-docker for stages on all hosts,
-            or default for the worker's (GLASSWORKS_BACKEND).
-        limits: What containers may use, one each, such as pretrain.memory_gib=16
+        backend: Where stages run: process; docker, each in a container; workers or workers-docker, on all
+            hosts; default, as the worker was started (GLASSWORKS_BACKEND).
+        limits: What containers may use, one to an item, such as pretrain.memory_gib=16
     """
     folder = store_of_worker(store)
     place = open_store(folder)

@@ -6,13 +6,16 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from stages.runtime.errors import StopRequested
 from stages.runtime.events import EventLog
 
 PROGRESS_EVERY_SECONDS = 0.5
 POLLS_ARE_FRESH_SECONDS = 15.0
+#: In a long step or evaluation a stage asks late, and a cancelled one has to be gone within 15 s: it is
+#: interrupted, and its last checkpoint counts. One that has asked in time saves, however long that takes.
+ASKS_WITHIN_SECONDS = 5.0
 
 
 class StageSession:
@@ -92,10 +95,12 @@ class StageSession:
     def should_stop(self) -> bool:
         """Whether SIGTERM or Ctrl-C arrived. Whoever asks must stop in order: save, raise StopRequested."""
         self._last_poll = time.monotonic()
+        if self._stop:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         return self._stop
 
     def install_signal_handlers(self) -> None:
-        """SIGTERM and SIGINT set the flag; a stage that does not poll it is interrupted at once."""
+        """SIGTERM and SIGINT set the flag; a stage that does not poll it is interrupted."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -103,6 +108,11 @@ class StageSession:
         polled = time.monotonic() - self._last_poll < POLLS_ARE_FRESH_SECONDS
         if polled and not self._stop:
             self._stop = True
+            signal.signal(signal.SIGALRM, lambda *_: self._interrupt(number))
+            signal.setitimer(signal.ITIMER_REAL, ASKS_WITHIN_SECONDS)
             return
+        self._interrupt(number)
+
+    def _interrupt(self, number: int) -> NoReturn:
         name = signal.Signals(number).name
         raise StopRequested(f"{self.stage} was stopped by {name}", hint="build again to go on")

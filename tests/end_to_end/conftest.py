@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -19,6 +19,7 @@ from flows.records import latest_record
 from flows.report.record import RunRecord
 from flows.services import Service, ServiceBook
 from stages.runtime.store import Artifact, Store, read_manifest
+from tests.docker.conftest import engine  # noqa: F401  (a fixture here too)
 
 
 class Cli:
@@ -94,6 +95,15 @@ def tiny(glassworks: Cli, tmp_path_factory: pytest.TempPathFactory) -> TinyBuild
 #: Long enough for a machine with other things to do.
 WITHIN_SECONDS = 480
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+#: Fine-tuning in short steps, with little beside them.
+ENDLESS = (
+    "max_steps=100_000",
+    "batch_tokens=1024",
+    "checkpoint_every_seconds=0.5",
+    "validation_conversations=4",
+    "validation_documents=2",
+    "sample_tokens=4",
+)
 
 
 @dataclass(frozen=True)
@@ -104,10 +114,13 @@ class Site:
     store: Store
     output: str
 
+    CANCELLED_WITHIN_SECONDS: ClassVar[float] = 15
+    """What is promised: from the button to a stage or container that is gone."""
+
     @staticmethod
-    def until(condition: Callable[[], object]) -> None:
+    def until(condition: Callable[[], object], seconds: float = WITHIN_SECONDS) -> None:
         """Wait for something that must come."""
-        deadline = time.monotonic() + WITHIN_SECONDS
+        deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -144,6 +157,34 @@ class Site:
         """Start a run as the UI's form does; returns its id."""
         place = f"/deployments/{self.deployment(name)['id']}/create_flow_run"
         return str(self.api.post(place, parameters=parameters, state={"type": "SCHEDULED"})["id"])
+
+    def start_long(self, *stages: str, **parameters: Any) -> str:
+        """Start these stages and an endless fine-tuning; returns the run once that has a new checkpoint."""
+        before = self.checkpoints("sft")
+        changes = [f"sft.{name}" for name in ENDLESS]
+        run = self.start("rerun-stage/on-demand", stages=[*stages], overrides=changes, **parameters)
+        self.until(lambda: self.checkpoints("sft") - before or self.state(run)["type"] in FINAL)
+        assert self.state(run)["type"] == "RUNNING", self.state(run)
+        return run
+
+    def cancel(self, run: str) -> None:
+        """What the UI's button asks for."""
+        self.api.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+
+    def checkpoints(self, stage: str) -> set[Path]:
+        """What a stage that has not ended would go on from."""
+        return set((self.store.root / "work" / stage).glob("*/checkpoints/step-*"))
+
+    def stage_pid(self, stage: str) -> int | None:
+        """The process of a stage that works on this store."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if f"stages.{stage}" in words and any(word.startswith(str(self.store.root)) for word in words):
+                return int(path.parent.name)
+        return None
 
     def state(self, run: str) -> dict[str, Any]:
         """What the run is doing."""

@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
+from flows.plan import downstream
 from flows.records import latest_record
+from stages.catalog import STAGES
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.host]
 
@@ -84,6 +86,11 @@ class Page:
         script = FIND % (json.dumps(text), json.dumps(name))
         wait_for(lambda: (place := self.evaluate(script)) and place == self._later(script), text)
         self.press(self.evaluate(script))
+
+    def write(self, selector: str, text: str) -> None:
+        """Type into the first field that a selector names."""
+        self.click_on(selector)
+        self.call("Input.insertText", text=text)
 
     def click_on(self, selector: str) -> None:
         """Press the first that a selector names."""
@@ -154,41 +161,58 @@ def test_the_nightly_run_is_seen_to_be_planned(site: Site, page: Page) -> None:
     page.sees("02:30:00 AM")
 
 
-def test_the_form_reruns_one_stage_and_keeps_the_others(site: Site, page: Page) -> None:
-    name = "rerun-stage/on-demand"
+def rerun_sft(site: Site, page: Page, *, with_downstream: bool, override: str = "") -> dict[str, str]:
+    """Fill in the form for SFT and wait for the run; returns stage -> outcome."""
+    name, before = "rerun-stage/on-demand", newest_run(site, "rerun-stage/on-demand")
     page.open(address(site, f"deployments/deployment/{site.deployment(name)['id']}"))
     page.click("Run", "button")
     page.click("Custom run")
-    page.sees("Also run every stage that reads what they write.")
+    page.sees("Also run all that follows")
     page.click_on(".p-tag__dismiss")
     page.click_on(".p-select-button__icon")
-    page.click("tokenizer")
+    page.click("sft")
     page.click("Parameters")  # closes the list
+    if with_downstream:
+        page.click_on(".p-toggle__control")
+    if override:
+        page.click_on(".p-draggable-list__create-button")
+        page.write(".schema-form-property-array-list textarea", override)
     page.click("Submit", "button")
-    wait_for(lambda: newest_run(site, name), "a run")
+    wait_for(lambda: newest_run(site, name) != before, "a run")
     page.close()
     run = newest_run(site, name)
-    assert site.ended(run) == "COMPLETED"
-    outcomes = {stage.name: stage.outcome for stage in latest_record(site.store).stages}
-    assert outcomes.pop("tokenizer") == "ran"
-    assert set(outcomes.values()) == {"hit"}
+    assert site.ended(run) == "COMPLETED", site.state(run)
+    record = latest_record(site.store)
+    assert record.run_id == site.api.get(f"/flow_runs/{run}")["name"]
+    return {stage.name: stage.outcome for stage in record.stages}
+
+
+def test_the_form_reruns_sft_alone_and_then_with_all_that_follows(site: Site, page: Page) -> None:
+    alone = rerun_sft(site, page, with_downstream=False, override="sft.max_steps=1")
+    assert {name for name, outcome in alone.items() if outcome == "ran"} == {"sft"}
+    assert set(alone.values()) == {"ran", "hit"}
+    followed = rerun_sft(site, page, with_downstream=True)
+    follows = {"sft"} | downstream("sft", STAGES)
+    assert follows > {"dpo", "quantize"}
+    assert {name for name, outcome in followed.items() if outcome == "ran"} == follows
+    assert {name for name, outcome in followed.items() if outcome == "hit"} == followed.keys() - follows
 
 
 def test_cancel_and_retry_are_buttons_of_a_run(site: Site, page: Page) -> None:
-    long = ["sft.epochs=40", "sft.checkpoint_every_seconds=0.5"]
-    checkpoints = site.store.root / "work" / "sft"
-    run = site.start("rerun-stage/sft", overrides=long)
-    site.until(lambda: list(checkpoints.glob("*/checkpoints/*")))
+    """Cancelled in its second stage, a run begins there when it is tried again."""
+    run = site.start_long("tokenizer", "sft")
     page.open(address(site, f"runs/flow-run/{run}"))
     page.click("Cancel", "button")
     page.click("Confirm", "button")
+    site.until(lambda: site.stage_pid("sft") is None, site.CANCELLED_WITHIN_SECONDS)
     assert site.ended(run) == "CANCELLED"
-    assert list(checkpoints.glob("*/checkpoints/*"))
+    assert site.checkpoints("sft")
     page.click("Retry", "button")
     page.sees("This will retry flow run")
     page.click("Retry", "button")
-    site.until(lambda: site.state(run)["type"] == "RUNNING")
+    site.until(lambda: site.stage_pid("sft"))
     page.close()
     assert site.api.get(f"/flow_runs/{run}")["run_count"] == 2
-    site.api.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    site.until(lambda: site.task_states(run)["tokenizer"] == "Cached")
+    site.cancel(run)
     assert site.ended(run) == "CANCELLED"

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from flows.container_spec import STORE_LABEL
 from flows.deployments import POOL, planned_runs
+from flows.docker_engine import Engine
 from flows.prefect_server import answers
 from flows.services import left_behind
 from stages.catalog import STAGES
@@ -53,18 +55,6 @@ def messages(site: Site, repository: Path) -> Iterator[list[dict[str, str]]]:
         subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
         yield received
         server.shutdown()
-
-
-def stage_pid(store: Store, stage: str) -> int | None:
-    """The process of a stage that works on this store."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if f"stages.{stage}" in words and any(word.startswith(str(store.root)) for word in words):
-            return int(path.parent.name)
-    return None
 
 
 def test_up_tells_where_to_look_and_what_comes(site: Site) -> None:
@@ -109,21 +99,28 @@ def test_the_form_refuses_what_cannot_be(site: Site, parameters: dict[str, Any])
         site.start("rerun-stage/on-demand", **parameters)
 
 
-def test_cancel_keeps_the_checkpoint(site: Site) -> None:
-    long = ["sft.epochs=500", "sft.checkpoint_every_seconds=0.5"]
-    run = site.start("rerun-stage/on-demand", stages=["sft"], overrides=long)
-    checkpoints = site.store.root / "work" / "sft"
-    site.until(lambda: list(checkpoints.glob("*/checkpoints/*")))
-    site.api.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+def test_cancel_stops_the_stage_and_keeps_its_checkpoint(site: Site) -> None:
+    run = site.start_long("sft")
+    site.cancel(run)
+    site.until(lambda: site.stage_pid("sft") is None, site.CANCELLED_WITHIN_SECONDS)
     assert site.ended(run) == "CANCELLED"
-    site.until(lambda: stage_pid(site.store, "sft") is None)
-    assert list(checkpoints.glob("*/checkpoints/*"))
+    assert site.checkpoints("sft")
+
+
+def test_cancel_stops_the_container_and_keeps_its_checkpoint(site: Site, engine: Engine) -> None:
+    wanted = {"label": [f"{STORE_LABEL}={site.store.root}"]}
+    run = site.start_long("sft", force=False, backend="docker")
+    assert engine.api.containers(filters=wanted)
+    site.cancel(run)
+    site.until(lambda: not engine.api.containers(all=True, filters=wanted), site.CANCELLED_WITHIN_SECONDS)
+    assert site.ended(run) == "CANCELLED"
+    assert site.checkpoints("sft")
 
 
 def test_retry_runs_only_what_failed(site: Site, messages: list[dict[str, str]]) -> None:
     run = site.start("rerun-stage/vector_store", with_downstream=True)
-    site.until(lambda: stage_pid(site.store, "agent_smoke"))
-    os.kill(stage_pid(site.store, "agent_smoke") or 0, signal.SIGKILL)
+    site.until(lambda: site.stage_pid("agent_smoke"))
+    os.kill(site.stage_pid("agent_smoke") or 0, signal.SIGKILL)
     assert site.ended(run) == "FAILED"
     assert tasks_when(site, run, agent_smoke="Failed")["vector_store"] == "Completed"
     site.until(lambda: messages)

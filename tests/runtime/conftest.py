@@ -12,6 +12,7 @@ STAGE = '''
 import sys, time
 from pathlib import Path
 from data_contracts.contract import Contract, FileRule
+from stages.runtime import session as sessions
 from stages.runtime.errors import StopRequested, UserError
 from stages.runtime.main import main
 from stages.runtime.spec import Read, StageConfig, StageSpec
@@ -25,18 +26,27 @@ class Config(StageConfig):
     """How long to take over each."""
     fault: str = ""
     """What to do wrong."""
+    patience: float = 0.0
+    """How long it may be silent when it is asked to stop; 0 for the default."""
+    saving_seconds: float = 0.0
+    """How long it takes to stop in good order."""
 
 def run(config, inputs, outputs, session):
     checkpoint = session.work_dir / "checkpoints" / "done"
     first = int(checkpoint.read_text()) if checkpoint.exists() else 0
     session.log(f"starting at {{first}}")
+    sessions.ASKS_WITHIN_SECONDS = config.patience or sessions.ASKS_WITHIN_SECONDS
     for number in range(first, config.depth):
         session.progress(number, config.depth, "numbers")
         time.sleep(config.seconds)
         checkpoint.parent.mkdir(exist_ok=True)
         checkpoint.write_text(str(number + 1))
         if config.fault != "deaf" and session.should_stop():
+            time.sleep(config.saving_seconds)
             raise StopRequested("stopped in good order", hint="build again to go on")
+        if config.fault == "long step":
+            session.log("a long step")
+            time.sleep(60)
     base = sum(map(int, (inputs["base"] / "numbers.txt").read_text().split())) if "base" in inputs else 0
     if config.fault == "full":
         (outputs["numbers"] / "numbers.txt").symlink_to("/dev/full")

@@ -109,6 +109,28 @@ def test_a_stage_that_never_asks_is_stopped_all_the_same(fake_stage: Any, tmp_pa
     assert "was stopped by SIGTERM" in errors
 
 
+def test_a_stage_in_a_long_step_is_stopped_and_keeps_its_checkpoint(fake_stage: Any, tmp_path: Path) -> None:
+    output = tmp_path / "artifact"
+    process = fake_stage.start(output, slow(patience=0.5, fault="long step"))
+    events = output.with_name("artifact.work") / "events.jsonl"
+    wait_for(lambda: events.exists() and "a long step" in events.read_text())
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert "was stopped by SIGTERM" in errors
+    assert started_counting(output)
+
+
+def test_a_stage_that_has_heard_may_take_its_time_to_save(fake_stage: Any, tmp_path: Path) -> None:
+    output = tmp_path / "artifact"
+    process = fake_stage.start(output, slow(patience=0.5, saving_seconds=2.0))
+    wait_for(lambda: started_counting(output))
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert "stopped in good order" in errors
+
+
 def test_the_stage_stops_when_its_controller_is_gone(fake_stage: Any, tmp_path: Path) -> None:
     output = tmp_path / "artifact"
     process = fake_stage.start(output, slow(), "--lease", "stdin")
