@@ -15,19 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
+from prefect.context import _temporary_global_settings_context, get_settings_context
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import object_storage
+from tests.session_server import SessionServer
 
 DUMMY_STAGES = Path(__file__).with_name("dummy_stages.py")
 
 
 @pytest.fixture(scope="session")
-def prefect_api() -> Iterator[str]:
+def prefect_api(session_server: SessionServer) -> Iterator[str]:
     """The URL of a server that the whole session shares; flows in this process use it by themselves."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield str(PREFECT_API_URL.value())
+    with temporary_settings({PREFECT_API_URL: session_server.url}):
+        with _temporary_global_settings_context(get_settings_context()):  # for threads
+            yield session_server.url
 
 
 class DummyCli:
@@ -79,8 +81,9 @@ def glassworks(tmp_path: Path, prefect_api: str) -> DummyCli:
 
 
 @pytest.fixture
-def lonely_glassworks(tmp_path: Path) -> DummyCli:
+def lonely_glassworks(tmp_path: Path, session_server: SessionServer) -> DummyCli:
     """The command line where no server runs."""
+    session_server.seed(tmp_path / "home")
     return DummyCli(tmp_path, None)
 
 
