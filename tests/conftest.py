@@ -16,8 +16,8 @@ from tests.tiny_build import Cli, TinyBuild
 
 # Two threads that fight over the cores make small tests slower, and results must not depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Builds take all cores, as a user's do, and share them here with other tests. A thread that waits awake is in the
-# way of the one that it waits for: on two busy cores tiny's pretraining took 281 s so, 43 s with threads that sleep.
+# Builds take all cores, as a user's do, and share them here with other tests. A thread that waits awake is in
+# the way of the one that it waits for: tiny's pretraining took 281 s so, and 43 s with threads that sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

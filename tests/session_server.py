@@ -28,7 +28,7 @@ class SessionServer:
     """Its database as it was before anybody used it."""
 
     def seed(self, home: Path) -> None:
-        """Have the server that starts with this Prefect home find its tables: half of its start goes there."""
+        """Spare the server that starts with this Prefect home the making of tables, half of its start."""
         home.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.empty, home / DATABASE)
 

@@ -14,7 +14,7 @@ from stages.runtime.store import Artifact, Store, read_manifest
 
 
 class Cli:
-    """Runs `glassworks ...` as a user would, with a Prefect home of its own; on the server that it is told."""
+    """Runs `glassworks ...` as a user would, with a Prefect home of its own; or on a server that runs."""
 
     def __init__(self, repository: Path, home: Path, api_url: str = "") -> None:
         self.repository = repository
