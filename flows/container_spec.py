@@ -33,7 +33,7 @@ GIB = 2**30
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 #: What a process would inherit and results or figures depend on.
 INHERITED = (
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", PRICE_VARIABLE),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", PRICE_VARIABLE),
     # Each of these changes the last bits of sums: how they are split, or the instructions that make them.
     *("OMP_THREAD_LIMIT", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
 )

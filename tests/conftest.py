@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from stages.runtime.store import Store
+from tests.session_server import SessionServer, prefect_server
+from tests.tiny_build import Cli, TinyBuild
+
 # Two threads that fight over the cores make small tests slower, and results must not depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Builds take all cores, as a user's do, and share them here with other tests. A thread that waits awake is in
+# the way of the one that it waits for: tiny's pretraining took 281 s so, and 43 s with threads that sleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -29,6 +36,34 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def session_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SessionServer]:
+    """A Prefect server for every build that needs none of its own: a new one takes 9 s of a processor."""
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def glassworks(
+    repository: Path, session_server: SessionServer, tmp_path_factory: pytest.TempPathFactory
+) -> Cli:
+    """The command line on the server of the session."""
+    return Cli(repository, tmp_path_factory.mktemp("home"), session_server.url)
+
+
+@pytest.fixture(scope="session")
+def tiny(
+    glassworks: Cli, session_server: SessionServer, tmp_path_factory: pytest.TempPathFactory
+) -> TinyBuild:
+    """The whole chain on the tiny preset, with a Prefect server of its own."""
+    store = tmp_path_factory.mktemp("tiny") / "store"
+    lonely = Cli(glassworks.repository, store.parent / "home")
+    session_server.seed(lonely.home)
+    done = lonely("build", "--preset", "tiny", "--store", str(store))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return TinyBuild(Store(store), done.stdout, glassworks)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from stages.whitebox.config import ModelConfig
+from stages.whitebox.empty import without_values
 from stages.whitebox.model import CausalLM
 
 WEIGHTS_FILE = "model.safetensors"
@@ -52,7 +53,7 @@ def load_model(
         raise ValueError(f"{folder / WEIGHTS_FILE} is not a whole safetensors file: {error}") from error
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
-    with torch.device("meta"):
+    with without_values():
         model = CausalLM(config)
     _check_tensors(folder, model, weights)
     model.load_state_dict(weights, assign=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from stages.whitebox.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.decode_kernels import pick_exact_kernel
+from stages.whitebox.empty import without_values
 from stages.whitebox.model import CausalLM
 from stages.whitebox.quantized_linear import (
     IntegerMatrix,
@@ -59,7 +60,7 @@ class QuantizedLM(CausalLM):
     """
 
     def __init__(self, weights: QuantizedWeights, fast_decode: bool = True) -> None:
-        with torch.device("meta"):
+        with without_values():
             super().__init__(weights.config)
         for name, matrix in weights.matrices.items():
             _replace(self, name, matrix, fast_decode)

@@ -26,6 +26,8 @@ from stages.runtime.errors import GlassworksError
 from stages.runtime.fingerprint import key_parts
 from stages.runtime.spec import Limits, Outside, StageConfig, StageSpec
 from stages.runtime.store import Store, damage
+from tests.session_server import SessionServer
+from tests.tiny_build import TinyBuild
 
 DEADLINE_SECONDS = 120
 GONE_SECONDS = 30
@@ -119,11 +121,12 @@ def _request(engine: Engine, folder: Path, limits: Limits, outside: Outside) -> 
 class Glassworks:
     """The command line on a store of its own."""
 
-    def __init__(self, engine: Engine, repository: Path, folder: Path) -> None:
+    def __init__(self, engine: Engine, repository: Path, folder: Path, api_url: str) -> None:
         self.engine = engine
         self.repository = repository
         self.store = Store(folder / "store")
         ours = {"PREFECT_HOME": str(folder / "home"), "PYTHONPATH": str(repository)}
+        ours["PREFECT_API_URL"] = api_url
         inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         self.environment = inherited | ours
 
@@ -161,11 +164,11 @@ class Glassworks:
         found: list[dict[str, Any]] = self.engine.api.containers(all=True, filters={"label": labels})
         return found
 
-    def take(self, other: Glassworks, *stages: str) -> None:
+    def take(self, other: Store, *stages: str) -> None:
         """Have what another store holds of these stages."""
         for stage in stages:
             folder = Path("artifacts", stage)
-            shutil.copytree(other.store.root / folder, self.store.root / folder)
+            shutil.copytree(other.root / folder, self.store.root / folder)
 
     def created(self, since: float) -> list[str]:
         """Stage of each container that was created for this store, in order."""
@@ -199,13 +202,17 @@ class Glassworks:
 
 @pytest.fixture(scope="session")
 def make_glassworks(
-    engine: Engine, repository: Path, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine,
+    repository: Path,
+    session_server: SessionServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[], Glassworks]]:
     """Makes command lines, each with a store of its own; ends what they leave."""
     made: list[Glassworks] = []
 
     def make() -> Glassworks:
-        made.append(Glassworks(engine, repository, tmp_path_factory.mktemp("glassworks")))
+        folder = tmp_path_factory.mktemp("glassworks")
+        made.append(Glassworks(engine, repository, folder, session_server.url))
         return made[-1]
 
     yield make
@@ -215,28 +222,28 @@ def make_glassworks(
 
 
 @pytest.fixture(scope="session")
-def by_process(make_glassworks: Callable[[], Glassworks], begun: Glassworks) -> Glassworks:
+def by_process(make_glassworks: Callable[[], Glassworks], tiny: TinyBuild) -> Glassworks:
     """A store with the tiny preset, built by processes."""
     glassworks = make_glassworks()
-    glassworks.take(begun, "corpus_prep", "tokenizer")
-    return built(glassworks, "process")
+    glassworks.take(tiny.store, *(spec.name for spec in STAGES))
+    return glassworks
 
 
 @pytest.fixture(scope="session")
 def by_container(make_glassworks: Callable[[], Glassworks]) -> Glassworks:
     """A store with the tiny preset, each stage built in a container of its own."""
-    return built(make_glassworks(), "docker")
+    glassworks = make_glassworks()
+    done = glassworks(*TINY, "--backend", "docker")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return glassworks
 
 
 @pytest.fixture(scope="session")
-def begun(make_glassworks: Callable[[], Glassworks]) -> Glassworks:
+def begun(make_glassworks: Callable[[], Glassworks], tiny: TinyBuild) -> Glassworks:
     """A store with the first two stages of the tiny preset and a brief pretraining, built by processes."""
-    return built(make_glassworks(), "process", "--until", "pretrain", *BRIEF)
-
-
-def built(glassworks: Glassworks, backend: str, *options: str) -> Glassworks:
-    """The same command line, after its build of the tiny preset."""
-    done = glassworks(*TINY, "--backend", backend, *options)
+    glassworks = make_glassworks()
+    glassworks.take(tiny.store, "corpus_prep", "tokenizer")
+    done = glassworks(*PRETRAINING)
     assert done.returncode == 0, done.stdout + done.stderr
     return glassworks
 
@@ -275,7 +282,7 @@ class Training:
 def training(make_glassworks: Callable[[], Glassworks], begun: Glassworks) -> Iterator[Training]:
     """A build that is at its pretraining; `begun` is what it comes to when nothing disturbs it."""
     glassworks = make_glassworks()
-    glassworks.take(begun, "corpus_prep", "tokenizer")
+    glassworks.take(begun.store, "corpus_prep", "tokenizer")
     training = Training(glassworks)
     try:
         glassworks.wait_until(training.checkpoints, "a checkpoint of pretrain")

@@ -52,7 +52,7 @@ def small_disk(make_glassworks: Callable[[], Glassworks], begun: Glassworks) -> 
     if os.getuid() or subprocess.run(mounted, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a disk")
     try:
-        glassworks.take(begun, "corpus_prep")
+        glassworks.take(begun.store, "corpus_prep")
         yield glassworks
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)

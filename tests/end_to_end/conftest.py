@@ -1,11 +1,8 @@
-"""One real build of the tiny preset for all tests that look at what comes out of it; `up` on a copy of it."""
+"""`glassworks up` on a copy of the tiny build's store."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,82 +12,11 @@ from typing import Any, ClassVar
 import pytest
 
 from flows.prefect_rest import PrefectRest
-from flows.records import latest_record
-from flows.report.record import RunRecord
 from flows.services import Service, ServiceBook
-from stages.runtime.store import Artifact, Store, read_manifest
+from stages.runtime.store import Store
 from tests.docker.conftest import engine  # noqa: F401  (a fixture here too)
-
-
-class Cli:
-    """Runs `glassworks ...` as a user would, with a Prefect home of its own."""
-
-    def __init__(self, repository: Path, home: Path) -> None:
-        self.repository = repository
-        self.home = home
-
-    def command(self, *arguments: str) -> list[str]:
-        """The command, with the Python that runs the tests."""
-        return [sys.executable, "-m", "flows.cli", *arguments]
-
-    def environment(self, code: Path | None = None, home: Path | None = None) -> dict[str, str]:
-        """All threads as a user would have them; the code of `code` instead of this checkout's."""
-        inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-        ours = {"PREFECT_HOME": str(home or self.home), "PYTHONPATH": str(code or self.repository)}
-        return inherited | ours
-
-    def __call__(
-        self, *arguments: str, cwd: Path | None = None, input: str = ""
-    ) -> subprocess.CompletedProcess[str]:
-        """Run to the end and return what it printed."""
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=cwd or self.repository,
-            env=self.environment(cwd),
-            input=input,
-            capture_output=True,
-            text=True,
-            timeout=540,
-            check=False,
-        )
-
-
-@dataclass(frozen=True)
-class TinyBuild:
-    """A finished build and how to go on with it."""
-
-    store: Store
-    output: str
-    run: Cli
-
-    @property
-    def record(self) -> RunRecord:
-        """The newest run of the store."""
-        return latest_record(self.store)
-
-    def artifact(self, stage: str) -> Artifact:
-        """The newest run's artifact of a stage."""
-        fingerprint = next(s.fingerprint for s in self.record.stages if s.name == stage)
-        folder = self.store.artifact_dir(stage, fingerprint or "-")
-        manifest = read_manifest(folder)
-        assert manifest is not None
-        return Artifact(folder, manifest)
-
-
-@pytest.fixture(scope="session")
-def glassworks(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """The command line."""
-    return Cli(repository, tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture(scope="session")
-def tiny(glassworks: Cli, tmp_path_factory: pytest.TempPathFactory) -> TinyBuild:
-    """The whole chain on the tiny preset."""
-    store = tmp_path_factory.mktemp("tiny") / "store"
-    done = glassworks("build", "--preset", "tiny", "--store", str(store))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return TinyBuild(Store(store), done.stdout, glassworks)
-
+from tests.session_server import SessionServer
+from tests.tiny_build import Cli, TinyBuild
 
 #: Long enough for a machine with other things to do.
 WITHIN_SECONDS = 480
@@ -204,11 +130,14 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tiny: TinyBuild, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(
+    tiny: TinyBuild, session_server: SessionServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
     """`glassworks up` on a copy of the tiny build's store; `down` at the end."""
     root = tmp_path_factory.mktemp("site") / "store"
     shutil.copytree(tiny.store.root, root, ignore=shutil.ignore_patterns("prefect", "work"))
     cli = Cli(tiny.run.repository, root / "prefect")
+    session_server.seed(cli.home)
     started = cli("up", "--store", str(root))
     assert started.returncode == 0, started.stdout + started.stderr
     yield Site(cli, Store(root), started.stdout)

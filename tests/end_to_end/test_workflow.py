@@ -25,7 +25,11 @@ def steps(repository: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def checkout(
-    tiny: Any, steps: dict[str, str], repository: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny: Any,
+    session_server: Any,
+    steps: dict[str, str],
+    repository: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A folder as the workflow has it after its build step, which reuses what this session has made."""
     folder = tmp_path_factory.mktemp("checkout")
@@ -34,6 +38,7 @@ def checkout(
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m flows.cli "$@"\n')
     program.chmod(0o755)
     shutil.copytree(tiny.store.root, folder / "store", ignore=shutil.ignore_patterns("prefect"))
+    session_server.seed(folder / "home")
     done = run_step(steps["Build"], folder, repository)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

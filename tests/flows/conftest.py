@@ -15,41 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
+from prefect.context import _temporary_global_settings_context, get_settings_context
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import object_storage
-from flows.prefect_server import answers, listen
-from stages.runtime.fingerprint import REPOSITORY
+from tests.session_server import SessionServer
 
 DUMMY_STAGES = Path(__file__).with_name("dummy_stages.py")
 
 
 @pytest.fixture(scope="session")
-def prefect_api() -> Iterator[str]:
-    """The URL of a server that the whole session shares; flows in this process use it by themselves.
-
-    It is served as ours are: Prefect's own stalled a test now and then (flows/prefect_server.py).
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SubprocessASGIServer, "_run_uvicorn_command", serve_as_we_do)
-        with prefect_test_harness(server_startup_timeout=120):
-            yield str(PREFECT_API_URL.value())
-
-
-def serve_as_we_do(server: SubprocessASGIServer) -> subprocess.Popen[bytes]:
-    """Start the server of Prefect's test harness; its socket is open before it answers."""
-    settings = get_current_settings().to_environment_variables(exclude_unset=True)
-    with listen(server.port) as listening:
-        number = listening.fileno()
-        command = [sys.executable, "-m", "flows.prefect_server", str(number), "--stay"]
-        environment = os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"} | settings
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, pass_fds=[number])
-    deadline = time.monotonic() + 120
-    while not answers(server.api_url) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return process
+def prefect_api(session_server: SessionServer) -> Iterator[str]:
+    """The URL of a server that the whole session shares; flows in this process use it by themselves."""
+    with temporary_settings({PREFECT_API_URL: session_server.url}):
+        with _temporary_global_settings_context(get_settings_context()):  # for threads
+            yield session_server.url
 
 
 class DummyCli:
@@ -101,8 +81,9 @@ def glassworks(tmp_path: Path, prefect_api: str) -> DummyCli:
 
 
 @pytest.fixture
-def lonely_glassworks(tmp_path: Path) -> DummyCli:
+def lonely_glassworks(tmp_path: Path, session_server: SessionServer) -> DummyCli:
     """The command line where no server runs."""
+    session_server.seed(tmp_path / "home")
     return DummyCli(tmp_path, None)
 
 
