@@ -87,9 +87,10 @@ class Page:
         wait_for(lambda: (place := self.evaluate(script)) and place == self._later(script), text)
         self.press(self.evaluate(script))
 
-    def write(self, selector: str, text: str) -> None:
-        """Type into the first field that a selector names."""
-        self.click_on(selector)
+    def write(self, selector: str, number: int, text: str) -> None:
+        """Type into one of the fields that a selector names, once it is there."""
+        field = f"document.querySelectorAll({json.dumps(selector)})[{number}]"
+        wait_for(lambda: self.evaluate(f"{field}?.focus(), document.activeElement === {field}"), selector)
         self.call("Input.insertText", text=text)
 
     def click_on(self, selector: str) -> None:
@@ -161,7 +162,7 @@ def test_the_nightly_run_is_seen_to_be_planned(site: Site, page: Page) -> None:
     page.sees("02:30:00 AM")
 
 
-def rerun_sft(site: Site, page: Page, *, with_downstream: bool, override: str = "") -> dict[str, str]:
+def rerun_sft(site: Site, page: Page, *overrides: str, with_downstream: bool) -> dict[str, str]:
     """Fill in the form for SFT and wait for the run; returns stage -> outcome."""
     name, before = "rerun-stage/on-demand", newest_run(site, "rerun-stage/on-demand")
     page.open(address(site, f"deployments/deployment/{site.deployment(name)['id']}"))
@@ -174,9 +175,9 @@ def rerun_sft(site: Site, page: Page, *, with_downstream: bool, override: str = 
     page.click("Parameters")  # closes the list
     if with_downstream:
         page.click_on(".p-toggle__control")
-    if override:
+    for number, override in enumerate(overrides):
         page.click_on(".p-draggable-list__create-button")
-        page.write(".schema-form-property-array-list textarea", override)
+        page.write(".schema-form-property-array-list textarea", number, override)
     page.click("Submit", "button")
     wait_for(lambda: newest_run(site, name) != before, "a run")
     page.close()
@@ -188,10 +189,11 @@ def rerun_sft(site: Site, page: Page, *, with_downstream: bool, override: str = 
 
 
 def test_the_form_reruns_sft_alone_and_then_with_all_that_follows(site: Site, page: Page) -> None:
-    alone = rerun_sft(site, page, with_downstream=False, override="sft.max_steps=1")
+    alone = rerun_sft(site, page, "sft.max_steps=1", "sft.sample_tokens=4", with_downstream=False)
     assert {name for name, outcome in alone.items() if outcome == "ran"} == {"sft"}
     assert set(alone.values()) == {"ran", "hit"}
-    followed = rerun_sft(site, page, with_downstream=True)
+    quick = ("dpo.evaluations=1", "dpo.sample_tokens=4", "quantize.sample_tokens=4")
+    followed = rerun_sft(site, page, *quick, with_downstream=True)
     follows = {"sft"} | downstream("sft", STAGES)
     assert follows > {"dpo", "quantize"}
     assert {name for name, outcome in followed.items() if outcome == "ran"} == follows

@@ -25,7 +25,6 @@ import pytest
 
 from data_contracts.manifest import Manifest
 from flows.object_storage import ObjectStorage
-from flows.prefect_rest import PrefectRest
 from flows.records import latest_record
 from flows.report.record import RunRecord
 from flows.shared_store import SharedStore
@@ -197,7 +196,6 @@ class Site:
     cli: Any
     store: SharedStore
     hosts: list[Host]
-    api: PrefectRest
 
     def build(self, *options: str) -> subprocess.Popen[str]:
         """Begin a build whose stages the hosts run."""
@@ -239,7 +237,7 @@ def site(tiny: Any, hosts: list[Host], store: SharedStore) -> Iterator[Site]:
             for host in hosts
         ]
         assert [one.wait(120) for one in joining] == [0, 0]
-        yield Site(cli, store, hosts, PrefectRest(url))
+        yield Site(cli, store, hosts)
     finally:
         assert cli("down", *place).returncode == 0
 
@@ -310,19 +308,6 @@ def test_their_clocks_were_an_hour_off(shared: SharedBuild) -> None:
     for stage in FORCED:
         began = datetime.fromisoformat(shared.manifest(stage).provenance.started_at)
         assert 3000 < abs((began - begun).total_seconds()) < 4200
-
-
-def test_the_worker_of_up_runs_deployments_on_the_shared_store(site: Site, shared: SharedBuild) -> None:
-    deployment = site.api.get("/deployments/name/rerun-stage/tokenizer")["id"]
-    parameters = {"stages": ["tokenizer"], "force": False}
-    asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    run = site.api.post(f"/deployments/{deployment}/create_flow_run", **asked)["id"]
-    until(lambda: site.api.get(f"/flow_runs/{run}")["state"]["type"] == "COMPLETED")
-    record = latest_record(SharedStore(site.store.url))
-    assert record.run_id == site.api.get(f"/flow_runs/{run}")["name"]
-    assert [(s.name, s.fingerprint, s.outcome) for s in record.stages] == [
-        (s.name, s.fingerprint, "hit") for s in shared.record.stages
-    ]
 
 
 def test_cancelling_the_build_stops_the_stage_where_it_runs(site: Site, shared: SharedBuild) -> None:
