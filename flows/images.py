@@ -138,9 +138,12 @@ def _own_version() -> str:
 
 
 def locks_of(target: Target, torch: str) -> list[str]:
-    """Names of the locks that the image itself installs, without those of the images below it."""
-    copied = (source for piece in pieces(target) for source in piece.copies if "/locks/" in source)
-    return [Path(source.replace("${TORCH}", torch)).stem for source in copied]
+    """Names of the locks that the image itself installs, without those of the images below it.
+
+    The folder of all locks, which the flow image carries, is none of them.
+    """
+    copied = (Path(source) for piece in pieces(target) for source in piece.copies if "/locks/" in source)
+    return [path.stem.replace("${TORCH}", torch) for path in copied if path.suffix]
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ def test_an_image_installs_its_own_lock() -> None:
     assert locks_of(targets()["torch"], "cuda") == ["torch-cuda"]
     assert locks_of(targets()["vector"], "cpu") == ["vector"]
     assert locks_of(targets()["dpo"], "cpu") == []
+    assert locks_of(targets()["flow"], "cpu") == ["flow"]
 
 
 def test_a_wheelhouse_is_searched_for_exactly_what_is_locked(tmp_path: Path) -> None:
