@@ -95,9 +95,10 @@ class StageSession:
     def should_stop(self) -> bool:
         """Whether SIGTERM or Ctrl-C arrived. Whoever asks must stop in order: save, raise StopRequested."""
         self._last_poll = time.monotonic()
-        if self._stop:
+        stop = self._stop  # read once: a signal that comes after this line has not been heard yet
+        if stop:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        return self._stop
+        return stop
 
     def install_signal_handlers(self) -> None:
         """SIGTERM and SIGINT set the flag; a stage that does not poll it is interrupted."""

@@ -234,9 +234,8 @@ def _retell(staged: Path, made: Manifest, folder: Path) -> None:
     _write_manifest(
         folder, made.model_copy(update={"files": tuple(e for e in made.files if e not in beside)})
     )
-    for entry in beside:
-        (staged / entry.path).replace(folder / entry.path)
-    _sync(folder)
+    for entry in beside:  # copied: cut short anywhere, `staged` is whole and can be moved again
+        write_durably(folder / entry.path, (staged / entry.path).read_text(encoding="utf-8"))
     _write_manifest(folder, made)
     shutil.rmtree(staged, ignore_errors=True)
 

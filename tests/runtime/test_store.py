@@ -155,7 +155,7 @@ def test_the_same_made_again_leaves_readers_their_files(store: Store) -> None:
     assert not any(store.work_dir("fake", fingerprint(make_key())).iterdir())
 
 
-@pytest.mark.parametrize("writes", range(3))
+@pytest.mark.parametrize("writes", range(4))
 def test_telling_of_a_new_run_can_be_cut_short_anywhere(
     store: Store, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
@@ -172,6 +172,14 @@ def test_telling_of_a_new_run_can_be_cut_short_anywhere(
         build(store, make_key(), started=LATER)
     found = store.find("fake", fingerprint(make_key()))
     assert found is not None and (found.part("numbers") / "numbers.txt").read_text() == "data"
+    monkeypatch.undo()
+    if writes:  # the staged folder has its manifest: whoever finds it moves it again
+        staged = store.work_dir("fake", fingerprint(make_key())) / "out"
+        stores.move_into_place(staged, found.folder, aside=staged.parent)
+        told = store.find("fake", fingerprint(make_key()))
+        assert told is not None and told.manifest.provenance.started_at == LATER
+        assert (told.folder / "events.jsonl").read_text() == f"began {LATER}"
+        assert not staged.exists()
 
 
 def test_other_bytes_replace_what_was_there(store: Store) -> None:
