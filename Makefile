@@ -12,7 +12,7 @@ test: .venv/.installed-test check  ## style, types, import rules, then the tests
 	$(BIN)/python -m pytest -m "not host"
 
 test-host: .venv/.installed-test  ## the tests that want root: containers, network namespaces, killed services, a browser
-	$(BIN)/python -m pytest -m host
+	$(BIN)/python -m pytest -m host $(ONLY)
 
 check: .venv/.installed-test
 	$(BIN)/ruff check .

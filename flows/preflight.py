@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -90,8 +90,12 @@ def check_packages() -> Check:
     }
     found = "; ".join(wrong.values()) or f"{len(requirements)} requirements are met"
     # Not `make install`: for make everything is in order as long as pyproject.toml is older than .venv.
-    remedy = shlex.join([sys.executable, "-m", "pip", "install", *wrong])
-    return Check("packages", not wrong, found, remedy)
+    return Check("packages", not wrong, found, _install(wrong))
+
+
+def _install(wanted: Iterable[str]) -> str:
+    """The command that installs packages in the versions that images have too."""
+    return shlex.join([sys.executable, "-m", "pip", "install", "--constraint", str(CONSTRAINTS), *wanted])
 
 
 def _requirements() -> list[str]:
@@ -116,12 +120,11 @@ def check_locked_packages() -> Check:
     other: dict[str, str] = {}
     for spec in STAGES:
         here, there = installed_packages(spec.name), locked_packages(spec)
-        other |= {
-            p: f"{p} {here[p]}, in images {there[p]}" for p in here.keys() & there if here[p] != there[p]
-        }
+        for package in here.keys() & there:
+            if here[package] != there[package]:
+                other[package] = f"{package} {here[package]}, in images {there[package]}"
     found = "; ".join(other.values()) or "the same versions"
-    remedy = shlex.join([sys.executable, "-m", "pip", "install", "--constraint", str(CONSTRAINTS), *other])
-    return Check(name, not other, found, remedy, optional=True)
+    return Check(name, not other, found, _install(sorted(other)), optional=True)
 
 
 def check_torch_build(gpus: list[str]) -> Check:

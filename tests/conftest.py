@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.docker_engine import Engine
+from flows.images import holds_our_code, image_name
+from stages.catalog import STAGES
+from stages.runtime.errors import GlassworksError
 from stages.runtime.store import Store
+from tests.lacking import lacking
 from tests.session_server import SessionServer, prefect_server
 from tests.tiny_build import Cli, TinyBuild
 
@@ -36,6 +41,20 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """The engine that answers, with images of this code."""
+    try:
+        found = Engine()
+    except GlassworksError as error:
+        lacking(f"needs Docker: {error.message}")
+    for spec in STAGES:
+        image = found.image(image_name(spec.name))
+        if image is None or not holds_our_code(image, spec.name):
+            lacking(f"needs the image {image_name(spec.name)} of this code: glassworks images build")
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -11,28 +11,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from flows.container_run import Ended, run_container
 from flows.container_spec import STAGE_LABEL, STORE_LABEL, User, request, user_of
 from flows.docker_engine import Engine
-from flows.images import holds_our_code, image_name
+from flows.images import image_name
 from flows.job import Job
 from flows.launch_container import prepare
 from stages.catalog import STAGES
-from stages.runtime.errors import GlassworksError
 from stages.runtime.fingerprint import key_parts
 from stages.runtime.spec import Limits, Outside, StageConfig, StageSpec
 from stages.runtime.store import Store, damage
+from tests.lacking import lacking
 from tests.session_server import SessionServer
 from tests.tiny_build import TinyBuild
 
 DEADLINE_SECONDS = 120
 GONE_SECONDS = 30
 """What is promised: no container is left so long after whatever has happened."""
-REQUIRED = "GLASSWORKS_NEEDS_DOCKER"
 TINY = ("build", "--preset", "tiny")
 BRIEF = (
     *("--set", "pretrain.train_tokens=30_000", "--set", "pretrain.checkpoint_every_seconds=0.2"),
@@ -51,20 +50,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Engine:
-    """The engine that answers, with images of this code."""
-    try:
-        found = Engine()
-    except GlassworksError as error:
-        lacking(f"needs Docker: {error.message}")
-    for spec in STAGES:
-        image = found.image(image_name(spec.name))
-        if image is None or not holds_our_code(image, spec.name):
-            lacking(f"needs the image {image_name(spec.name)} of this code: glassworks images build")
-    return found
-
-
-@pytest.fixture(scope="session")
 def needed_program() -> Callable[[str], str]:
     """Where a program lies."""
 
@@ -72,13 +57,6 @@ def needed_program() -> Callable[[str], str]:
         return shutil.which(name) or lacking(f"needs {name}: apt-get install {name}")
 
     return find
-
-
-def lacking(what: str) -> NoReturn:
-    """Skip the test; fail it where somebody has seen to it that nothing is lacking."""
-    if REQUIRED in os.environ:
-        pytest.fail(f"{what} ({REQUIRED} is set)")
-    pytest.skip(what)
 
 
 class Config(StageConfig):

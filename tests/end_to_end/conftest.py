@@ -14,7 +14,6 @@ import pytest
 from flows.prefect_rest import PrefectRest
 from flows.services import Service, ServiceBook
 from stages.runtime.store import Store
-from tests.docker.conftest import engine  # noqa: F401  (a fixture here too)
 from tests.session_server import SessionServer
 from tests.tiny_build import Cli, TinyBuild
 

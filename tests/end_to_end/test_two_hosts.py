@@ -28,7 +28,7 @@ from flows.object_storage import ObjectStorage
 from flows.records import latest_record
 from flows.report.record import RunRecord
 from flows.shared_store import SharedStore
-from tests.docker.conftest import lacking
+from tests.lacking import lacking
 
 pytestmark = [
     pytest.mark.end_to_end,

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.flow_engine import run_flow_async
 from prefect.states import Pending, Running
@@ -73,6 +74,19 @@ async def _poll(client: PrefectClient, takes: Any, over: asyncio.Event) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(over.wait(), 0.4)
     await asyncio.gather(*taken.values(), return_exceptions=True)
+
+
+async def cancelled_once(made: Sequence[FlowRun], folder: Path) -> State[Any] | None:
+    """Launch a stage that nobody takes, cancel it as soon as a run is `made`; the state of that run."""
+    async with worker(None) as client:
+        launching = asyncio.create_task(BACKEND.launch(job(Store(folder), "first"), lambda _: None))
+        while not made:
+            await asyncio.sleep(0.05)
+        launching.cancel()
+        with suppress(asyncio.CancelledError):
+            await launching
+        assert launching.cancelled()
+        return (await client.read_flow_run(made[0].id)).state
 
 
 async def run(client: PrefectClient, flow_run: FlowRun) -> None:

@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from flows import preflight
+from flows.image_locks import CONSTRAINTS
 from flows.preflight import (
     check_disk,
     check_locked_packages,
@@ -37,7 +38,8 @@ def test_a_wrong_and_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not check.passed
     assert "needed ==1.0" in check.found
     assert "no-such-package is not installed" in check.found
-    assert check.remedy.endswith("-m pip install prefect==1.0 'no-such-package>=1'")
+    assert "-m pip install --constraint " in check.remedy
+    assert check.remedy.endswith("constraints.txt prefect==1.0 'no-such-package>=1'")
 
 
 def test_other_packages_than_in_the_images_are_worth_knowing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +85,8 @@ def test_wrong_prefect_dependencies_come_with_what_mends_them(
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "✗ packages: prefect 3.7.2, needed ==3.8.8; fastapi 0.165.0, needed" in done.stdout
-    assert "sqlalchemy 2.1.9, needed" in done.stdout
-    assert f"{sys.executable} -m pip install prefect==3.8.8 'fastapi<0.151,>=0.139'" in done.stdout
+    told = f"{sys.executable} -m pip install --constraint {CONSTRAINTS}"
+    assert f"{told} prefect==3.8.8 'fastapi<0.151,>=0.139'" in done.stdout
 
 
 def test_an_environment_that_does_not_know_us(monkeypatch: pytest.MonkeyPatch) -> None:

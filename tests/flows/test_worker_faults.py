@@ -21,7 +21,7 @@ from flows.stage_order import host_name
 from stages.runtime.errors import RetryableError, UserError
 from stages.runtime.store import Store
 from tests.flows import stage_workers
-from tests.flows.stage_workers import BACKEND, job, launched, run, told, worker
+from tests.flows.stage_workers import BACKEND, cancelled_once, job, launched, run, told, worker
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("dummy_workers", "prefect_api")]
 
@@ -101,18 +101,8 @@ def test_a_run_whose_answer_was_lost_is_cancelled_with_the_build(
         made.append(await create(*given))
         raise httpx.ReadError("the line was cut")
 
-    async def cancel() -> Any:
-        async with worker(None) as client:
-            launching = asyncio.create_task(BACKEND.launch(job(Store(tmp_path), "first"), lambda _: None))
-            while not made:
-                await asyncio.sleep(0.05)
-            launching.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await launching
-            return (await client.read_flow_run(made[0].id)).state
-
     monkeypatch.setattr(worker_runs, "_create_run", lose_the_answer)
-    assert asyncio.run(cancel()).is_cancelled()
+    assert asyncio.run(cancelled_once(made, tmp_path)).is_cancelled()
 
 
 def test_a_run_that_somebody_deletes_ends_its_stage(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from stages.runtime.errors import (
 )
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store
-from tests.flows.stage_workers import BACKEND, die, job, launched, run, told, worker
+from tests.flows.stage_workers import BACKEND, cancelled_once, die, job, launched, run, told, worker
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("dummy_workers")]
 
@@ -242,17 +242,7 @@ def test_nothing_is_left_of_a_run_that_was_just_being_submitted(
 
     monkeypatch.setattr(worker_runs, "_create_run", note)
 
-    async def cancel() -> Any:
-        async with worker(None) as client:
-            launching = asyncio.create_task(BACKEND.launch(job(Store(tmp_path), "first"), lambda _: None))
-            while not made:
-                await asyncio.sleep(0.05)
-            launching.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await launching
-            return (await client.read_flow_run(made[0].id)).state
-
-    assert asyncio.run(cancel()).is_cancelled()
+    assert asyncio.run(cancelled_once(made, tmp_path)).is_cancelled()
 
 
 @pytest.mark.usefixtures("prefect_api")
