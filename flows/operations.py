@@ -20,7 +20,16 @@ from flows.deployments import LEAVING, STAGE_POOL, Deployments, client_environme
 from flows.prefect_rest import PrefectRest
 from flows.prefect_server import answers, listen, prepare_prefect, profile_api_url
 from flows.service_checks import MAX_CLOCK_SECONDS, SET_CLOCK, clock_words
-from flows.services import Service, ServiceBook, left_behind, pause, stop, stop_left_behind
+from flows.services import (
+    Service,
+    ServiceBook,
+    left_behind,
+    orderly_end,
+    pause,
+    stop,
+    stop_left_behind,
+    unwatched,
+)
 from flows.stores import store_name
 from flows.worker_kind import BUILDS, STAGES_SERVICE, WorkerKind
 from stages.runtime.errors import RetryableError, UserError
@@ -196,10 +205,13 @@ class Operations:
         known = self.book.read(kind.service)
         about = {"api_url": api.api_url, "store": self.store, **kind.about}
         if known is not None and known.alive:
-            if dict(known.about) == about:
+            if known.stands_still:
+                self._say(kind.service, "stood still", f"pid {known.pid}, paused by a down that was cut off")
+            elif dict(known.about) == about:
                 self._say(kind.service, "runs already", f"pid {known.pid}, {kind.where}")
                 return
-            self._say(kind.service, "is for another", _changes(known.about, about))
+            else:
+                self._say(kind.service, "is for another", _changes(known.about, about))
             self._retire(known)
         elif known is not None:
             num_left = len(set(left_behind(known).values()) - {""})
@@ -231,11 +243,14 @@ class Operations:
         have it take no more: measured, it kills its runs at once, and their builds hear of it 30 s later.
         Stages notice by themselves that they are cancelled (flows/run_stage.py), builds by their worker.
         """
-        try:
-            if worker.name == STAGES_SERVICE:
-                pause(worker)
-            self._stop_runs(worker)
-        finally:
+        with orderly_end():
+            try:
+                if worker.name == STAGES_SERVICE:
+                    pause(worker)
+                self._stop_runs(worker)
+            except BaseException:
+                stop(worker)  # not forgotten: the next down sees to what it has left
+                raise
             self._stop_service(worker)
 
     def _stop_runs(self, worker: Service) -> None:
@@ -243,24 +258,29 @@ class Operations:
         api = PrefectRest(worker.about["api_url"])
         if not answers(api.api_url):
             return
-        running = sorted(set(left_behind(worker).values()) - {""})
+        running, alone = sorted(set(left_behind(worker).values()) - {""}), unwatched(worker)
         for run in running:
             if api.get(f"/flow_runs/{run}")["state"]["type"] not in FINAL:
                 _set_state(api, run, "Cancelling")
         deadline = time.monotonic() + CANCELLED_WITHIN_SECONDS
         for run in running:
-            ended = self._ended(api, worker, run, deadline)
+            # These have no worker that says how they ended.
+            by_us = worker.name == STAGES_SERVICE or run in alone
+            ended = self._ended(api, worker, run, by_us, deadline)
             self._say("run", ended["state"]["name"].lower(), f"{ended['name']}; what it has done is kept")
 
-    def _ended(self, api: PrefectRest, worker: Service, run: str, deadline: float) -> dict[str, Any]:
-        """The run at its end; where its process came to no word of its own, we say it."""
+    def _ended(
+        self, api: PrefectRest, worker: Service, run: str, by_us: bool, deadline: float
+    ) -> dict[str, Any]:
+        """The run at its end; where its process came to no word of its own, we stop it and say it."""
         while True:
-            is_gone = worker.name == STAGES_SERVICE and run not in left_behind(worker).values()
+            is_gone = by_us and run not in left_behind(worker).values()
             is_over = is_gone or time.monotonic() > deadline
             now: dict[str, Any] = api.get(f"/flow_runs/{run}")
             if now["state"]["type"] in FINAL:
                 return now
             if is_over:
+                stop_left_behind(worker, run=run)
                 return now | _set_state(api, run, "Cancelled")
             time.sleep(POLL_SECONDS)
 
