@@ -241,7 +241,8 @@ class Operations:
 
         Each stage that it gives up is submitted again at once, and it would take that. SIGTERM is no way to
         have it take no more: measured, it kills its runs at once, and their builds hear of it 30 s later.
-        Stages notice by themselves that they are cancelled (flows/run_stage.py), builds by their worker.
+        Stages notice by themselves that they are cancelled (flows/run_stage.py), builds by their worker or,
+        where that is gone, by themselves (flows/cancel_watch.py).
         """
         with orderly_end():
             try:
