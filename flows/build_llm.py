@@ -29,6 +29,7 @@ from prefect.states import Cancelled, Completed, Failed
 from flows.after_a_crash import stop_containers
 from flows.backends import AskedBackend, backend_named, backend_of_worker
 from flows.build import Build, NotReached
+from flows.cancel_watch import CancelWatch
 from flows.gpu_slots import gpu_slot
 from flows.live_progress import LiveProgress, Screen, one_of_each, publish_results
 from flows.lost_runs import close_lost_runs
@@ -50,6 +51,7 @@ SCREEN: ContextVar[Screen] = ContextVar("screen")
 OVERALL_EVERY_SECONDS = 2.0
 DRAIN_SECONDS = 15.0
 MAX_RETRIES = 3
+STOPPED = "stopped; the same build goes on from here"
 
 
 @flow(
@@ -67,7 +69,7 @@ async def build_llm(
     trust_code: bool = False,
     backend: AskedBackend = "default",
     limits: list[str] = [],  # noqa: B006
-) -> str:
+) -> Any:
     """Build a language model end to end. Returns the report's path.
 
     Args:
@@ -91,7 +93,7 @@ async def build_llm(
         command += [word for value in values for word in (option, value)]
     with Terminal() as terminal:
         build = Build(open_store(folder), settings, terminal, shlex.join(command), backend=where)
-        return str(await run_build(build))
+        return await run_build(build)
 
 
 def store_of_worker(named: str) -> str:
@@ -121,10 +123,10 @@ async def _prepared() -> Any:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _terminate, build, this)
     build.audience.say(f"  watch           {PREFECT_UI_URL.value()}/runs/flow-run/{flow_run.id}")
     try:
-        return str(await run_build(build))
+        return await run_build(build)
     except asyncio.CancelledError:
         this.uncancel()
-        return Cancelled(message="stopped; the same build goes on from here")
+        return Cancelled(message=STOPPED)
 
 
 def _terminate(build: Build, task: asyncio.Task[Any]) -> None:
@@ -140,11 +142,27 @@ def drain() -> None:
     APILogWorker.drain_all(timeout=DRAIN_SECONDS)
 
 
-async def run_build(build: Build) -> Path:
-    """Run all stages of a build as tasks of the current flow run; raises at the end if one failed."""
+async def run_build(build: Build) -> Any:
+    """Run all stages of a build as tasks of the current flow run; raises at the end if one failed.
+
+    Returns what the flow is to return: the report's path, or `Cancelled` where the flow run was cancelled.
+    """
     go_on_unheard()
     CURRENT.set(build)
     SCREEN.set(screen := Screen(build.audience.say))
+    running = asyncio.ensure_future(_run(build, screen))
+    watch = CancelWatch(UUID(flow_run.id), running, screen)
+    try:
+        return str(await running)
+    except asyncio.CancelledError:
+        if not watch.is_cancelled:
+            raise
+        return Cancelled(message=STOPPED)
+    finally:
+        watch.end()
+
+
+async def _run(build: Build, screen: Screen) -> Path:
     # A run that is tried again builds what it had not finished, even where it was told to build in any case.
     done = await finished_before(UUID(flow_run.id)) if flow_run.run_count > 1 else set()
     build.settings = replace(build.settings, force=build.settings.force - done)

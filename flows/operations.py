@@ -11,21 +11,28 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from flows.backends import backend_of_worker
-from flows.deployments import LEAVING, POOL, STAGE_POOL, Deployments, client_environment, make_pool
+from flows.deployments import LEAVING, STAGE_POOL, Deployments, client_environment, make_pool
 from flows.prefect_rest import PrefectRest
 from flows.prefect_server import answers, listen, prepare_prefect, profile_api_url
 from flows.service_checks import MAX_CLOCK_SECONDS, SET_CLOCK, clock_words
-from flows.services import Service, ServiceBook, left_behind, pause, stop, stop_left_behind
+from flows.services import (
+    Service,
+    ServiceBook,
+    left_behind,
+    orderly_end,
+    pause,
+    stop,
+    stop_left_behind,
+    unwatched,
+)
 from flows.stores import store_name
+from flows.worker_kind import BUILDS, STAGES_SERVICE, WorkerKind
 from stages.runtime.errors import RetryableError, UserError
-from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.store import Store
 
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
@@ -35,9 +42,6 @@ HANGS_AFTER_SECONDS = 20.0
 #: A stage has 25 s for its checkpoint (flows/launch.py), Prefect some more for the last words.
 CANCELLED_WITHIN_SECONDS = 45.0
 POLL_SECONDS = 0.2
-#: For the stages' worker: how many it runs at once. Alone, a stage stands back for nobody.
-AT_ONCE = "GLASSWORKS_STAGES_AT_ONCE"
-STAGES_SERVICE = "stage-worker"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 Say = Callable[[str], None]
@@ -201,10 +205,13 @@ class Operations:
         known = self.book.read(kind.service)
         about = {"api_url": api.api_url, "store": self.store, **kind.about}
         if known is not None and known.alive:
-            if dict(known.about) == about:
+            if known.stands_still:
+                self._say(kind.service, "stood still", f"pid {known.pid}, paused by a down that was cut off")
+            elif dict(known.about) == about:
                 self._say(kind.service, "runs already", f"pid {known.pid}, {kind.where}")
                 return
-            self._say(kind.service, "is for another", str(known.about))
+            else:
+                self._say(kind.service, "is for another", _changes(known.about, about))
             self._retire(known)
         elif known is not None:
             num_left = len(set(left_behind(known).values()) - {""})
@@ -234,13 +241,17 @@ class Operations:
 
         Each stage that it gives up is submitted again at once, and it would take that. SIGTERM is no way to
         have it take no more: measured, it kills its runs at once, and their builds hear of it 30 s later.
-        Stages notice by themselves that they are cancelled (flows/run_stage.py), builds by their worker.
+        Stages notice by themselves that they are cancelled (flows/run_stage.py), builds by their worker or,
+        where that is gone, by themselves (flows/cancel_watch.py).
         """
-        try:
-            if worker.name == STAGES_SERVICE:
-                pause(worker)
-            self._stop_runs(worker)
-        finally:
+        with orderly_end():
+            try:
+                if worker.name == STAGES_SERVICE:
+                    pause(worker)
+                self._stop_runs(worker)
+            except BaseException:
+                stop(worker)  # not forgotten: the next down sees to what it has left
+                raise
             self._stop_service(worker)
 
     def _stop_runs(self, worker: Service) -> None:
@@ -248,24 +259,29 @@ class Operations:
         api = PrefectRest(worker.about["api_url"])
         if not answers(api.api_url):
             return
-        running = sorted(set(left_behind(worker).values()) - {""})
+        running, alone = sorted(set(left_behind(worker).values()) - {""}), unwatched(worker)
         for run in running:
             if api.get(f"/flow_runs/{run}")["state"]["type"] not in FINAL:
                 _set_state(api, run, "Cancelling")
         deadline = time.monotonic() + CANCELLED_WITHIN_SECONDS
         for run in running:
-            ended = self._ended(api, worker, run, deadline)
+            # These have no worker that says how they ended.
+            by_us = worker.name == STAGES_SERVICE or run in alone
+            ended = self._ended(api, worker, run, by_us, deadline)
             self._say("run", ended["state"]["name"].lower(), f"{ended['name']}; what it has done is kept")
 
-    def _ended(self, api: PrefectRest, worker: Service, run: str, deadline: float) -> dict[str, Any]:
-        """The run at its end; where its process came to no word of its own, we say it."""
+    def _ended(
+        self, api: PrefectRest, worker: Service, run: str, by_us: bool, deadline: float
+    ) -> dict[str, Any]:
+        """The run at its end; where its process came to no word of its own, we stop it and say it."""
         while True:
-            is_gone = worker.name == STAGES_SERVICE and run not in left_behind(worker).values()
+            is_gone = by_us and run not in left_behind(worker).values()
             is_over = is_gone or time.monotonic() > deadline
             now: dict[str, Any] = api.get(f"/flow_runs/{run}")
             if now["state"]["type"] in FINAL:
                 return now
             if is_over:
+                stop_left_behind(worker, run=run)
                 return now | _set_state(api, run, "Cancelled")
             time.sleep(POLL_SECONDS)
 
@@ -277,51 +293,10 @@ class Operations:
         self._say(service.name, state, f"pid {service.pid}")
 
 
-@dataclass(frozen=True)
-class WorkerKind:
-    """One of the two workers that a host may have, each once."""
-
-    service: str
-    pool: str
-    title: str
-    at_once: int = 0
-    """How many runs it takes at once; 0 for any number."""
-
-    @property
-    def name(self) -> str:
-        """What Prefect's pages call it."""
-        return f"{self.title} on {socket.gethostname()}"
-
-    @property
-    def command(self) -> list[str]:
-        """What starts it."""
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
-        command += ["--pool", self.pool, "--name", self.name]
-        return command + ["--limit", str(self.at_once)] * (self.at_once > 0)
-
-    @property
-    def about(self) -> dict[str, str]:
-        """What one that runs must have been started with, to be the right one."""
-        if self.pool == POOL:
-            return {"backend": backend_of_worker("default")}
-        return {"at_once": str(self.at_once)} if self.at_once else {}
-
-    @property
-    def where(self) -> str:
-        """What `up` says of it."""
-        return ", ".join([f"pool {self.pool}", *(f"{key} {value}" for key, value in self.about.items())])
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What its runs find: this Python and this checkout, wherever they lie on this host."""
-        if self.pool != STAGE_POOL:
-            return {}
-        bin_folder, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
-        ours = {"PATH": f"{bin_folder}{os.pathsep}{path}", "PYTHONPATH": str(REPOSITORY)}
-        return ours | {AT_ONCE: str(self.at_once)}
-
-
-BUILDS = WorkerKind("worker", POOL, "glassworks")
+def _changes(was: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """`backend process -> docker`: only what differs."""
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    return ", ".join(f"{key} {was.get(key, 'unset')} -> {now.get(key, 'unset')}" for key in keys)
 
 
 def _set_state(api: PrefectRest, run: str, name: str) -> dict[str, Any]:

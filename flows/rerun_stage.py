@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from pydantic import Field
@@ -54,7 +54,7 @@ async def rerun_stage(
     store: str = "",
     backend: AskedBackend = "default",
     limits: list[str] = [],  # noqa: B006
-) -> str:
+) -> Any:
     """Run stages again on an earlier run's inputs. Returns the report's path.
 
     Prefect's form shows what follows beside its fields.
@@ -84,7 +84,7 @@ async def rerun_stage(
         asked = shlex.join(command)
         where = backend_named(backend_name, limits)
         build = rerun_build(place, record, stages, with_downstream, overrides, terminal, asked, force, where)
-        return str(await run_build(build))
+        return await run_build(build)
 
 
 def rerun_build(

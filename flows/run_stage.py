@@ -28,11 +28,11 @@ from flows.backends import backend_named
 from flows.gpu_slots import gpu_slot
 from flows.job import Job
 from flows.live_progress import LiveProgress, Logger, Screen
-from flows.operations import AT_ONCE
 from flows.shared_build import Sharing
 from flows.stage_order import StageOrder, host_name, inputs_of, job_of, state_of
 from flows.stores import nearby_store
 from flows.unheard import go_on_unheard
+from flows.worker_kind import AT_ONCE
 from stages.runtime.errors import GlassworksError
 from stages.runtime.store import Artifact
 

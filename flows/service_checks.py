@@ -80,12 +80,12 @@ def check_services(store: Path) -> Check:
     book = ServiceBook(prefect_home(store))
     server, worker = book.read("server"), book.read("worker")
     helper = book.read("stage-worker")
-    if helper is not None and not helper.alive:
-        return Check("services", False, _ended(helper), f"glassworks join {helper.about['api_url']}")
+    if helper is not None and (ended := _ended(helper)):
+        return Check("services", False, ended, f"glassworks join {helper.about['api_url']}")
     if server is None and worker is None:
         helps = f"takes stages of builds at {helper.about['api_url']}" if helper is not None else ""
         return Check("services", True, helps or "none are kept running (glassworks up starts them)")
-    wrong = [_ended(one) for one in (server, worker) if one is not None and not one.alive]
+    wrong = [ended for one in (server, worker) if one is not None and (ended := _ended(one))]
     if wrong:
         return Check("services", False, "; ".join(wrong), "glassworks up")
     if worker is None:
@@ -94,7 +94,11 @@ def check_services(store: Path) -> Check:
 
 
 def _ended(service: Service) -> str:
-    return f"the {service.name} (pid {service.pid}) has ended; its log: {service.log}"
+    """What is wrong with a process; nothing where it runs."""
+    if service.stands_still:
+        return f"the {service.name} (pid {service.pid}) stands still: a signal has paused it"
+    ended = f"the {service.name} (pid {service.pid}) has ended; its log: {service.log}"
+    return "" if service.alive else ended
 
 
 def _check_answers(api: PrefectRest, book: ServiceBook) -> Check:

@@ -48,6 +48,11 @@ class Service:
         """Whether this very process still runs."""
         return process_start(self.pid) == self.started
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether it is paused: a `down` that was killed leaves a worker so."""
+        return self.alive and _state(self.pid) == "T"
+
     def last_words(self, num_lines: int = 6) -> str:
         """The end of its log."""
         with contextlib.suppress(OSError):
@@ -134,12 +139,30 @@ def process_start(pid: int) -> str | None:
     """When a process began, with the boot that it belongs to; None if there is none or it has ended."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        # The second field is the program's name in brackets and may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        fields = _stat(pid)
     except OSError:
+        fields = []
+    if not fields:
         return None if Path("/proc/self/stat").exists() else _start_by_ps(pid)
-    state, ticks = fields.split()[0], fields.split()[19]
-    return None if state in "ZX" else f"{boot}:{ticks}"
+    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+
+
+def _state(pid: int) -> str:
+    """`T` for one that was stopped by a signal."""
+    asked = ["ps", "-o", "stat=", "-p", str(pid)]
+    if fields := _stat(pid):
+        return fields[0]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()[:1]
+
+
+def _stat(pid: int) -> list[str]:
+    """What the kernel says of a process from its state on; nothing where there is none, or no /proc."""
+    try:
+        # The second field is the program's name in brackets and may hold anything.
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
 
 
 def _start_by_ps(pid: int) -> str | None:
@@ -186,15 +209,50 @@ def _value(variables: Sequence[bytes], name: str) -> str:
     return next((v[len(prefix) :].decode() for v in variables if v.startswith(prefix)), "")
 
 
-def stop_left_behind(service: Service, grace_seconds: float = STOP_SECONDS) -> int:
-    """End what a service that is gone has left running; returns how many processes that were."""
+def unwatched(service: Service) -> set[str]:
+    """Flow runs that an earlier service left: none of their processes descends from this one."""
     left = left_behind(service)
-    for pid in left:
+    return set(left.values()) - {run for pid, run in left.items() if _descends(pid, service.pid)} - {""}
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    while (fields := _stat(pid)) and pid != ancestor:
+        pid = int(fields[1])
+    return pid == ancestor
+
+
+def stop_left_behind(service: Service, grace_seconds: float = STOP_SECONDS, run: str | None = None) -> int:
+    """End what a service has left running, for one flow run or all; returns how many processes that were."""
+
+    def left() -> list[int]:
+        return [pid for pid, of_run in left_behind(service).items() if run in (None, of_run)]
+
+    for pid in (found := left()):
         _signal(pid, signal.SIGTERM)
-    if not _gone_within(grace_seconds, lambda: not left_behind(service)):
-        for pid in left_behind(service):
+    if not _gone_within(grace_seconds, lambda: not left()):
+        for pid in left():
             _signal(pid, signal.SIGKILL)
-    return len(left)
+    return len(found)
+
+
+@contextlib.contextmanager
+def orderly_end() -> Iterator[None]:
+    """A closed terminal (SIGHUP) and SIGTERM unwind what runs within, once, instead of ending us at once."""
+
+    def end(number: int, _: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    asked = (signal.SIGHUP, signal.SIGTERM)  # nohup ignores the first, and so do we
+    before = {n: signal.getsignal(n) for n in asked if signal.getsignal(n) is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

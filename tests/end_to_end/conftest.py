@@ -22,6 +22,7 @@ WITHIN_SECONDS = 480
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 #: Fine-tuning in short steps, with little beside them.
 ENDLESS = (
+    "epochs=100",
     "max_steps=100_000",
     "batch_tokens=1024",
     "checkpoint_every_seconds=0.5",

@@ -149,6 +149,7 @@ def newest(store: Store, stage: str) -> str:
 
 
 def test_up_mends_what_was_killed(site: Site) -> None:
+    run = site.start_long("sft", force=False)
     before = site.service("server"), site.service("worker")
     for service in before:
         os.kill(service.pid, signal.SIGKILL)
@@ -159,6 +160,10 @@ def test_up_mends_what_was_killed(site: Site) -> None:
     output = site("up")
     assert output.count("had ended") == 2 and output.count("started") == 2 and "there already" in output
     assert site.service("server").about == before[0].about
+    assert "1 runs of it go on" in output
+    site.cancel(run)  # no worker is left that would signal it
+    site.until(lambda: site.stage_pid("sft") is None, site.CANCELLED_WITHIN_SECONDS)
+    assert site.ended(run) == "CANCELLED"
     assert site("doctor")
 
 

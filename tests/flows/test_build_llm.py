@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelling, Crashed
 
+from flows import cancel_watch
 from flows.build import Build
-from flows.build_llm import build_flow
+from flows.build_llm import STOPPED, build_flow
 from flows.live_progress import result_key
 from flows.settings import build_settings
 from stages.runtime.errors import GlassworksError, UserError
@@ -56,7 +59,7 @@ class RehearsedBuild(Build):
             "curve", title="loss", x_label="step", y_label="nats", series={"train": [[0, 2.0], [1, 1.0]]}
         )
         on_event({"event": "progress", "done": 1, "total": 2, "unit": "steps", "eta_seconds": 1.0})
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(600 if self.script.get(spec.name) == "endless" else 0.05)
         self.order.append(f"end {spec.name}")
         return self._end(spec, folder)
 
@@ -136,3 +139,27 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     assert tasks["quantize"].state.is_cancelled()
     assert build.outcomes["quantize"].outcome == "not reached"
     assert build.record().status == "failed"
+
+
+@pytest.mark.parametrize("state", [Cancelling(), Crashed(message="taken for lost")])
+def test_a_run_that_nobody_signals_stops_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: State[Any]
+) -> None:
+    """Its worker was killed: that it is cancelled stands only on the server."""
+    monkeypatch.setattr(cancel_watch, "LOOK_EVERY_SECONDS", 0.1)
+    build = rehearse(tmp_path, tokenizer="endless")
+
+    async def build_it() -> State[Any] | None:
+        building = asyncio.create_task(build_flow(build))
+        while "start tokenizer" not in build.order:
+            await asyncio.sleep(0.05)
+        async with get_client() as client:
+            [run] = [run for run in await client.read_flow_runs() if run.name == build.run_id]
+            await client.set_flow_run_state(run.id, state, force=True)
+            await asyncio.wait_for(building, 60)
+            return (await client.read_flow_run(run.id)).state
+
+    ended = asyncio.run(build_it())
+    assert ended is not None and ended.is_cancelled() and ended.message == STOPPED
+    assert "end tokenizer" not in build.order
+    assert build.record().status == "stopped"

@@ -1,12 +1,14 @@
-"""`glassworks down` on a host with several stages: each is given up once, and none of them comes back."""
+"""`glassworks down` with stages that are given up, with runs that hear nothing, and when it is cut off."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from typing import Any
 import pytest
 
 from flows import operations
-from flows.deployments import LEAVING
+from flows.deployments import LEAVING, STAGE_POOL
 from flows.operations import Operations
-from flows.services import ServiceBook, left_behind, stop, stop_left_behind
+from flows.prefect_rest import PrefectRest
+from flows.services import Service, ServiceBook, left_behind, pause, stop, stop_left_behind
+from flows.worker_kind import WorkerKind
 from stages.runtime.store import Store
 
 #: Takes each run that is offered, as Prefect's worker does.
@@ -60,6 +64,14 @@ class Server(ThreadingHTTPServer):
         self.offer(f"{run} again")
 
 
+class DeafServer(Server):
+    """Its runs never take note of being cancelled."""
+
+    def cancel(self, run: str, state: dict[str, str]) -> None:
+        """Only what is said of them changes."""
+        self.states[run] = state
+
+
 class Answers(BaseHTTPRequestHandler):
     """What Prefect's API says to what `down` asks."""
 
@@ -73,7 +85,7 @@ class Answers(BaseHTTPRequestHandler):
         elif words[0] == "flow_runs":
             self._say({"name": words[1], "state": self.server.states[words[1]]})
         else:
-            self._say({})
+            self._say({"is_paused": False})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -90,8 +102,8 @@ class Answers(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as made:
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with getattr(request, "param", Server)() as made:
         threading.Thread(target=made.serve_forever, daemon=True).start()
         yield made
         made.shutdown()
@@ -104,18 +116,29 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceBoo
     book = ServiceBook(tmp_path)
     book.folder.mkdir()
     yield book
-    if (left := book.read("stage-worker")) is not None:
-        stop(left, 0.1)
-        stop_left_behind(left, 0.1)
+    for name in ("worker", "stage-worker"):
+        if (left := book.read(name)) is not None:
+            stop(left, 0.1)
+            stop_left_behind(left, 0.1)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def started(book: ServiceBook, server: Server, name: str) -> Service:
+    """A worker that has taken both runs."""
+    command = [sys.executable, "-c", WORKER, server.url]
+    worker = book.start(name, command, {}, {"api_url": server.url})
+    until(lambda: len(set(left_behind(worker).values())) == 2)
+    return worker
 
 
 def test_stages_that_are_given_up_do_not_come_back(tmp_path: Path, server: Server, book: ServiceBook) -> None:
-    command = [sys.executable, "-c", WORKER, server.url]
-    worker = book.start("stage-worker", command, {}, {"api_url": server.url})
-    deadline = time.monotonic() + 60
-    while len(set(left_behind(worker).values())) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    worker = started(book, server, "stage-worker")
     told: list[str] = []
     Operations(Store(tmp_path / "store"), told.append).down()
     assert {run: state["message"] for run, state in server.states.items()} == {
@@ -132,3 +155,78 @@ def test_stages_that_are_given_up_do_not_come_back(tmp_path: Path, server: Serve
         ["stage-worker", "stopped"],
         ["runs", "2"],
     ]
+
+
+@pytest.mark.parametrize("server", [DeafServer], indirect=True)
+def test_a_run_that_no_worker_watches_is_gone_before_down_says_so(
+    tmp_path: Path, server: Server, book: ServiceBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "CANCELLED_WITHIN_SECONDS", 0.1)
+    worker = started(book, server, "worker")
+    os.kill(worker.pid, signal.SIGKILL)
+    until(lambda: not worker.alive)
+    working_when_told: list[tuple[str, bool]] = []
+
+    def tell(text: str) -> None:
+        run = text.split()[2].removesuffix(";")
+        working_when_told.append((run, run in left_behind(worker).values()))
+
+    Operations(Store(tmp_path / "store"), tell).down()
+    assert working_when_told[:2] == [("one", False), ("two", False)]
+    assert {state["type"] for state in server.states.values()} == {"CANCELLED"}
+
+
+@pytest.mark.parametrize("server", [DeafServer], indirect=True)
+def test_a_down_whose_terminal_is_closed_leaves_no_paused_worker(
+    tmp_path: Path, server: Server, book: ServiceBook
+) -> None:
+    worker = started(book, server, "stage-worker")
+
+    def close_the_terminal() -> None:
+        until(lambda: worker.stands_still and server.states["two"]["type"] == "CANCELLING")
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    closing = threading.Thread(target=close_the_terminal)
+    closing.start()
+    before = signal.getsignal(signal.SIGHUP)
+    with pytest.raises(SystemExit, match="129"):
+        Operations(Store(tmp_path / "store"), lambda _: None).down()
+    closing.join()
+    assert not worker.alive and signal.getsignal(signal.SIGHUP) is before
+    assert book.read("stage-worker") == worker, "the next down must know what is left"
+    assert len(left_behind(worker)) == 2
+
+
+class Sleeper(WorkerKind):
+    """A worker that does nothing."""
+
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]  # type: ignore[assignment]  # noqa: RUF012
+
+
+def test_a_worker_that_stands_still_is_replaced(
+    tmp_path: Path, server: Server, book: ServiceBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats = iter(range(100))
+    monkeypatch.setattr(operations, "_heartbeat", lambda *_: str(next(beats)))
+    told: list[str] = []
+    kind = Sleeper("stage-worker", STAGE_POOL, "glassworks stages", 2)
+    here = Operations(Store(tmp_path / "store"), told.append)
+    here._ensure_worker(PrefectRest(server.url), kind)
+    first = book.read("stage-worker")
+    assert first is not None
+    pause(first)
+    until(lambda: first.stands_still)
+    here._ensure_worker(PrefectRest(server.url), kind)
+    second = book.running("stage-worker")
+    assert second is not None and second.pid != first.pid and not first.alive
+    here._ensure_worker(PrefectRest(server.url), Sleeper("stage-worker", STAGE_POOL, "glassworks stages", 3))
+    assert [line[13:29].strip() for line in told] == [
+        "started",
+        "stood still",
+        "stopped",
+        "started",
+        "is for another",
+        "stopped",
+        "started",
+    ]
+    assert told[4].endswith(" at_once 2 -> 3")

@@ -19,7 +19,7 @@ import pytest
 from flows.deployments import Deployments
 from flows.prefect_rest import PrefectRest
 from flows.service_checks import check_clock, check_prefect, check_services
-from flows.services import Service, ServiceBook, stop
+from flows.services import Service, ServiceBook, pause, stop
 from stages.runtime.errors import RetryableError
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -115,6 +115,17 @@ def test_one_has_ended(tmp_path: Path, running: dict[str, Service], name: str) -
     assert not check.passed
     assert f"the {name} (pid {running[name].pid}) has ended" in check.found
     assert check.remedy == "glassworks up"
+
+
+@pytest.mark.parametrize("name", ["server", "worker"])
+def test_one_stands_still(tmp_path: Path, running: dict[str, Service], name: str) -> None:
+    pause(running[name])
+    deadline = time.monotonic() + 30
+    while not running[name].stands_still:
+        assert time.monotonic() < deadline
+    check = check_services(tmp_path)
+    assert not check.passed and check.remedy == "glassworks up"
+    assert f"the {name} (pid {running[name].pid}) stands still" in check.found
 
 
 def test_a_host_that_only_helps(tmp_path: Path, server: FakeServer) -> None:

@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from flows import services
-from flows.services import ServiceBook, left_behind, pause, process_start, stop, stop_left_behind
+from flows.services import (
+    ServiceBook,
+    left_behind,
+    pause,
+    process_start,
+    stop,
+    stop_left_behind,
+    unwatched,
+)
 from stages.runtime.errors import RetryableError
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
@@ -108,6 +116,8 @@ def test_what_a_killed_service_leaves_is_found_by_its_mark(book: ServiceBook) ->
     os.kill(parent.pid, signal.SIGKILL)
     until(lambda: not parent.alive)
     assert list(left_behind(parent).values()) == ["run-1"]
+    assert unwatched(parent) == {"run-1"} and unwatched(other) == set()
+    assert stop_left_behind(parent, run="run-2") == 0
     assert stop_left_behind(parent) == 1
     assert left_behind(parent) == {}
     assert len(left_behind(other)) == 1 and other.alive
@@ -135,8 +145,9 @@ def test_one_that_is_paused_does_nothing_and_can_be_stopped(book: ServiceBook, t
     count = f"import pathlib, time\nwhile True: pathlib.Path({str(tmp_path / 'n')!r}).open('a').write('x')"
     one = book.start("one", [sys.executable, "-c", count], {}, {})
     until((tmp_path / "n").exists)
+    assert not one.stands_still
     pause(one)
-    until(lambda: "T" in Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[0])
+    until(lambda: one.stands_still)
     before = (tmp_path / "n").stat().st_size
     time.sleep(0.1)
     assert (tmp_path / "n").stat().st_size == before
