@@ -141,7 +141,7 @@ def _check_images(images: dict[str, Image | None]) -> Check:
     others = {stage for stage, image in images.items() if image and not holds_our_code(image, stage)}
     stale = [stage for stage in images if stage in others]
     told = [f"missing: {', '.join(missing)}"] * bool(missing)
-    told += [f"of other code than this checkout: {', '.join(stale)}"] * bool(stale)
+    told += [f"of other code or packages than this checkout: {', '.join(stale)}"] * bool(stale)
     found = "; ".join(told) or f"all {len(images)}, of this checkout's code"
     return Check("images", not told, found, _get(missing, stale, len(images)))
 

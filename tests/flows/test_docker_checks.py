@@ -193,7 +193,7 @@ def test_images_that_are_missing_or_of_other_code(engine: FakeEngine) -> None:
     engine.images[image_name("tokenizer")] = {}
     check = found([])["images"]
     assert not check.passed
-    assert check.found == "missing: sft; of other code than this checkout: tokenizer, dpo"
+    assert check.found == "missing: sft; of other code or packages than this checkout: tokenizer, dpo"
     assert check.remedy == "glassworks images build tokenizer sft dpo"
 
 
