@@ -104,7 +104,8 @@ def cut_short(build: Build, error: Exception) -> GlassworksError | None:
     if build.stopped or build.record().status == "completed":
         return None
     hint = "glassworks doctor; the same command goes on"
-    return RetryableError(f"the Prefect server ended the build early: {error}", hint=hint)
+    why = "" if str(error) == "None" else f": {error}"  # so says Prefect of a run that is gone
+    return RetryableError(f"the Prefect server ended the build early{why}", hint=hint)
 
 
 def _tell_end(build: Build, terminal: Terminal, failure: GlassworksError | None) -> None:
