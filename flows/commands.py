@@ -73,8 +73,10 @@ def _run_flow(store: Store, prepare: Callable[[Terminal], Build]) -> int:
     failure: GlassworksError | None = None
     with PrefectServer(Path(os.environ["PREFECT_HOME"])) as server, Terminal() as terminal:
         import httpx
+        from prefect.exceptions import ObjectNotFound
 
         from flows.build_llm import build_flow, drain  # a second in which the server starts up
+        from flows.live_progress import FORGOTTEN, is_not_found
 
         logging.raiseExceptions = False  # else Prefect prints each line that a server which is gone misses
         build = prepare(terminal)
@@ -85,8 +87,9 @@ def _run_flow(store: Store, prepare: Callable[[Terminal], Build]) -> int:
             build.stopped = True
         except GlassworksError as error:
             failure = error
-        except httpx.HTTPError as error:
-            terminal.say(f"warning: the Prefect server shows less of this build than the report: {error}")
+        except (httpx.HTTPError, ObjectNotFound) as error:
+            shows_less = f"the Prefect server shows less of this build than the report: {error}"
+            terminal.say_once(f"warning: {FORGOTTEN if is_not_found(error) else shows_less}")
             failure = build.failure() or cut_short(build, error)
         finally:
             drain()
@@ -101,7 +104,8 @@ def cut_short(build: Build, error: Exception) -> GlassworksError | None:
     if build.stopped or build.record().status == "completed":
         return None
     hint = "glassworks doctor; the same command goes on"
-    return RetryableError(f"the Prefect server ended the build early: {error}", hint=hint)
+    why = "" if str(error) == "None" else f": {error}"  # so says Prefect of a run that is gone
+    return RetryableError(f"the Prefect server ended the build early{why}", hint=hint)
 
 
 def _tell_end(build: Build, terminal: Terminal, failure: GlassworksError | None) -> None:

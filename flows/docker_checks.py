@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import shutil
 import socket
 import threading
@@ -19,7 +18,7 @@ from pathlib import Path
 from flows.checks import Check
 from flows.container_run import INSTALL_GPU_RUNTIME
 from flows.docker_engine import Engine, Image, engine_address, facts_of, in_our_words
-from flows.images import has_cpu_torch, holds_our_code, how_to_get, image_name
+from flows.images import has_cpu_torch, image_name, lacking
 from stages.catalog import STAGES
 from stages.runtime.errors import GlassworksError
 
@@ -137,24 +136,8 @@ def _check_engine_disk(root: Path) -> Check:
 
 def _check_images(images: dict[str, Image | None]) -> Check:
     """Every stage's image is there and holds the code of this checkout."""
-    missing = [stage for stage, image in images.items() if image is None]
-    others = {stage for stage, image in images.items() if image and not holds_our_code(image, stage)}
-    stale = [stage for stage in images if stage in others]
-    told = [f"missing: {', '.join(missing)}"] * bool(missing)
-    told += [f"of other code than this checkout: {', '.join(stale)}"] * bool(stale)
-    found = "; ".join(told) or f"all {len(images)}, of this checkout's code"
-    return Check("images", not told, found, _get(missing, stale, len(images)))
-
-
-def _get(missing: list[str], stale: list[str], num_stages: int) -> str:
-    """One command for all of them, where one does it."""
-    if len(missing) == num_stages and how_to_get(image_name(missing[0]), missing[0]).startswith("glassworks"):
-        return "glassworks images build"
-    commands = [how_to_get(image_name(stage), stage) for stage in missing]
-    pulled = [command for command in commands if not command.startswith("glassworks")]
-    built = [stage for stage, command in zip(missing, commands, strict=True) if command not in pulled]
-    again = sorted({*built, *stale}, key=[spec.name for spec in STAGES].index)
-    return " && ".join([*pulled, *[shlex.join(["glassworks", "images", "build", *again])] * bool(again)])
+    found, remedy = lacking(images)
+    return Check("images", not found, found or f"all {len(images)}, of this checkout's code", remedy)
 
 
 def _check_gpus(gpus: list[str], images: dict[str, Image | None], has_runtime: bool) -> Check:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -89,6 +90,25 @@ def how_to_get(name: str, stage: str) -> str:
     """The command that brings a stage's image: from its registry, or built here."""
     place = name.partition("/")[0] if "/" in name else ""
     return f"docker pull {name}" if "." in place or ":" in place else f"glassworks images build {stage}"
+
+
+def lacking(images: Mapping[str, Image | None]) -> tuple[str, str]:
+    """Which of these stages have no image or one of another checkout, and one command for all of them."""
+    missing = [stage for stage, image in images.items() if image is None]
+    stale = [stage for stage, image in images.items() if image and not holds_our_code(image, stage)]
+    told = [f"missing: {', '.join(missing)}"] * bool(missing)
+    told += [f"of other code or packages than this checkout: {', '.join(stale)}"] * bool(stale)
+    return "; ".join(told), _how_to_get_all(missing, stale)
+
+
+def _how_to_get_all(missing: list[str], stale: list[str]) -> str:
+    commands = [how_to_get(image_name(stage), stage) for stage in missing]
+    pulled = [command for command in commands if not command.startswith("glassworks")]
+    if len(missing) == len(STAGES) and not pulled:
+        return "glassworks images build"
+    built = [stage for stage, command in zip(missing, commands, strict=True) if command not in pulled]
+    again = sorted({*built, *stale}, key=[spec.name for spec in STAGES].index)
+    return " && ".join([*pulled, *[shlex.join(["glassworks", "images", "build", *again])] * bool(again)])
 
 
 def code_digest(stage: str) -> str:

@@ -61,8 +61,9 @@ def list_images(
     from flows.docker_engine import Engine
     from flows.images import BuildOptions, images_in
 
+    rows = list(images_in(Engine(), BuildOptions(base_image, torch), _chosen(targets)))  # no engine: no table
     print(f"{'image':<32} {'state':<12} {'MB':>9} {'adds MB':>9}  id")
-    for row in images_in(Engine(), BuildOptions(base_image, torch), _chosen(targets)):
+    for row in rows:
         sizes = [f"{row[key] / 1e6:,.1f}" if row[key] is not None else "" for key in ("bytes", "added")]
         print(f"{row['name']:<32} {row['state']:<12} {sizes[0]:>9} {sizes[1]:>9}  {row['id'][:19]}")
 

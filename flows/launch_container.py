@@ -21,7 +21,7 @@ from flows.containers_left import remove_containers
 from flows.docker_engine import Engine, EngineFacts, Image
 from flows.host_paths import HostRoots, host_roots, on_host, own_revision
 from flows.image_locks import locked_packages
-from flows.images import has_cpu_torch, holds_our_code, how_to_get, image_name
+from flows.images import has_cpu_torch, holds_our_code, how_to_get, image_name, lacking
 from flows.job import Job, OnEvent
 from flows.stage_output import parse_event, stage_error
 from flows.threads import held_in_thread, in_thread
@@ -66,7 +66,16 @@ class DockerBackend:
 
     async def check(self, to_run: Callable[[], Sequence[StageSpec]]) -> None:
         """The engine answers, every image is there with our code, and so are the GPUs that are required."""
-        await in_thread(lambda: [self._image(spec) for spec in to_run()])
+        await in_thread(lambda: self._check(to_run()))
+
+    def _check(self, specs: Sequence[StageSpec]) -> None:
+        """One stage's lack is told in its own words; those of several together, not one a build."""
+        images = {spec.name: self._engine.image(image_name(spec.name)) for spec in specs}
+        if sum(image is None or not holds_our_code(image, stage) for stage, image in images.items()) > 1:
+            found, remedy = lacking(images)
+            raise UserError(f"images named like {image_name(specs[0].name)} are {found}", hint=remedy)
+        for spec in specs:
+            self._image(spec)
 
     async def clear(self, store: Store) -> None:
         """Remove containers that builds on this store have left behind."""

@@ -10,6 +10,7 @@ import base64
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
 from flows.prefect_server import answers
@@ -31,6 +33,7 @@ SHOWN_WITHIN_SECONDS = 30.0
 AWAY = (
     "the Prefect server does not answer; the build goes on and keeps its own records (glassworks up mends it)"
 )
+FORGOTTEN = "the Prefect server does not know this run any more; the build keeps its own records"
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -57,22 +60,37 @@ class Screen:
         self._say = say
         self.is_away = False
         """Whether the last call failed."""
+        self._is_forgotten = False
+        """Whether the server has other records than before: nothing that it is told will show again."""
 
     async def show(self, what: Coroutine[Any, Any, object]) -> None:
         """Await a call that only shows something, or leave it."""
+        if self._is_forgotten:
+            what.close()
+            return
         if self.is_away and not await asyncio.to_thread(answers, PREFECT_API_URL.value() or ""):
             what.close()
             return
         try:
             await asyncio.wait_for(what, SHOWN_WITHIN_SECONDS)
-        except (httpx.HTTPError, OSError) as error:  # a TimeoutError is an OSError
-            if not self.is_away:
+        except (httpx.HTTPError, ObjectNotFound, OSError) as error:  # a TimeoutError is an OSError
+            if is_not_found(error):
+                self._is_forgotten = True
+                self._say(f"warning: {FORGOTTEN}")
+            elif not self.is_away:
                 self._say(f"warning: {AWAY} ({type(error).__name__})")
             self.is_away = True
         else:
             if self.is_away:
                 self._say("the Prefect server answers again")
             self.is_away = False
+
+
+def is_not_found(error: Exception) -> bool:
+    """Whether the server answers, and says that there is no such run or artifact."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code == HTTPStatus.NOT_FOUND
+    return isinstance(error, ObjectNotFound)
 
 
 class LiveProgress:

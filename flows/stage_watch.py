@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL
 from flows.claims import patience_seconds
 from flows.deployments import LEAVING, STAGE_POOL
 from flows.job import OnEvent, notice
+from stages.runtime.errors import RetryableError
 
 #: Prefect on a busy host needs some seconds from taking a run to its first word.
 STARTS_WITHIN_SECONDS = 90.0
@@ -26,6 +27,9 @@ TAKEN_WITHIN_SECONDS = 8.0
 LOOK_EVERY_SECONDS = 1.5
 #: More than this between two looks means that we or the server were away.
 STEP_SECONDS = 3.0
+#: A server that starts, or has too much to do, answers otherwise by then.
+REFUSES_FOR_SECONDS = 120.0
+LOOK_AT_IT = "look at its log, and at the proxy before it if there is one"
 
 
 class StageWatch:
@@ -39,7 +43,8 @@ class StageWatch:
         """Whether its host was told to stop working, in good order."""
         self._tell = on_event
         self._told: set[str] = set()
-        self._is_away = False
+        self._away = ""
+        self._refused_since: float | None = None
         self._beat = ""
         self._looked_at = time.monotonic()
         self._waited_seconds = 0.0
@@ -48,7 +53,7 @@ class StageWatch:
     async def look(self, client: PrefectClient, run: FlowRun) -> None:
         """Take note of how the run stands, and tell what is new. Raises httpx.HTTPError."""
         assert run.state is not None
-        self._is_away = False
+        self._away, self._refused_since = "", None
         self.is_leaving |= run.state.message == LEAVING
         now = time.monotonic()
         if now - self._looked_at < LOOK_EVERY_SECONDS:
@@ -59,11 +64,27 @@ class StageWatch:
         else:
             await self._look_at_pulse(client, run, passed)
 
-    def server_is_away(self) -> None:
-        """Tell that nothing can be seen, each time that it begins."""
-        if not self._is_away:
-            self._tell(notice("waits: the Prefect server does not answer; where it ran: glassworks up"))
-        self._is_away = True
+    def server_is_away(self, status: int | None) -> None:
+        """Tell that nothing can be seen, each time that it begins. `status`: of the server's answer, if any.
+
+        RetryableError when it has answered nothing else for long: no `up` and no waiting mends such a server.
+        """
+        now = time.monotonic()
+        if status is None:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since > REFUSES_FOR_SECONDS:
+            raise RetryableError(
+                f"the Prefect server at {_address()} has answered with nothing but errors for "
+                f"{now - self._refused_since:.0f} s, the last one with status {status}",
+                hint=f"{LOOK_AT_IT}; then build again: it goes on from here",
+            )
+        away = "does not answer" if status is None else "answers with errors"
+        if away != self._away:
+            more = "where it ran: glassworks up" if status is None else f"status {status}: {LOOK_AT_IT}"
+            self._tell(notice(f"waits: the Prefect server {away}; {more}"))
+        self._away = away
 
     async def _look_for_workers(self, client: PrefectClient, passed: float) -> None:
         self._waited_seconds += passed

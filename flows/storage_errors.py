@@ -7,10 +7,14 @@ a question, not mistakes: no such object, and an object that is not as the condi
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from http import HTTPStatus
 from typing import Any
 
+from flows.image_locks import CONSTRAINTS
 from stages.runtime.errors import GlassworksError, RetryableError, UserError
+from stages.runtime.fingerprint import REPOSITORY
 
 REFUSED_CONDITION = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 NO_SUCH_OBJECT = {"NoSuchKey", "NoSuchUpload", "404"}
@@ -143,6 +147,7 @@ def _deepest(error: BaseException) -> str:
 
 def missing_packages() -> UserError:
     """The extra `s3` is not installed."""
+    pip = [sys.executable, "-m", "pip", "install", "--constraint", str(CONSTRAINTS)]
     return UserError(
-        "a store on s3:// needs the package s3fs", hint="pip install 'glassworks[s3]', or pip install s3fs"
+        "a store on s3:// needs the package s3fs", hint=shlex.join([*pip, "--editable", f"{REPOSITORY}[s3]"])
     )

@@ -26,6 +26,7 @@ class Terminal:
         self.console = console or Console(highlight=False)
         self._running: dict[str, str] = {}
         self._overall = ""
+        self._said: set[str] = set()
         self._said_at: dict[str, float] = {}
         self._live = Live(console=self.console, refresh_per_second=REFRESH_PER_SECOND, transient=True)
 
@@ -40,7 +41,13 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """One line that stays."""
+        self._said.add(text)
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def say_once(self, text: str) -> None:
+        """The same, unless just this was said before."""
+        if text not in self._said:
+            self.say(text)
 
     def started(self, stage: str, reasons: Mapping[int, str] | tuple[str, ...]) -> None:
         """A stage begins to run, for these reasons."""

@@ -63,4 +63,6 @@ async def held_in_thread(
     finally:
         stop.set()
         await undisturbed(entering)
-        await undisturbed(in_thread(held.close))
+        closing = in_thread(held.close)
+        await undisturbed(closing)
+        closing.result()  # what went wrong on the way out is not lost

@@ -79,7 +79,8 @@ async def _run_somewhere(order: StageOrder, job: Job, watch: StageWatch) -> Stat
             except httpx.HTTPError as error:
                 if not _is_away(error):
                     raise
-                watch.server_is_away()
+                answer = error.response if isinstance(error, httpx.HTTPStatusError) else None
+                watch.server_is_away(answer.status_code if answer is not None else None)
             except ObjectNotFound:
                 raise RetryableError(
                     f"the flow run of {job.spec.name} is not on the Prefect server any more",

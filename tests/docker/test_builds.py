@@ -87,6 +87,6 @@ def test_a_missing_image_is_told_before_anything_runs(make_glassworks: Callable[
     glassworks.environment["GLASSWORKS_IMAGES"] = "glassworks/no-such-{target}:dev"
     done = glassworks("build", "--preset", "tiny", "--backend", "docker")
     assert done.returncode == 2, done.stdout
-    assert "there is no image glassworks/no-such-corpus_prep:dev" in done.stdout
-    assert "glassworks images build corpus_prep" in done.stdout
+    assert "images named like glassworks/no-such-corpus_prep:dev are missing: corpus_prep, " in done.stdout
+    assert "hint: glassworks images build\n" in done.stdout
     assert not (glassworks.store.root / "artifacts").exists()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import AsyncMock, MagicMock, Mock
 
 import pytest
+from prefect.exceptions import ObjectNotFound
 
+from flows import build_llm, commands
 from flows.build import Build
 from flows.commands import cut_short
+from flows.live_progress import FORGOTTEN
 from flows.settings import build_settings
 from flows.terminal import Terminal
 from stages.catalog import STAGES
@@ -62,3 +67,27 @@ def test_a_build_that_a_server_cuts_short_is_no_success(tmp_path: Path) -> None:
     failure = cut_short(build_after(tmp_path, "corpus_prep"), gone)
     assert failure is not None and failure.exit_code == 75 and "ended the build early: gone" in str(failure)
     assert cut_short(build_after(tmp_path, *SPECS), gone) is None
+
+
+@pytest.mark.parametrize(("stages", "code"), [(SPECS, 0), (["corpus_prep"], 75)])
+def test_a_server_that_has_lost_the_run_does_not_decide_how_the_build_ends(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stages: list[str],
+    code: int,
+) -> None:
+    build, lost = build_after(tmp_path, *stages), ObjectNotFound(Exception("404"))
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setattr(logging, "raiseExceptions", True)  # put back afterwards: the command sets it
+    for name, instead in [("prepare_prefect", Mock()), ("PrefectServer", MagicMock()), ("_tell_end", Mock())]:
+        monkeypatch.setattr(commands, name, instead)
+    monkeypatch.setattr(build_llm, "build_flow", AsyncMock(side_effect=lost))
+    monkeypatch.setattr(build_llm, "drain", Mock())
+
+    def prepare(terminal: Terminal) -> Build:
+        terminal.say(f"warning: {FORGOTTEN}")  # as its screen says while it runs
+        return build
+
+    assert commands._run_flow(build.store, prepare) == code
+    assert capsys.readouterr().out.count("does not know this run any more") == 1

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from flows import docker_checks, docker_engine
+from flows import docker_checks, docker_engine, images_cli
 from flows.checks import Check
 from flows.docker_checks import check_docker
 from flows.images import CODE_LABEL, TORCH_LABEL, code_digest, image_name
 from flows.preflight import check_torch_build, host_gpus
 from stages.catalog import STAGES
+from stages.runtime.errors import GlassworksError
 
 GPUS = ["/dev/nvidia0"]
 NAMES = [spec.name for spec in STAGES]
@@ -180,6 +182,13 @@ def test_a_user_who_may_not(engine: FakeEngine, place: Path) -> None:
     assert check.remedy.startswith("sudo usermod --append --groups docker $USER")
 
 
+def test_a_table_of_images_needs_an_engine(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{place}/nobody.sock")
+    ended = CliRunner().invoke(images_cli.app, ["list"])
+    assert isinstance(ended.exception, GlassworksError)
+    assert ended.output == ""
+
+
 def test_no_image_at_all(engine: FakeEngine) -> None:
     engine.images.clear()
     check = found([])["images"]
@@ -193,7 +202,7 @@ def test_images_that_are_missing_or_of_other_code(engine: FakeEngine) -> None:
     engine.images[image_name("tokenizer")] = {}
     check = found([])["images"]
     assert not check.passed
-    assert check.found == "missing: sft; of other code than this checkout: tokenizer, dpo"
+    assert check.found == "missing: sft; of other code or packages than this checkout: tokenizer, dpo"
     assert check.remedy == "glassworks images build tokenizer sft dpo"
 
 

@@ -179,6 +179,19 @@ def test_an_image_with_other_code_is_refused() -> None:
     check(backend(Image("sha256:1", 1, (), {CODE_LABEL: code_digest("dpo")})))
 
 
+def test_all_images_that_are_lacking_are_named_at_once() -> None:
+    specs = [spec for spec in STAGES if spec.name in ("tokenizer", "sft", "dpo")]
+    of_dpo = Image("sha256:1", 1, (), {CODE_LABEL: code_digest("dpo")})
+    with pytest.raises(UserError) as caught:
+        asyncio.run(backend(of_dpo).check(lambda: specs))
+    told = "images named like glassworks/tokenizer:dev are of other code or packages than this checkout"
+    assert caught.value.message == f"{told}: tokenizer, sft"
+    assert caught.value.hint == "glassworks images build tokenizer sft"
+    with pytest.raises(UserError, match="are missing: tokenizer, sft, dpo") as caught:
+        asyncio.run(backend(None).check(lambda: specs))
+    assert caught.value.hint == "glassworks images build tokenizer sft dpo"
+
+
 def test_a_gpu_that_is_required_must_be_there_before_anything_runs() -> None:
     from dataclasses import replace
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import live_progress
@@ -74,6 +75,25 @@ def test_a_server_that_comes_back_is_told_again(server: str) -> None:
         asyncio.run(show())
     assert calls.begun == 3
     assert [line.partition(" ")[0] for line in said] == ["warning:", "the"] and not screen.is_away
+
+
+@pytest.mark.parametrize("as_prefect_says_it", [True, False])
+def test_a_server_that_has_lost_its_records_is_said_once(server: str, as_prefect_says_it: bool) -> None:
+    answer = httpx.HTTPStatusError(
+        "404", request=httpx.Request("PATCH", server), response=httpx.Response(404)
+    )
+    lost = ObjectNotFound(answer) if as_prefect_says_it else answer
+    said: list[str] = []
+    screen, calls = Screen(said.append), Calls()
+
+    async def show() -> None:
+        for error in (lost, None, lost):
+            await screen.show(calls.one(error))
+
+    with temporary_settings({PREFECT_API_URL: server}):
+        asyncio.run(show())
+    assert calls.begun == 1
+    assert len(said) == 1 and "does not know this run any more" in said[0]
 
 
 def test_a_server_that_hangs_costs_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
