@@ -1,6 +1,6 @@
 """What Prefect, and containers, cost over a bare loop: the same build each way by turns, as a Markdown table.
 
-    python tests/benchmarks/prefect_overhead.py [--rounds 5] [--preset tiny] [--containers]
+    python tests/benchmarks/prefect_overhead.py [--rounds 5] [--preset tiny] [--own-server] [--containers]
 
 A run of nine hits, and one of nine stages in an empty store. Each build is a new interpreter; the seconds are those of
 the whole command. The bare loop plans, runs, records and reports in the same way, without Prefect.
@@ -58,7 +58,9 @@ def seconds_of(command: list[str], environment: Mapping[str, str]) -> float:
     return time.monotonic() - started
 
 
-def measure(preset: str, changes: list[str], rounds: int, home: Path, containers: bool) -> None:
+def measure(
+    preset: str, changes: list[str], rounds: int, home: Path, own_server: bool, containers: bool
+) -> None:
     """Print the rows of the table."""
     told = [word for change in changes for word in ("--set", change)]
     here = [sys.executable, __file__, "--preset", preset, *told, "--bare"]
@@ -69,8 +71,9 @@ def measure(preset: str, changes: list[str], rounds: int, home: Path, containers
         ways = {
             "bare loop": (here, alone),
             "flow, the server is up": (build, dict(os.environ)),
-            "flow, with a server of its own": (build, alone),
         }
+        if own_server:
+            ways["flow, with a server of its own"] = (build, alone)
         if containers:
             ways["flow, the server is up, a container per stage"] = (
                 [*build[:-1], "--backend", "docker", "--store"],
@@ -96,6 +99,9 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--set", action="append", dest="changes")
     parser.add_argument("--bare", type=Path, metavar="STORE", help="run one build without Prefect")
+    parser.add_argument(
+        "--own-server", action="store_true", help="also with a server that the build brings along"
+    )
     parser.add_argument("--containers", action="store_true", help="also with each stage in a container")
     options = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # it costs each start the compiling of all of our files
@@ -107,7 +113,7 @@ def main() -> None:
     print("| build | nine hits, s | over bare | nine cold stages, s | over bare |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         prepare_prefect(Store(Path(folder) / "lasting"))
-        measure(options.preset, changes, options.rounds, Path(folder), options.containers)
+        measure(options.preset, changes, options.rounds, Path(folder), options.own_server, options.containers)
 
 
 if __name__ == "__main__":
