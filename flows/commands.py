@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import shlex
@@ -72,12 +73,15 @@ def _run_flow(store: Store, prepare: Callable[[Terminal], Build]) -> int:
     prepare_prefect(store)
     failure: GlassworksError | None = None
     with PrefectServer(Path(os.environ["PREFECT_HOME"])) as server, Terminal() as terminal:
+        gc.disable()  # what is imported stays: to look through it again and again takes a third of a second
         import httpx
         from prefect.exceptions import ObjectNotFound
 
         from flows.build_llm import build_flow, drain  # a second in which the server starts up
         from flows.live_progress import FORGOTTEN, is_not_found
 
+        gc.freeze()
+        gc.enable()
         logging.raiseExceptions = False  # else Prefect prints each line that a server which is gone misses
         build = prepare(terminal)
         server.wait()
