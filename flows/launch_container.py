@@ -75,7 +75,7 @@ class DockerBackend:
             found, remedy = lacking(images)
             raise UserError(f"images named like {image_name(specs[0].name)} are {found}", hint=remedy)
         for spec in specs:
-            self._image(spec)
+            self._checked(spec, images[spec.name])
 
     async def clear(self, store: Store) -> None:
         """Remove containers that builds on this store have left behind."""
@@ -110,8 +110,10 @@ class DockerBackend:
         return artifact
 
     def _image(self, spec: StageSpec) -> Image:
+        return self._checked(spec, self._engine.image(image_name(spec.name)))
+
+    def _checked(self, spec: StageSpec, image: Image | None) -> Image:
         name = image_name(spec.name)
-        image = self._engine.image(name)
         if image is None:
             raise UserError(f"there is no image {name}", hint=how_to_get(name, spec.name))
         if not holds_our_code(image, spec.name):
