@@ -9,6 +9,7 @@ Packages count by version where that code imports them; what they import themsel
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import json
 import sys
@@ -222,10 +223,17 @@ def syntax_without_comments(source: bytes | str) -> str:
 
 
 def _parse(source: bytes | str) -> ast.Module:
-    # CPython counts the parser's depth per interpreter, not per thread (its issue 106905): stages that are
-    # planned at once would disturb each other with "AST constructor recursion depth mismatch".
+    # CPython 3.11 counts the depth of the tree that it makes per interpreter, not per thread (its issue
+    # 106905). A collector that runs in mid-tree lets other threads in, ours and other people's, and one that
+    # parses too ends our parsing with "AST constructor recursion depth mismatch". So nobody is let in.
     with _PARSER:
-        return ast.parse(source)
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return ast.parse(source)
+        finally:
+            if collects:
+                gc.enable()
 
 
 def _is_lone_string(node: ast.stmt) -> bool:

@@ -117,10 +117,16 @@ class Site:
         found: dict[str, Any] = self.api.get(f"/flow_runs/{run}")["state"]
         return found
 
-    def ended(self, run: str) -> str:
-        """Wait for the end of a run; returns the kind of it."""
+    def assert_ended(self, run: str, as_: str) -> None:
+        """Wait for the end of a run, which must be of this kind; if not, tells what the run logged."""
         self.until(lambda: self.state(run)["type"] in FINAL)
-        return str(self.state(run)["type"])
+        state = self.state(run)
+        assert state["type"] == as_, "\n".join([f"{state['type']}: {state['message']}", *self.logged(run)])
+
+    def logged(self, run: str) -> list[str]:
+        """The last lines that the server has of a run."""
+        asked = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_DESC", "limit": 50}
+        return [log["message"] for log in reversed(self.api.post("/logs/filter", **asked))]
 
     def task_states(self, run: str) -> dict[str, str]:
         """Stage -> how its last task run ended, so far."""

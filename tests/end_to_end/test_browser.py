@@ -199,7 +199,7 @@ def rerun_sft(site: Site, page: Page, *overrides: str, with_downstream: bool) ->
     page.keep_trying(submit)
     page.close()
     run = newest_run(site, name)
-    assert site.ended(run) == "COMPLETED", site.state(run)
+    site.assert_ended(run, "COMPLETED")
     record = latest_record(site.store)
     assert record.run_id == site.api.get(f"/flow_runs/{run}")["name"]
     return {stage.name: stage.outcome for stage in record.stages}
@@ -243,7 +243,7 @@ def test_cancel_and_retry_are_buttons_of_a_run(site: Site, page: Page) -> None:
     page.click("Cancel", "button")
     page.click("Confirm", "button")
     site.until(lambda: site.stage_pid("sft") is None, site.CANCELLED_WITHIN_SECONDS)
-    assert site.ended(run) == "CANCELLED"
+    site.assert_ended(run, "CANCELLED")
     assert site.checkpoints("sft")
     page.click("Retry", "button")
     page.sees("This will retry flow run")
@@ -253,4 +253,4 @@ def test_cancel_and_retry_are_buttons_of_a_run(site: Site, page: Page) -> None:
     assert site.api.get(f"/flow_runs/{run}")["run_count"] == 2
     site.until(lambda: site.task_states(run)["tokenizer"] == "Cached")
     site.cancel(run)
-    assert site.ended(run) == "CANCELLED"
+    site.assert_ended(run, "CANCELLED")

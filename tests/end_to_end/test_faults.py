@@ -39,13 +39,10 @@ def often(seed: int) -> list[str]:
 
 def start_training(site: Site, seed: int) -> str:
     """Start a run that pretrains, and wait for its first checkpoint; returns the run's id."""
+    before = site.checkpoints("pretrain")
     run = str(site.start("rerun-stage/pretrain", overrides=often(seed)))
-    site.until(lambda: checkpoints(site.store))
+    site.until(lambda: site.checkpoints("pretrain") - before)
     return run
-
-
-def checkpoints(store: Store) -> list[Path]:
-    return list((store.root / "work" / "pretrain").glob("*/checkpoints/*"))
 
 
 def processes(site: Site, run: str) -> dict[int, bool]:
@@ -100,10 +97,10 @@ def test_kill_9_of_the_flow_process(site: Site) -> None:
     run = start_training(site, seed=101)
     kill(*(pid for pid, is_stage in processes(site, run).items() if not is_stage))
     assert gone_in_time(site, run)
-    assert site.ended(run) == "CRASHED"
-    assert checkpoints(site.store) and trained(site, 101) is None
+    site.assert_ended(run, "CRASHED")
+    assert site.checkpoints("pretrain") and trained(site, 101) is None
     again = site.start("rerun-stage/pretrain", overrides=often(101))
-    assert site.ended(again) == "COMPLETED"
+    site.assert_ended(again, "COMPLETED")
     made = trained(site, 101)
     assert made is not None and made.manifest.provenance.resumed
     assert_whole(site.store)
@@ -116,7 +113,7 @@ def test_kill_9_of_worker_and_server_under_a_run(site: Site) -> None:
     assert not answers(site.service("server").about["api_url"])
     output = site("up")
     assert "1 runs of it go on" in output and output.count("had ended") == 2
-    assert site.ended(run) == "COMPLETED"
+    site.assert_ended(run, "COMPLETED")
     assert trained(site, 102) is not None
     assert gone_in_time(site, run)
 
@@ -141,8 +138,9 @@ def until_pretrained(seed: int) -> list[str]:
 
 def test_kill_9_of_the_server(site: Site) -> None:
     options = until_pretrained(103)
+    before = site.checkpoints("pretrain")
     first = build(site, site.store.root, *options)
-    site.until(lambda: checkpoints(site.store))
+    site.until(lambda: site.checkpoints("pretrain") - before)
     kill_service(site, "server")
     output, _ = first.communicate(timeout=240)
     assert first.returncode == 0, output

@@ -103,7 +103,7 @@ def test_cancel_stops_the_stage_and_keeps_its_checkpoint(site: Site) -> None:
     run = site.start_long("sft")
     site.cancel(run)
     site.until(lambda: site.stage_pid("sft") is None, site.CANCELLED_WITHIN_SECONDS)
-    assert site.ended(run) == "CANCELLED"
+    site.assert_ended(run, "CANCELLED")
     assert site.checkpoints("sft")
 
 
@@ -113,7 +113,7 @@ def test_cancel_stops_the_container_and_keeps_its_checkpoint(site: Site, engine:
     assert engine.api.containers(filters=wanted)
     site.cancel(run)
     site.until(lambda: not engine.api.containers(all=True, filters=wanted), site.CANCELLED_WITHIN_SECONDS)
-    assert site.ended(run) == "CANCELLED"
+    site.assert_ended(run, "CANCELLED")
     assert site.checkpoints("sft")
 
 
@@ -121,7 +121,7 @@ def test_retry_runs_only_what_failed(site: Site, messages: list[dict[str, str]])
     run = site.start("rerun-stage/vector_store", with_downstream=True)
     site.until(lambda: site.stage_pid("agent_smoke"))
     os.kill(site.stage_pid("agent_smoke") or 0, signal.SIGKILL)
-    assert site.ended(run) == "FAILED"
+    site.assert_ended(run, "FAILED")
     assert tasks_when(site, run, agent_smoke="Failed")["vector_store"] == "Completed"
     site.until(lambda: messages)
     assert messages[0]["text"].startswith("rerun-stage ") and ": Failed\n" in messages[0]["text"]
@@ -131,7 +131,7 @@ def test_retry_runs_only_what_failed(site: Site, messages: list[dict[str, str]])
     again = {"type": "SCHEDULED", "name": "AwaitingRetry"}
     site.api.post(f"/flow_runs/{run}/set_state", state=again, force=True)
     site.until(lambda: site.state(run)["type"] not in FINAL)
-    assert site.ended(run) == "COMPLETED"
+    site.assert_ended(run, "COMPLETED")
     assert tasks_when(site, run, agent_smoke="Completed")["vector_store"] == "Cached"
     assert newest(site.store, "vector_store") == first
 
@@ -163,7 +163,7 @@ def test_up_mends_what_was_killed(site: Site) -> None:
     assert "1 runs of it go on" in output
     site.cancel(run)  # no worker is left that would signal it
     site.until(lambda: site.stage_pid("sft") is None, site.CANCELLED_WITHIN_SECONDS)
-    assert site.ended(run) == "CANCELLED"
+    site.assert_ended(run, "CANCELLED")
     assert site("doctor")
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import gc
+import threading
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -185,3 +189,39 @@ def test_this_repository_counts_the_white_box_where_it_is_used(repository: Path)
 def test_configuration_errors_name_the_field() -> None:
     with pytest.raises(UserError, match="did you mean 'depth'"):
         SPEC.parse_config({"deth": 3})
+
+
+@pytest.fixture
+def eager_collector() -> Iterator[None]:
+    """The collector runs every hundred objects, on all of them."""
+    usual = gc.get_threshold()
+    gc.set_threshold(100, 1, 1)
+    yield
+    gc.set_threshold(*usual)
+
+
+class ParsesAtItsEnd:
+    """Rubbish whose end lets another thread parse, as a connection or a lock may."""
+
+    ended = 0
+
+    def __init__(self) -> None:
+        self.cycle = self
+
+    def __del__(self) -> None:
+        other = threading.Thread(target=ast.parse, args=("def f():\n    return a + b * (c - d)",))
+        other.start()
+        other.join()
+        ParsesAtItsEnd.ended += 1
+
+
+def test_other_threads_that_parse_do_no_harm(eager_collector: None) -> None:
+    source = "\n".join(f"x{i} = [({i} + y * (z - {i})) for y in range({i})]" for i in range(100))
+    expected = syntax_without_comments(source)
+    before = ParsesAtItsEnd.ended
+    for _ in range(20):
+        gc.disable()
+        ParsesAtItsEnd()
+        gc.enable()
+        assert syntax_without_comments(source) == expected
+    assert gc.isenabled() and ParsesAtItsEnd.ended - before >= 19
