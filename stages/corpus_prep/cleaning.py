@@ -1,7 +1,8 @@
-"""Documents on their way through repair and quality filters into a scratch file, one at a time.
+"""Documents on their way through repair into a shard's table, one at a time, each with what it was judged by.
 
-The scratch file holds what survives. Later steps choose among its rows by their skinny columns; the text
-itself is only ever streamed, because engines that buffer rows of long text run out of memory.
+Every document that is not empty is kept here, good or bad: whether it stays is decided later, on skinny
+columns, over all shards. The text itself is only ever streamed, because engines that buffer rows of long text
+run out of memory.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from stages.corpus_prep.text_repair import repair_text
 
 SCRATCH_SCHEMA = pa.schema(
     {
-        "position": pa.int64(),
         "doc_id": pa.string(),
         "source": pa.string(),
         "title": pa.string(),
         "kind": pa.string(),
         "language": pa.string(),
         "num_bytes": pa.int64(),
+        "reason": pa.string(),
+        "detail": pa.string(),
         "text": pa.large_string(),
     }
 )
@@ -57,13 +59,14 @@ class Cleaner:
         self.funnel = funnel
         self.languages = languages
         self.repairs: Counter[str] = Counter()
-        self.num_kept = 0
+        self.bad: Counter[str] = Counter()
+        self.num_documents = 0
         self._rows: list[dict[str, Any]] = []
         self._buffered = 0
-        self._writer = pq.ParquetWriter(scratch, SCRATCH_SCHEMA, compression="zstd")
+        self._writer = pq.ParquetWriter(scratch, SCRATCH_SCHEMA, compression="zstd", compression_level=1)
 
     def add(self, document: RawDocument) -> None:
-        """Take one document; it is kept in the scratch file, or recorded as dropped."""
+        """Take one document; an empty one is recorded as dropped."""
         size = utf8_length(document.text)
         repaired = repair_text(document.text)
         self.repairs.update(repaired.repairs)
@@ -76,20 +79,17 @@ class Cleaner:
         num_bytes = utf8_length(text)
         self.funnel.passed("repaired", size, num_bytes)
         language = detect_language(text)
-        keep, reason, detail = judge(text, language)
-        if keep and self.languages and language not in self.languages:
-            keep, reason, detail = False, "other_language", language
-        if not keep:
-            self.funnel.dropped("quality", reason, text, detail, num_bytes=num_bytes, **about)
-            return
-        self.funnel.passed("quality", num_bytes)
-        self._keep(
-            {**about, "kind": document.kind, "language": language, "num_bytes": num_bytes, "text": text}
-        )
+        _, reason, detail = judge(text, language)
+        if not reason and self.languages and language not in self.languages:
+            reason, detail = "other_language", language
+        if reason:
+            self.bad[reason] += 1
+        judged = {"language": language, "reason": reason, "detail": detail}
+        self._keep({**about, **judged, "kind": document.kind, "num_bytes": num_bytes, "text": text})
 
     def _keep(self, row: dict[str, Any]) -> None:
-        self._rows.append({"position": self.num_kept, **row})
-        self.num_kept += 1
+        self._rows.append(row)
+        self.num_documents += 1
         self._buffered += row["num_bytes"]
         if len(self._rows) >= ROWS_PER_GROUP or self._buffered >= BYTES_PER_GROUP:
             self._flush()
@@ -120,8 +120,8 @@ def content_id(text: str) -> str:
     return hashed_id("document", _WHITE_SPACE.sub(" ", text).strip().casefold())
 
 
-def scratch_rows(scratch: Path) -> Iterator[dict[str, Any]]:
-    """Stream the scratch file; memory holds one batch."""
+def scratch_batches(scratch: Path) -> Iterator[pa.RecordBatch]:
+    """Stream a shard's table; memory holds one batch."""
     with pq.ParquetFile(scratch) as file:
-        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
-            yield from batch.to_pylist()
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(batch_size=ROWS_PER_GROUP, row_groups=[group])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -88,8 +88,25 @@ class EntryBook:
             self._titles[row["title"]] += 1
         entry = entry_of(row, split)
         if entry is not None:
-            sample = self._by_source.setdefault(entry.source, Smallest(MAX_ENTRIES_PER_SOURCE))
-            sample.add(entry.doc_id, entry)
+            self._add(entry)
+
+    def _add(self, entry: Entry) -> None:
+        sample = self._by_source.setdefault(entry.source, Smallest(MAX_ENTRIES_PER_SOURCE))
+        sample.add(entry.doc_id, entry)
+
+    def as_json(self) -> Iterator[dict[str, Any]]:
+        """Everything that it holds, for `merge`: entries, then how often each title was seen."""
+        for sample in self._by_source.values():
+            yield from (asdict(entry) for _, entry in sample.items())
+        yield from ({"title": title, "seen": count} for title, count in self._titles.items())
+
+    def merge(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add what the book of another shard holds."""
+        for row in rows:
+            if "seen" in row:
+                self._titles[row["title"]] += row["seen"]
+            else:
+                self._add(Entry(**row))
 
     def entries(self, without: Iterable[str] = ()) -> list[Entry]:
         """Entries with a unique title, in the order of their ids; `without` are doc_ids to leave out."""

@@ -32,13 +32,13 @@ def show_funnel(session: StageSession, funnel: Funnel) -> None:
 
 
 def show_rejects(session: StageSession, funnel: Funnel) -> None:
-    """Reasons with their counts and one example each."""
+    """Reasons with their counts and a few examples each."""
     rows = [
-        [step, reason, count, funnel.examples[step, reason][:70]]
+        [step, reason, count, " | ".join(text[:60] for text in funnel.examples[step, reason])]
         for (step, reason), count in sorted(funnel.reasons.items(), key=lambda item: (-item[1], item[0]))
     ]
     session.table(
-        "rejects", ["step", "reason", "documents", "example"], rows[:MAX_ROWS], "Why documents were dropped"
+        "rejects", ["step", "reason", "documents", "examples"], rows[:MAX_ROWS], "Why documents were dropped"
     )
 
 
@@ -69,3 +69,29 @@ def show_conversations(session: StageSession, rows: Sequence[Mapping[str, Any]])
             shown.add(row["kind"])
             turns = [m["content"] or m["tool_calls"] for m in row["messages"]]
             session.sample(turns[0][:300], " | ".join(turns[1:])[:600], kind=f"conversation_{row['kind']}")
+
+
+def headline(
+    written: Written,
+    funnel: Funnel,
+    conversations: Counter[str],
+    pairs: Counter[str],
+    tasks: Counter[str],
+    num_scenarios: int,
+) -> dict[str, Any]:
+    """The numbers that the manifest keeps."""
+    dropped: Counter[str] = Counter()
+    for (_, reason), count in funnel.reasons.items():
+        dropped[f"dropped_{reason}"] += count
+    return {
+        "num_documents": written.split_documents.total(),
+        "num_bytes": written.split_bytes.total(),
+        "validation_bytes": written.split_bytes["validation"],
+        "num_validation_documents": written.split_documents["validation"],
+        "num_conversations": conversations.total(),
+        "num_tool_conversations": conversations["tool"],
+        "num_preferences": pairs.total(),
+        "num_questions": tasks.total(),
+        "num_scenarios": num_scenarios,
+        **dict(sorted(dropped.items())),
+    }

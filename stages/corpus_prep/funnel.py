@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_contracts import FUNNEL, REJECTS
-from data_contracts.tables import PartWriter, write_part
+from data_contracts.tables import PartWriter, part_files, write_part
 
 PREVIEW_CHARACTERS = 200
+NUM_EXAMPLES = 3
 
 #: In order. `sampled` and `size_limit` leave out good documents that were too many; all other steps drop
 #: documents for a reason, and every one of those is a row of the rejects.
@@ -44,10 +47,12 @@ class Funnel:
     rejects_folder: Path
     steps: dict[str, Step] = field(default_factory=lambda: {name: Step() for name in STEPS})
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
-    examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Titles or beginnings of the first few documents that were dropped for each reason."""
 
     def __post_init__(self) -> None:
         self._writer = PartWriter(self.rejects_folder, REJECTS)
+        self._num_files = 1
 
     def passed(self, step: str, num_bytes: int, bytes_after: int | None = None) -> None:
         """Count a document that went through `step`; bytes_after where the step changed its length."""
@@ -64,13 +69,35 @@ class Funnel:
             self.steps[step].take(columns["num_bytes"])
         self.reasons[step, reason] += 1
         preview = " ".join(text[: 2 * PREVIEW_CHARACTERS].split())[:PREVIEW_CHARACTERS]
-        self.examples.setdefault((step, reason), columns["title"] or preview)
+        shown = self.examples.setdefault((step, reason), [])
+        if len(shown) < NUM_EXAMPLES:
+            shown.append(columns["title"] or preview)
         row = {"step": step, "reason": reason, "detail": detail, "preview": preview, **columns}
         self._writer.write(row)
 
     def close(self) -> None:
         """Finish the rejects file."""
         self._writer.__exit__()
+
+    def counts(self) -> dict[str, Any]:
+        """Everything but the rejects themselves, as JSON, for `merge`."""
+        reasons = [[*key, count, self.examples[key]] for key, count in self.reasons.items()]
+        return {"steps": {name: vars(step) for name, step in self.steps.items()}, "reasons": reasons}
+
+    def merge(self, counts: Mapping[str, Any], rejects: Path) -> None:
+        """Add what the funnel of a shard counted, and take its rejects over."""
+        for name, values in counts["steps"].items():
+            mine = self.steps[name]
+            for field_name, value in values.items():
+                setattr(mine, field_name, getattr(mine, field_name) + value)
+        for step, reason, count, examples in counts["reasons"]:
+            self.reasons[step, reason] += count
+            shown = self.examples.setdefault((step, reason), [])
+            shown.extend(examples[: NUM_EXAMPLES - len(shown)])
+        if counts["reasons"]:
+            for path in part_files(rejects):
+                shutil.copyfile(path, self.rejects_folder / f"part-{self._num_files:05d}.parquet")
+                self._num_files += 1
 
     def write(self, folder: Path) -> None:
         """Write the funnel part."""

@@ -1,14 +1,15 @@
-"""Everything that comes in, the harvest or the user's files: documents, conversations and pairs."""
+"""Everything that comes in, the harvest or the user's files, shared out to shards and read there."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.corpus_prep.benchmark_forms import (
@@ -17,224 +18,185 @@ from stages.corpus_prep.benchmark_forms import (
     questions_of,
     unknown_question_form,
 )
-from stages.corpus_prep.cleaning import Cleaner, RawDocument, utf8_length
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.harvest import harvest
 from stages.corpus_prep.harvest_files import harvested_packages
-from stages.corpus_prep.readers import ReadNotes, Row, read_rows
-from stages.corpus_prep.record_forms import (
-    Conversation,
-    Document,
-    Form,
-    Message,
-    PreferencePair,
-    recognise,
-    unknown_form,
+from stages.corpus_prep.preparation import (
+    DOCUMENTS_NAME,
+    RECORDS_NAME,
+    REJECTS_NAME,
+    Preparation,
+    Records,
+    Share,
+    prepare,
+    said,
 )
-from stages.corpus_prep.sampling import Smallest, fair_shares, hashed_id, in_fraction
+from stages.corpus_prep.readers import ReadNotes, read_rows
+from stages.corpus_prep.record_forms import recognise, unknown_form
+from stages.corpus_prep.sampling import Smallest, fair_shares, hashed_id
 from stages.corpus_prep.sources import SourceFile, expand
 from stages.corpus_prep.spec import CorpusPrepConfig
-from stages.corpus_prep.text_repair import repair_text
 from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
+from stages.runtime.shard_map import Shard, ShardMap
 
 OVERSAMPLE = 2.0
 """How much more than its share of the limit a source may read: filters and duplicates take their part."""
 GZIP_FACTOR = 4
+SHARD_BYTES = 64 << 20
+"""Small files share a shard up to this size."""
+HARVEST_SCHEMA = pa.schema(
+    {"source": pa.string(), "title": pa.string(), "kind": pa.string(), "text": pa.large_string()}
+)
+HARVEST_ROWS = 1024
 
 
 @dataclass
 class Gathered:
-    """Records by source, and what the readers noticed. Documents are in the cleaner's scratch file."""
+    """Documents by shard, records by source, and what the readers noticed."""
 
-    conversations: dict[str, Smallest[Conversation]] = field(default_factory=dict)
-    preferences: dict[str, Smallest[PreferencePair]] = field(default_factory=dict)
-    forms: Counter[tuple[str, str]] = field(default_factory=Counter)
-    encodings: Counter[str] = field(default_factory=Counter)
+    documents: list[Path]
+    """`documents.parquet` of each shard, in order."""
+    num_documents: list[int]
+    records: Records
+    bad: Counter[str] = field(default_factory=Counter)
+    """Documents of low quality, by reason."""
+    repairs: Counter[str] = field(default_factory=Counter)
+    without_rows: list[str] = field(default_factory=list)
 
 
 class Gatherer:
-    """Reads all sources of a configuration into a cleaner and a `Gathered`."""
+    """Reads all sources of a configuration."""
 
     def __init__(
-        self, config: CorpusPrepConfig, cleaner: Cleaner, funnel: Funnel, session: StageSession
+        self, config: CorpusPrepConfig, shards: ShardMap, funnel: Funnel, session: StageSession
     ) -> None:
         self.config = config
-        self.cleaner = cleaner
+        self.shards = shards
         self.funnel = funnel
         self.session = session
-        self.result = Gathered()
+        self.result = Gathered([], [], Records(config.max_conversations, config.max_preferences))
         self.max_bytes = int(config.max_megabytes * 1e6)
-        self.without_rows: list[str] = []
 
     def gather(self) -> Gathered:
         """Read everything. Raises UserError for files that are missing, broken or of unknown form."""
         if self.config.sources:
             self._read_files(expand("sources", self.config.sources))
         else:
-            self._harvest()
-        if self.cleaner.num_kept == 0:
+            self._prepare("prepare", self._harvested())
+        if not self._num_good:
             self._documents_from_records()
-        if self.cleaner.num_kept == 0:
-            raise UserError(
-                "corpus_prep found no document that it could keep",
-                hint=self._why(),
-            )
+        if not self._num_good:
+            raise UserError("corpus_prep found no document that it could keep", hint=self.why_nothing())
         return self.result
 
-    def _why(self) -> str:
+    @property
+    def _num_good(self) -> int:
+        return sum(self.result.num_documents) - self.result.bad.total()
+
+    def why_nothing(self) -> str:
         """`dropped: too_short (quality) 3, bad_json (records) 1; nothing is in notes.jsonl`."""
-        reasons = [f"{reason} ({step}) {n:,}" for (step, reason), n in self.funnel.reasons.most_common()]
+        found = self.funnel.reasons + Counter({("quality", name): n for name, n in self.result.bad.items()})
+        reasons = [f"{reason} ({step}) {n:,}" for (step, reason), n in found.most_common()]
         told = [f"dropped: {', '.join(reasons)}"] if reasons else []
-        if self.without_rows:
-            told.append(f"nothing is in {', '.join(self.without_rows)}")
+        if self.result.without_rows:
+            told.append(f"nothing is in {', '.join(self.result.without_rows)}")
         return "; ".join(told) or "the sources are empty"
 
-    def _harvest(self) -> None:
+    def _harvested(self) -> list[tuple[Share, int]]:
         packages = harvested_packages(self.config.packages)
         self.session.log(f"reading the documentation of {len(packages)} packages of this Python")
         documents = harvest(packages, self.max_bytes, lambda d, t: self.session.progress(d, t, "files"))
-        for number, document in enumerate(documents, start=1):
-            self._take_document(
-                RawDocument(document.package, document.title, document.kind, document.text), 1.0
-            )
-            self.session.progress(number, len(documents), "documents")
+        rows = ({"source": d.package, "title": d.title, "kind": d.kind, "text": d.text} for d in documents)
+        return [self._own_table("harvest", rows)]
+
+    def _own_table(self, name: str, rows: Iterable[dict[str, Any]]) -> tuple[Share, int]:
+        """Documents of our own making as a file that a shard can read."""
+        path = self.session.work_dir / "tables" / f"{name}.parquet"
+        waiting, size = iter(rows), 0
+        with pq.ParquetWriter(path, HARVEST_SCHEMA, compression="zstd", compression_level=1) as writer:
+            while group := list(islice(waiting, HARVEST_ROWS)):
+                table = pa.Table.from_pylist(group, HARVEST_SCHEMA)
+                size += table.nbytes
+                writer.write_table(table)
+        return Share(SourceFile(name, path, ".parquet"), 1.0, is_ours=True), size
 
     def _read_files(self, files: list[SourceFile]) -> None:
         sizes = {file.name: max(1, _text_size(file)) for file in files}
         texts = {file.name: sizes[file.name] for file in files if self._holds_documents(file)}
         shares = sizes | fair_shares(texts, int(self.max_bytes * OVERSAMPLE))
-        done, total = 0, sum(sizes.values())
         for file in files:
             self.session.log(f"reading {file.name} ({sizes[file.name] / 1e6:.1f} MB)")
-            fraction = min(1.0, shares[file.name] / sizes[file.name])
-            notes = ReadNotes()
-            forms: dict[tuple[str, ...], Form | None] = {}
-            used = num_rows = 0
-            for number, row in enumerate(read_rows(file, notes)):
-                num_rows += 1
-                self._take_row(file, number, row, fraction, forms)
-                used = min(sizes[file.name], used + _row_size(row))
-                self.session.progress(int((done + used) / 1e3), int(total / 1e3), "kB", file=file.name)
-            done += sizes[file.name]
-            if num_rows == 0:
-                self.without_rows.append(file.name)
-                self.session.warn(f"{file.name} holds no rows")
-            self._note(file, notes)
-        self.session.progress(int(total / 1e3), int(total / 1e3), "kB")
+        fractions = {name: min(1.0, shares[name] / size) for name, size in sizes.items()}
+        self._prepare("prepare", [(Share(f, fractions[f.name]), sizes[f.name]) for f in files])
 
     def _holds_documents(self, file: SourceFile) -> bool:
-        """Whether the first row is a document: only those compete for the size limit."""
+        """Whether the first row is a document: only those compete for the size limit.
+
+        Raises UserError where it is of no known form, or holds a benchmark question.
+        """
         first = next(read_rows(file, ReadNotes()), None)
-        form = (
-            recognise(first, self.config.text_field, self.config.title_field) if first is not None else None
-        )
-        return form is not None and form.kind == "document"
-
-    def _note(self, file: SourceFile, notes: ReadNotes) -> None:
-        self.result.encodings.update(notes.encodings)
-        if notes.encodings:
-            self.session.log(f"{file.name}: read as {', '.join(sorted(notes.encodings))}")
-        for number, start in notes.bad_lines:
-            self._reject_row(file, start, "bad_json", f"line {number}")
-        if notes.bad_lines:
-            self.session.warn(
-                f"{file.name}: {len(notes.bad_lines)} lines are no JSON objects and were left out"
-            )
-
-    def _take_row(
-        self,
-        file: SourceFile,
-        number: int,
-        row: Row,
-        fraction: float,
-        forms: dict[tuple[str, ...], Form | None],
-    ) -> None:
-        shape = tuple(sorted(row))
-        if shape not in forms:
-            forms[shape] = self._form_of(file, row, is_first=not forms)
-        form = forms[shape]
-        record = form.convert(row) if form is not None else None
-        self.result.forms[file.name, form.name if form is not None else "unknown"] += 1
-        if isinstance(record, Document):
-            self._take_document(RawDocument(file.name, record.title, record.kind, record.text), fraction)
-        elif isinstance(record, Conversation):
-            self._take_conversation(file.name, record)
-        elif isinstance(record, PreferencePair):
-            self._take_pair(file.name, record)
-        else:
-            reason = "empty_record" if form is not None else "unknown_fields"
-            self._reject_row(
-                file, json.dumps(row, ensure_ascii=False, default=str)[:400], reason, f"row {number + 1}"
-            )
-
-    def _form_of(self, file: SourceFile, row: Row, is_first: bool) -> Form | None:
-        """A file's first row must be of a known form; later ones that are not are rejects."""
-        if looks_like_benchmark(row) and not self.config.text_field:
+        if first is None:
+            return False
+        if looks_like_benchmark(first) and not self.config.text_field:
             raise UserError(
-                f"{file.name} holds benchmark questions ({', '.join(row)})",
+                f"{file.name} holds benchmark questions ({', '.join(first)})",
                 hint="give it as corpus_prep.benchmark_sources: training on it would spoil the scores",
             )
-        form = recognise(row, self.config.text_field, self.config.title_field)
-        if form is None and is_first:
-            raise unknown_form(file.name, row, self.config.text_field)
-        return form
+        form = recognise(first, self.config.text_field, self.config.title_field)
+        if form is None:
+            raise unknown_form(file.name, first, self.config.text_field)
+        return form.kind == "document"
 
-    def _take_document(self, document: RawDocument, fraction: float) -> None:
-        size = utf8_length(document.text)
-        self.funnel.passed("read", size)
-        if fraction < 1.0 and not in_fraction(document.text, "sample", fraction):
-            self.funnel.left_out("sampled", size)
-            return
-        self.funnel.passed("sampled", size)
-        self.cleaner.add(document)
+    def _prepare(self, step: str, shares: Sequence[tuple[Share, int]]) -> None:
+        groups = list(_groups(shares))
+        settings = {
+            name: getattr(self.config, name)
+            for name in ("text_field", "title_field", "languages", "max_conversations", "max_preferences")
+        }
+        tasks = [Preparation(tuple(share for share, _ in group), **settings) for group in groups]
+        weights = [sum(size for _, size in group) for group in groups]
+        for shard in self.shards.run(step, prepare, tasks, weights):
+            self._take(shard)
 
-    def _take_conversation(self, source: str, record: Conversation) -> None:
-        mended = Conversation(tuple(_mended(message) for message in record.messages))
-        key = record_id("conversation", mended.messages)
-        held = self.result.conversations.setdefault(source, Smallest(self.config.max_conversations))
-        held.add(key, mended)
-
-    def _take_pair(self, source: str, record: PreferencePair) -> None:
-        prompt = tuple(_mended(message) for message in record.prompt)
-        chosen, rejected = (repair_text(text).text for text in (record.chosen, record.rejected))
-        key = record_id("pair", (*prompt, Message("assistant", chosen), Message("assistant", rejected)))
-        held = self.result.preferences.setdefault(source, Smallest(self.config.max_preferences))
-        held.add(key, PreferencePair(prompt, chosen, rejected))
-
-    def _reject_row(self, file: SourceFile, text: str, reason: str, detail: str) -> None:
-        about = {"doc_id": hashed_id("row", file.name, text), "source": file.name, "title": ""}
-        self.funnel.dropped("records", reason, text, detail, num_bytes=utf8_length(text), **about)
+    def _take(self, shard: Shard) -> None:
+        result = shard.result
+        self.funnel.merge(result["funnel"], shard.folder / REJECTS_NAME)
+        self.result.documents.append(shard.folder / DOCUMENTS_NAME)
+        self.result.num_documents.append(result["num_documents"])
+        self.result.records.read(shard.folder / RECORDS_NAME)
+        self.result.repairs.update(result["repairs"])
+        self.result.bad.update(result["bad"])
+        for name, about in result["files"].items():
+            if about["encodings"]:
+                self.session.log(f"{name}: read as {', '.join(sorted(about['encodings']))}")
+            if about["bad_lines"]:
+                self.session.warn(f"{name}: {about['bad_lines']} lines are no JSON objects and were left out")
+            if about["rows"] == 0:
+                self.result.without_rows.append(name)
+                self.session.warn(f"{name} holds no rows")
 
     def _documents_from_records(self) -> None:
         """Without documents, what was said in conversations and pairs is what there is to learn from."""
-        records = [
-            (source, record)
-            for held in (self.result.conversations, self.result.preferences)
-            for source, sample in held.items()
-            for _, record in sample.items()
-        ]
-        for source, record in records:
-            self._take_document(RawDocument(source, "", "text", _said(record)), 1.0)
+        rows = (
+            {"source": source, "title": "", "kind": "text", "text": said(record)}
+            for source, record in self.result.records
+        )
+        self._prepare("prepare_records", [self._own_table("records", rows)])
 
 
-def _said(record: Conversation | PreferencePair) -> str:
-    if isinstance(record, PreferencePair):
-        return "\n\n".join([*(message.content for message in record.prompt), record.chosen])
-    return "\n\n".join(message.content for message in record.messages if message.content)
-
-
-def record_id(kind: str, messages: Iterable[Message]) -> str:
-    """Id of a record: a hash of what is said in it."""
-    return hashed_id(kind, *(json.dumps(message.as_row(), ensure_ascii=False) for message in messages))
-
-
-def _mended(message: Message) -> Message:
-    return Message(message.role, repair_text(message.content).text, message.tool_calls)
-
-
-def _row_size(row: Row) -> int:
-    return sum(len(value) for value in row.values() if isinstance(value, str)) + 64
+def _groups(shares: Iterable[tuple[Share, int]]) -> Iterator[list[tuple[Share, int]]]:
+    """Neighbours together, up to the size of a shard."""
+    group: list[tuple[Share, int]] = []
+    held = 0
+    for share, size in shares:
+        if group and held + size > SHARD_BYTES:
+            yield group
+            group, held = [], 0
+        group.append((share, size))
+        held += size
+    if group:
+        yield group
 
 
 def _text_size(file: SourceFile) -> int:

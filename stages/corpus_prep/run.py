@@ -1,30 +1,23 @@
 """Stage 1 as a story: read or harvest, mend, filter, deduplicate, decontaminate; then make the records.
 
-Text is streamed three times and never held as a whole: once into a scratch file, once for titles and first
-sentences, once into the documents part.
+Documents are worked on in shards, which may go to other processes or other machines; text is streamed and
+never held as a whole. Between the passes over the shards everything is decided on skinny columns.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stages.corpus_prep.benchmark_forms import Question
-from stages.corpus_prep.cleaning import Cleaner
-from stages.corpus_prep.corpus_writer import (
-    Contamination,
-    Splits,
-    Written,
-    find_leaks,
-    kept_rows,
-    survey,
-    write_documents,
-)
+from stages.corpus_prep.corpus_writer import WriteTask, collect, write_questions, write_shard
 from stages.corpus_prep.decontamination import ContaminationIndex
 from stages.corpus_prep.entries import of_split
 from stages.corpus_prep.findings import (
+    headline,
     show_conversations,
     show_corpus,
     show_funnel,
@@ -32,12 +25,23 @@ from stages.corpus_prep.findings import (
     show_rejects,
 )
 from stages.corpus_prep.funnel import Funnel
-from stages.corpus_prep.gathering import Gatherer, read_own_questions
+from stages.corpus_prep.gathering import Gathered, Gatherer, read_own_questions
 from stages.corpus_prep.sampling import Smallest
 from stages.corpus_prep.selection import select
 from stages.corpus_prep.spec import CorpusPrepConfig
+from stages.corpus_prep.survey import (
+    LEAKS_NAME,
+    LeakTask,
+    Survey,
+    SurveyTask,
+    find_leaks,
+    read_leaks,
+    survey_shard,
+    write_held_out,
+)
 from stages.corpus_prep.training_records import RecordWriter, make_questions, write_benchmark
 from stages.runtime.session import StageSession
+from stages.runtime.shard_map import ShardMap, peak_worker_memory_bytes
 
 
 def run(
@@ -47,42 +51,60 @@ def run(
     session: StageSession,
 ) -> dict[str, float]:
     """Fill the seven parts; returns the headline numbers. `inputs` is empty: this is where data comes in."""
+    with ShardMap(session, config.num_workers, config.dask_scheduler) as shards:
+        metrics = _build(config, outputs, session, shards)
+    session.log(f"most memory of one process: {peak_worker_memory_bytes() / 2**20:,.0f} MiB")
+    for name in ("shards", "tables"):
+        shutil.rmtree(session.work_dir / name)
+    return metrics
+
+
+def _build(
+    config: CorpusPrepConfig, outputs: Mapping[str, Path], session: StageSession, shards: ShardMap
+) -> dict[str, Any]:
+    work = session.work_dir / "tables"
+    work.mkdir(parents=True, exist_ok=True)
     own_questions = read_own_questions(config, session)
     funnel = Funnel(outputs["rejects"])
-    scratch = session.work_dir / "scratch.parquet"
-    with Cleaner(scratch, funnel, config.languages) as cleaner:
-        gathered = Gatherer(config, cleaner, funnel, session).gather()
-    _log_repairs(session, cleaner)
+    gathered = Gatherer(config, shards, funnel, session).gather()
+    _log_repairs(session, gathered)
 
     max_bytes = int(config.max_megabytes * 1e6)
     # The harvest has shared the limit out already; it must not be cut again for a few bytes.
     limit = max_bytes if config.sources else 2 * max_bytes
-    selection = select(scratch, cleaner.num_kept, limit, session.work_dir)
-    splits = Splits.choose(
-        (row["doc_id"] for row in kept_rows(scratch, selection)), config.validation_fraction
-    )
-    found = survey(scratch, selection, splits)
-    leaks = find_leaks(scratch, selection, splits, of_split(found.book.entries(), "validation"))
+    selection = select(gathered.documents, gathered.num_documents, limit, work, config.validation_fraction)
+    decided = list(zip(gathered.documents, selection.write(work / "decisions"), strict=True))
+
+    found = Survey()
+    for shard in shards.run("survey", survey_shard, [SurveyTask(*pair) for pair in decided]):
+        found.merge(shard)
+    write_held_out(of_split(found.book.entries(), "validation"), work / "held_out.json")
+    leaky = shards.run("leaks", find_leaks, [LeakTask(*pair, work / "held_out.json") for pair in decided])
+    leak_files = [shard.folder / LEAKS_NAME for shard in leaky]
+    leaks = {doc_id: items for path in leak_files for doc_id, items in read_leaks(path).items()}
     questions = make_questions(found, leaks, config)
     tasks = write_benchmark(questions, own_questions, outputs["benchmark"])
     if not tasks:
         session.warn("no benchmark question could be made: too few held-out documents")
 
-    asked = frozenset(question.doc_id for question in questions)
-    contamination = Contamination(_index_of(own_questions), leaks, asked)
-    written = write_documents(scratch, selection, splits, contamination, funnel, outputs["documents"])
+    own_items = _items_of(own_questions)
+    write_questions(own_items, [question.doc_id for question in questions], work / "questions.json")
+    orders = [
+        WriteTask(*pair, leaks=path, questions=work / "questions.json")
+        for pair, path in zip(decided, leak_files, strict=True)
+    ]
+    written = collect(shards.run("write", write_shard, orders), outputs["documents"], funnel)
     session.log(
         f"kept {sum(written.sources.values()):,} documents, {sum(written.source_bytes.values()) / 1e6:.1f} MB"
     )
 
     entries = found.book.entries(without=written.contaminated)
-    records = RecordWriter(config, entries, gathered, funnel, contamination.own)
+    records = RecordWriter(config, entries, gathered.records, funnel, ContaminationIndex(own_items))
     records.write_scenarios(outputs["scenarios"])
     conversations = records.write_conversations(outputs["conversations"])
     pairs = records.write_preferences(conversations, outputs["preferences"])
     funnel.close()
     funnel.write(outputs["funnel"])
-    scratch.unlink()
 
     kinds = Counter(row["kind"] for row in conversations)
     show_funnel(session, funnel)
@@ -90,46 +112,19 @@ def run(
     show_corpus(session, written)
     show_records(session, {"conversations": kinds, "preferences": pairs, "benchmark": tasks})
     show_conversations(session, conversations)
-    return _headline(written, funnel, kinds, pairs, tasks, len(records.scenarios.rows))
+    return headline(written, funnel, kinds, pairs, tasks, len(records.scenarios.rows))
 
 
-def _log_repairs(session: StageSession, cleaner: Cleaner) -> None:
-    if cleaner.repairs:
-        named = ", ".join(f"{name} {count:,}" for name, count in sorted(cleaner.repairs.items()))
+def _log_repairs(session: StageSession, gathered: Gathered) -> None:
+    if gathered.repairs:
+        named = ", ".join(f"{name} {count:,}" for name, count in sorted(gathered.repairs.items()))
         session.log(f"documents repaired: {named}")
 
 
-def _index_of(own: Mapping[str, Smallest[Question]]) -> ContaminationIndex:
-    """The user's own questions, which no text and no record may hold."""
-    return ContaminationIndex(
-        [
-            (f"{source} {key[:8]}", question.question)
-            for source, sample in own.items()
-            for key, question in sample.items()
-        ]
-    )
-
-
-def _headline(
-    written: Written,
-    funnel: Funnel,
-    conversations: Counter[str],
-    pairs: Counter[str],
-    tasks: Counter[str],
-    num_scenarios: int,
-) -> dict[str, Any]:
-    dropped: Counter[str] = Counter()
-    for (_, reason), count in funnel.reasons.items():
-        dropped[f"dropped_{reason}"] += count
-    return {
-        "num_documents": written.split_documents.total(),
-        "num_bytes": written.split_bytes.total(),
-        "validation_bytes": written.split_bytes["validation"],
-        "num_validation_documents": written.split_documents["validation"],
-        "num_conversations": conversations.total(),
-        "num_tool_conversations": conversations["tool"],
-        "num_preferences": pairs.total(),
-        "num_questions": tasks.total(),
-        "num_scenarios": num_scenarios,
-        **dict(sorted(dropped.items())),
-    }
+def _items_of(own: Mapping[str, Smallest[Question]]) -> list[tuple[str, str]]:
+    """The user's own questions, which no text and no record may hold: name and text."""
+    return [
+        (f"{source} {key[:8]}", question.question)
+        for source, sample in own.items()
+        for key, question in sample.items()
+    ]

@@ -56,6 +56,10 @@ class CorpusPrepConfig(StageConfig):
     """Agent scenarios with phrasings that training has seen, and as many with phrasings that it has not."""
     seed: int = 0
     """Seed of everything that is drawn."""
+    num_workers: int = Field(default=0, ge=0)
+    """Processes that work on shards; 0 for as many as there are processors. The result is the same."""
+    dask_scheduler: str = ""
+    """Address such as tcp://10.0.0.5:8786: shards go to the workers of that Dask cluster instead."""
 
 
 SPEC = StageSpec(
@@ -75,6 +79,6 @@ SPEC = StageSpec(
     summary="text repair, quality filters, deduplication, decontamination; conversations, pairs, questions",
     external_inputs=source_digests,
     outside=outside_inputs,
-    # They count by the content of what they name, so that a data set may move.
-    not_in_key=frozenset({"sources", "benchmark_sources"}),
+    # Sources count by the content of what they name, so that a data set may move. Who works changes nothing.
+    not_in_key=frozenset({"sources", "benchmark_sources", "num_workers", "dask_scheduler"}),
 )

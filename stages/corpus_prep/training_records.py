@@ -18,17 +18,17 @@ from stages.corpus_prep.benchmark_questions import (
     continuation_questions,
     derive_questions,
 )
-from stages.corpus_prep.corpus_writer import Survey
 from stages.corpus_prep.decontamination import ContaminationIndex, Overlap
 from stages.corpus_prep.derived_preferences import Answered, derive_pairs
 from stages.corpus_prep.entries import Entry, of_split
 from stages.corpus_prep.funnel import Funnel
-from stages.corpus_prep.gathering import Gathered, record_id
+from stages.corpus_prep.preparation import Records, record_id
 from stages.corpus_prep.question_conversations import Exchange, question_exchanges, small_talk
 from stages.corpus_prep.record_forms import Conversation, Message
 from stages.corpus_prep.sampling import Smallest, balanced, hashed_id, split_of
 from stages.corpus_prep.scenarios import Scenarios, make_scenarios
 from stages.corpus_prep.spec import CorpusPrepConfig
+from stages.corpus_prep.survey import Survey
 from stages.corpus_prep.tool_conversations import ToolTaskMaker, tool_tasks
 
 ASSISTANT_SOURCE = "glassworks"
@@ -88,7 +88,7 @@ class RecordWriter:
         self,
         config: CorpusPrepConfig,
         entries: Sequence[Entry],
-        gathered: Gathered,
+        gathered: Records,
         funnel: Funnel,
         own_questions: ContaminationIndex,
     ) -> None:

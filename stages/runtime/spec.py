@@ -81,7 +81,8 @@ class StageSpec:
     """Config -> where those files are."""
     limits: Limits = Limits()
     not_in_key: frozenset[str] = frozenset()
-    """Config fields that the fingerprint leaves out, because `external_inputs` counts their content."""
+    """Config fields that the fingerprint leaves out: `external_inputs` counts their content, or they say only
+    who does the work."""
 
     def parse_config(self, raw: Mapping[str, Any]) -> StageConfig:
         """Validate `raw`. Raises UserError that names the field, and the nearest known one for a typo."""

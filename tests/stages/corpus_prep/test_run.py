@@ -152,7 +152,7 @@ def _digests(folder: Path) -> dict[str, str]:
 def test_the_same_input_gives_the_same_bytes(run_stage, sources, questions) -> None:
     first = run_stage(sources=sources, benchmark_sources=questions, **SMALL)
     second = run_stage(sources=sources, benchmark_sources=questions, **SMALL)
-    assert len(_digests(first.folder / "out")) == 7
+    assert {name.partition("/")[0] for name in _digests(first.folder / "out")} == set(SPEC.writes)
     assert _digests(first.folder / "out") == _digests(second.folder / "out")
     other_seed = run_stage(sources=sources, benchmark_sources=questions, seed=1, **SMALL)
     changed = {

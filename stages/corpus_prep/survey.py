@@ -1,0 +1,136 @@
+"""What conversations and questions need of the documents that stay: gathered by shard, then put together.
+
+Memory is bounded whatever the corpus: of each source the entries with the smallest ids are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from stages.corpus_prep.benchmark_questions import Passage
+from stages.corpus_prep.cleaning import ROWS_PER_GROUP
+from stages.corpus_prep.decontamination import ContaminationIndex, Overlap
+from stages.corpus_prep.entries import Entry, EntryBook
+from stages.corpus_prep.sampling import Smallest
+from stages.corpus_prep.selection import KEPT, SPLIT_NAMES
+from stages.runtime.shard_map import Shard
+
+MAX_PASSAGES = 2000
+ENTRIES_NAME = "entries.jsonl"
+PASSAGES_NAME = "passages.jsonl"
+LEAKS_NAME = "leaks.json"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SurveyTask:
+    """A shard's documents and what was decided about them."""
+
+    documents: Path
+    decision: Path
+
+
+@dataclass(frozen=True)
+class LeakTask:
+    """A shard, and a JSON list of (doc_id, sentence) of held-out documents."""
+
+    documents: Path
+    decision: Path
+    held_out: Path
+
+
+@dataclass
+class Survey:
+    """Entries of titled documents, passages of held-out ones."""
+
+    book: EntryBook = field(default_factory=EntryBook)
+    passages: Smallest[Passage] = field(default_factory=lambda: Smallest(MAX_PASSAGES))
+
+    def merge(self, shard: Shard) -> None:
+        """Add what was found in a shard."""
+        self.book.merge(_lines(shard.folder / ENTRIES_NAME))
+        for fields in _lines(shard.folder / PASSAGES_NAME):
+            self.passages.add(fields["doc_id"], Passage(**fields))
+
+
+def decided_rows(documents: Path, decision: Path) -> Iterator[tuple[Row, int, str]]:
+    """(row, verdict, split) of every document of a shard, streamed."""
+    with pq.ParquetFile(documents) as texts, pq.ParquetFile(decision) as decisions:
+        decided = decisions.read()
+        verdicts, splits = (decided.column(name).to_numpy() for name in ("verdict", "split"))
+        position = 0
+        for batch in texts.iter_batches(batch_size=ROWS_PER_GROUP):
+            for row in batch.to_pylist():
+                yield row, int(verdicts[position]), SPLIT_NAMES[splits[position]]
+                position += 1
+
+
+def kept_rows(documents: Path, decision: Path) -> Iterator[tuple[Row, str]]:
+    """(row, split) of the documents that stay so far."""
+    rows = decided_rows(documents, decision)
+    return ((row, split) for row, verdict, split in rows if verdict == KEPT)
+
+
+def survey_shard(task: SurveyTask, folder: Path) -> dict[str, Any]:
+    """Stream a shard's kept rows once."""
+    found = Survey()
+    for row, split in kept_rows(task.documents, task.decision):
+        found.book.add(row, split)
+        if split == "validation" and (passage := _passage(row)) is not None:
+            found.passages.add(row["doc_id"], passage)
+    _write_lines(folder / ENTRIES_NAME, found.book.as_json())
+    _write_lines(folder / PASSAGES_NAME, (asdict(passage) for _, passage in found.passages.items()))
+    return {}
+
+
+def find_leaks(task: LeakTask, folder: Path) -> dict[str, Any]:
+    """Training documents that hold the first sentence of a held-out one: doc_id -> which."""
+    index = ContaminationIndex([tuple(item) for item in json.loads(task.held_out.read_text("utf-8"))])
+    leaks: dict[str, list[dict[str, str]]] = {}
+    for row, split in kept_rows(task.documents, task.decision):
+        if split == "train" and (found := index.find_all(row["text"])):
+            leaks[row["doc_id"]] = [asdict(overlap) for overlap in found]
+    (folder / LEAKS_NAME).write_text(json.dumps(leaks), encoding="utf-8")
+    return {}
+
+
+def write_held_out(entries: Sequence[Entry], path: Path) -> None:
+    """What `find_leaks` looks for."""
+    items = [(entry.doc_id, entry.sentence) for entry in entries]
+    path.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+
+
+def read_leaks(path: Path) -> dict[str, list[Overlap]]:
+    """What `find_leaks` found in a shard."""
+    found: Mapping[str, list[dict[str, str]]] = json.loads(path.read_text(encoding="utf-8"))
+    return {doc_id: [Overlap(**overlap) for overlap in overlaps] for doc_id, overlaps in found.items()}
+
+
+_SENTENCES = re.compile(r"[^.!?。！？؟]{12,160}[.!?。！？؟]")
+
+
+def _passage(row: Row) -> Passage | None:
+    """Two sentences that follow each other, from the beginning of a document."""
+    sentences = [" ".join(s.split()) for s in _SENTENCES.findall(row["text"][:2000])]
+    if len(sentences) < 2:
+        return None
+    return Passage(row["doc_id"], row["source"], row["language"], sentences[0], sentences[1])
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
