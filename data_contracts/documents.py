@@ -8,9 +8,11 @@ from data_contracts.contract import Contract, TableRule
 
 SPLITS = ("train", "validation")
 
+#: licence: "" where nobody told. origin: file or URL that the document was read from, as the source names it.
+#: byte_start, byte_end: its place in there (uncompressed), null where it has none, as a row of Parquet.
 DOCUMENTS = Contract(
     name="documents",
-    version=1,
+    version=2,
     summary="cleaned, deduplicated, decontaminated text with its train/validation split",
     rules=(
         TableRule(
@@ -22,6 +24,10 @@ DOCUMENTS = Contract(
                     "kind": pa.string(),
                     "language": pa.string(),
                     "split": pa.string(),
+                    "licence": pa.string(),
+                    "origin": pa.string(),
+                    "byte_start": pa.int64(),
+                    "byte_end": pa.int64(),
                     "num_bytes": pa.int64(),
                     "text": pa.large_string(),
                 }

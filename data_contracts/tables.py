@@ -40,6 +40,13 @@ class PartWriter:
         if len(self._rows) >= ROWS_PER_GROUP:
             self._flush()
 
+    def write_table(self, table: pa.Table | pa.RecordBatch) -> None:
+        """Append many rows at once as row groups of their own; columns come in any order."""
+        self._flush()
+        self.num_rows += table.num_rows
+        columns = [table.column(name) for name in self.schema.names]
+        self._writer.write_table(pa.Table.from_arrays(columns, schema=self.schema))
+
     def write_all(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append many rows, holding one row group of them at a time."""
         for row in rows:

@@ -10,13 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
 from data_contracts import DOCUMENTS
 from data_contracts.tables import PartWriter, part_files
 from stages.corpus_prep.decontamination import ContaminationIndex, Overlap
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.preparation import REJECTS_NAME
-from stages.corpus_prep.selection import DUPLICATE, LOW_QUALITY, OVER_LIMIT
-from stages.corpus_prep.survey import Row, decided_rows, read_leaks
+from stages.corpus_prep.selection import DUPLICATE, LOW_QUALITY, OVER_LIMIT, SPLIT_NAMES
+from stages.corpus_prep.survey import DecidedBatch, Row, decided, read_leaks
 from stages.runtime.shard_map import Shard
 
 DOCUMENTS_FOLDER = "documents"
@@ -30,7 +35,8 @@ class WriteTask:
     of name and text) and of the held-out documents that there is a question about (`asked`: their ids).
     """
 
-    documents: Path
+    texts: Path
+    measures: Path
     decision: Path
     leaks: Path
     questions: Path
@@ -48,15 +54,19 @@ class Written:
     split_bytes: Counter[str] = field(default_factory=Counter)
     contaminated: list[str] = field(default_factory=list)
 
-    def count(self, row: Row, split: str) -> None:
-        """Count one document."""
-        size = row["num_bytes"]
-        for counter, name in ((self.languages, row["language"]), (self.sources, row["source"])):
-            counter[name] += 1
-        self.language_bytes[row["language"]] += size
-        self.source_bytes[row["source"]] += size
-        self.split_documents[split] += 1
-        self.split_bytes[split] += size
+    def count(self, documents: pa.RecordBatch, splits: NDArray[np.uint8]) -> None:
+        """Count documents that stay."""
+        sizes = documents.column("num_bytes").to_pylist()
+        for split, size in zip(splits.tolist(), sizes, strict=True):
+            self.split_documents[SPLIT_NAMES[split]] += 1
+            self.split_bytes[SPLIT_NAMES[split]] += size
+        for name, counts, byte_counts in (
+            ("language", self.languages, self.language_bytes),
+            ("source", self.sources, self.source_bytes),
+        ):
+            for value, size in zip(documents.column(name).to_pylist(), sizes, strict=True):
+                counts[value] += 1
+                byte_counts[value] += size
 
     def merge(self, fields: Mapping[str, Any]) -> None:
         """Add what was written of a shard."""
@@ -93,50 +103,65 @@ def write_questions(own: Sequence[tuple[str, str]], asked: Sequence[str], path: 
 
 def write_shard(task: WriteTask, folder: Path) -> dict[str, Any]:
     """Stream a shard into its file of the documents part; what stays out is counted and recorded."""
-    questions = json.loads(task.questions.read_text(encoding="utf-8"))
-    own = ContaminationIndex([tuple(item) for item in questions["own"]])
-    contamination = Contamination(own, read_leaks(task.leaks), frozenset(questions["asked"]))
-    funnel, written = Funnel(folder / REJECTS_NAME), Written()
-    with PartWriter(folder / DOCUMENTS_FOLDER, DOCUMENTS) as writer:
-        for row, verdict, split in decided_rows(task.documents, task.decision):
-            reason, detail = row.pop("reason"), row.pop("detail")
-            about = {name: row[name] for name in ("doc_id", "source", "title", "num_bytes")}
-            if verdict == LOW_QUALITY:
-                funnel.dropped("quality", reason, row["text"], detail, **about)
-            elif _passes(row, verdict, about, funnel, contamination, written):
-                written.count(row, split)
-                writer.write({**row, "split": split})
-    funnel.close()
-    return {"written": vars(written), "funnel": funnel.counts()}
+    return _ShardWriter(task, folder).run()
 
 
-def _passes(
-    row: Row,
-    verdict: int,
-    about: Mapping[str, Any],
-    funnel: Funnel,
-    contamination: Contamination,
-    written: Written,
-) -> bool:
-    """Whether a good document stays; if it does not, that is recorded."""
-    size, text = row["num_bytes"], row["text"]
-    funnel.passed("quality", size)
-    if verdict == DUPLICATE:
-        funnel.dropped("deduplicated", "exact_duplicate", text, "of the same doc_id", **about)
-        return False
-    funnel.passed("deduplicated", size)
-    if verdict == OVER_LIMIT:
-        funnel.left_out("size_limit", size)
-        return False
-    funnel.passed("size_limit", size)
-    overlap = contamination.find(row["doc_id"], text)
-    if overlap is not None:
-        detail = f"{overlap.item}: {overlap.detail}"
-        funnel.dropped("decontaminated", "benchmark_overlap", text, detail, **about)
-        written.contaminated.append(row["doc_id"])
-        return False
-    funnel.passed("decontaminated", size)
-    return True
+class _ShardWriter:
+    def __init__(self, task: WriteTask, folder: Path) -> None:
+        questions = json.loads(task.questions.read_text(encoding="utf-8"))
+        own = ContaminationIndex([tuple(item) for item in questions["own"]])
+        self.task = task
+        self.contamination = Contamination(own, read_leaks(task.leaks), frozenset(questions["asked"]))
+        self.funnel, self.written = Funnel(folder / REJECTS_NAME), Written()
+        self.folder = folder
+        with pq.ParquetFile(task.measures) as file:
+            judged = file.read(columns=["reason", "detail"])
+        self.reasons, self.details = judged.column("reason"), judged.column("detail")
+
+    def run(self) -> dict[str, Any]:
+        with PartWriter(self.folder / DOCUMENTS_FOLDER, DOCUMENTS) as writer:
+            for batch in decided(self.task.texts, self.task.decision):
+                stays = self._what_stays(batch)
+                documents, splits = batch.texts.filter(pa.array(stays)), batch.splits[stays]
+                if documents.num_rows:
+                    names = pa.array(SPLIT_NAMES).take(pa.array(splits))
+                    writer.write_table(documents.append_column("split", names))
+                    self.written.count(documents, splits)
+        self.funnel.close()
+        return {"written": vars(self.written), "funnel": self.funnel.counts()}
+
+    def _what_stays(self, batch: DecidedBatch) -> NDArray[np.bool_]:
+        """bool [documents]; the others are recorded, step by step."""
+        sizes = batch.texts.column("num_bytes").to_numpy()
+        left = np.ones(len(sizes), bool)
+        for step, verdict in (("quality", LOW_QUALITY), ("deduplicated", DUPLICATE)):
+            out = batch.verdicts == verdict
+            for place, row in batch.rows(out):
+                self._drop(step, *self._why(verdict, batch.start + place), row)
+            left &= ~out
+            self.funnel.passed(step, int(sizes[left].sum()), documents=int(left.sum()))
+        out = batch.verdicts == OVER_LIMIT
+        self.funnel.left_out("size_limit", int(sizes[out].sum()), int(out.sum()))
+        left &= ~out
+        self.funnel.passed("size_limit", int(sizes[left].sum()), documents=int(left.sum()))
+        for place, row in batch.rows(left):
+            overlap = self.contamination.find(row["doc_id"], row["text"])
+            if overlap is not None:
+                self._drop("decontaminated", "benchmark_overlap", f"{overlap.item}: {overlap.detail}", row)
+                self.written.contaminated.append(row["doc_id"])
+                left[place] = False
+        self.funnel.passed("decontaminated", int(sizes[left].sum()), documents=int(left.sum()))
+        return left
+
+    def _why(self, verdict: int, position: int) -> tuple[str, str]:
+        """(reason, detail) of a document that does not stay."""
+        if verdict == DUPLICATE:
+            return "exact_duplicate", "of the same doc_id"
+        return self.reasons[position].as_py(), self.details[position].as_py()
+
+    def _drop(self, step: str, reason: str, detail: str, row: Row) -> None:
+        about = {name: row[name] for name in ("doc_id", "source", "title", "num_bytes")}
+        self.funnel.dropped(step, reason, row["text"], detail, **about)
 
 
 def collect(shards: Sequence[Shard], folder: Path, funnel: Funnel) -> Written:

@@ -29,14 +29,14 @@ class Step:
     bytes_in: int = 0
     bytes_out: int = 0
 
-    def take(self, num_bytes: int) -> None:
-        """Count one document that goes in."""
-        self.documents_in += 1
+    def take(self, num_bytes: int, documents: int = 1) -> None:
+        """Count documents that go in."""
+        self.documents_in += documents
         self.bytes_in += num_bytes
 
-    def give(self, num_bytes: int) -> None:
-        """Count one document that comes out."""
-        self.documents_out += 1
+    def give(self, num_bytes: int, documents: int = 1) -> None:
+        """Count documents that come out."""
+        self.documents_out += documents
         self.bytes_out += num_bytes
 
 
@@ -54,14 +54,14 @@ class Funnel:
         self._writer = PartWriter(self.rejects_folder, REJECTS)
         self._num_files = 1
 
-    def passed(self, step: str, num_bytes: int, bytes_after: int | None = None) -> None:
-        """Count a document that went through `step`; bytes_after where the step changed its length."""
-        self.steps[step].take(num_bytes)
-        self.steps[step].give(num_bytes if bytes_after is None else bytes_after)
+    def passed(self, step: str, num_bytes: int, bytes_after: int | None = None, documents: int = 1) -> None:
+        """Count documents that went through `step`; bytes_after where the step changed their length."""
+        self.steps[step].take(num_bytes, documents)
+        self.steps[step].give(num_bytes if bytes_after is None else bytes_after, documents)
 
-    def left_out(self, step: str, num_bytes: int) -> None:
-        """Count a document that `step` left out only because there were too many."""
-        self.steps[step].take(num_bytes)
+    def left_out(self, step: str, num_bytes: int, documents: int = 1) -> None:
+        """Count documents that `step` left out only because there were too many."""
+        self.steps[step].take(num_bytes, documents)
 
     def dropped(self, step: str, reason: str, text: str, detail: str = "", **columns: Any) -> None:
         """Count and record a document that `step` dropped. columns: doc_id, source, title, num_bytes."""

@@ -22,9 +22,10 @@ from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.harvest import harvest
 from stages.corpus_prep.harvest_files import harvested_packages
 from stages.corpus_prep.preparation import (
-    DOCUMENTS_NAME,
+    MEASURES_NAME,
     RECORDS_NAME,
     REJECTS_NAME,
+    TEXTS_NAME,
     Preparation,
     Records,
     Share,
@@ -55,8 +56,9 @@ HARVEST_ROWS = 1024
 class Gathered:
     """Documents by shard, records by source, and what the readers noticed."""
 
-    documents: list[Path]
-    """`documents.parquet` of each shard, in order."""
+    texts: list[Path]
+    """`texts.parquet` of each shard, in order."""
+    measures: list[Path]
     num_documents: list[int]
     records: Records
     bad: Counter[str] = field(default_factory=Counter)
@@ -75,7 +77,7 @@ class Gatherer:
         self.shards = shards
         self.funnel = funnel
         self.session = session
-        self.result = Gathered([], [], Records(config.max_conversations, config.max_preferences))
+        self.result = Gathered([], [], [], Records(config.max_conversations, config.max_preferences))
         self.max_bytes = int(config.max_megabytes * 1e6)
 
     def gather(self) -> Gathered:
@@ -162,7 +164,8 @@ class Gatherer:
     def _take(self, shard: Shard) -> None:
         result = shard.result
         self.funnel.merge(result["funnel"], shard.folder / REJECTS_NAME)
-        self.result.documents.append(shard.folder / DOCUMENTS_NAME)
+        self.result.texts.append(shard.folder / TEXTS_NAME)
+        self.result.measures.append(shard.folder / MEASURES_NAME)
         self.result.num_documents.append(result["num_documents"])
         self.result.records.read(shard.folder / RECORDS_NAME)
         self.result.repairs.update(result["repairs"])

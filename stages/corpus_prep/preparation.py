@@ -1,7 +1,8 @@
 """The first thing that is done to a shard: its files are read, repaired and judged.
 
-A shard is a group of files (or parts of one). What comes out lies in the shard's folder: `documents.parquet`,
-`records.jsonl` with conversations and preference pairs, `rejects/`; and its counts are the result.
+A shard is a group of files (or parts of one). What comes out lies in the shard's folder: `texts.parquet`,
+`measures.parquet` with what they are judged by, `records.jsonl` with conversations and preference pairs,
+`rejects/`; and its counts are the result.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from stages.corpus_prep.sampling import Smallest, hashed_id, in_fraction
 from stages.corpus_prep.sources import SourceFile
 from stages.corpus_prep.text_repair import repair_text
 
-DOCUMENTS_NAME = "documents.parquet"
+TEXTS_NAME = "texts.parquet"
+MEASURES_NAME = "measures.parquet"
 RECORDS_NAME = "records.jsonl"
 REJECTS_NAME = "rejects"
 
@@ -108,7 +110,8 @@ class _Preparer:
         self.files: dict[str, dict[str, Any]] = {}
 
     def run(self) -> dict[str, Any]:
-        with Cleaner(self.folder / DOCUMENTS_NAME, self.funnel, self.task.languages) as self.cleaner:
+        tables = (self.folder / TEXTS_NAME, self.folder / MEASURES_NAME)
+        with Cleaner(*tables, self.funnel, self.task.languages) as self.cleaner:
             for share in self.task.shares:
                 self._read(share)
         self.funnel.close()
@@ -156,7 +159,8 @@ class _Preparer:
         record = form.convert(row) if form is not None else None
         self.forms[form.name if form is not None else "unknown"] += 1
         if isinstance(record, Document):
-            self._take_document(RawDocument(file.name, record.title, record.kind, record.text), fraction)
+            document = RawDocument(file.name, record.title, record.kind, record.text, origin=file.name)
+            self._take_document(document, fraction)
         elif isinstance(record, (Conversation, PreferencePair)):
             mended = _mended_record(record)
             self.records.add(file.name, key_of(mended), mended)

@@ -72,8 +72,8 @@ def _build(
     max_bytes = int(config.max_megabytes * 1e6)
     # The harvest has shared the limit out already; it must not be cut again for a few bytes.
     limit = max_bytes if config.sources else 2 * max_bytes
-    selection = select(gathered.documents, gathered.num_documents, limit, work, config.validation_fraction)
-    decided = list(zip(gathered.documents, selection.write(work / "decisions"), strict=True))
+    selection = select(gathered.measures, gathered.num_documents, limit, work, config.validation_fraction)
+    decided = list(zip(gathered.texts, selection.write(work / "decisions"), strict=True))
 
     found = Survey()
     for shard in shards.run("survey", survey_shard, [SurveyTask(*pair) for pair in decided]):
@@ -81,8 +81,8 @@ def _build(
     write_held_out(of_split(found.book.entries(), "validation"), work / "held_out.json")
     leaky = shards.run("leaks", find_leaks, [LeakTask(*pair, work / "held_out.json") for pair in decided])
     leak_files = [shard.folder / LEAKS_NAME for shard in leaky]
-    leaks = {doc_id: items for path in leak_files for doc_id, items in read_leaks(path).items()}
-    questions = make_questions(found, leaks, config)
+    leaking = {doc_id: items for path in leak_files for doc_id, items in read_leaks(path).items()}
+    questions = make_questions(found, leaking, config)
     tasks = write_benchmark(questions, own_questions, outputs["benchmark"])
     if not tasks:
         session.warn("no benchmark question could be made: too few held-out documents")
@@ -90,8 +90,8 @@ def _build(
     own_items = _items_of(own_questions)
     write_questions(own_items, [question.doc_id for question in questions], work / "questions.json")
     orders = [
-        WriteTask(*pair, leaks=path, questions=work / "questions.json")
-        for pair, path in zip(decided, leak_files, strict=True)
+        WriteTask(texts, measures, decision, leaks, work / "questions.json")
+        for (texts, decision), measures, leaks in zip(decided, gathered.measures, leak_files, strict=True)
     ]
     written = collect(shards.run("write", write_shard, orders), outputs["documents"], funnel)
     session.log(

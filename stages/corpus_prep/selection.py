@@ -50,7 +50,7 @@ class Selection:
 
 
 def select(
-    documents: Sequence[Path],
+    measures: Sequence[Path],
     counts: Sequence[int],
     max_bytes: int,
     work_dir: Path,
@@ -59,12 +59,12 @@ def select(
 ) -> Selection:
     """Keep what is good, the first document of each id, and of each source its fair share of `max_bytes`.
 
-    documents: the table of each shard, of `counts` rows. Where a source is too large, the documents with the
+    measures: the table of each shard, of `counts` rows. Where a source is too large, the documents with the
     smallest ids stay: ids are hashes, so that is a uniform sample which depends on nothing but the documents.
     """
     verdicts = np.zeros(sum(counts), np.uint8)
     with _connect(work_dir) as database:
-        _fill(database, documents, counts)
+        _fill(database, measures, counts)
         bad = database.execute("select position from skinny where reason <> ''").fetchnumpy()["position"]
         verdicts[bad] = LOW_QUALITY
         database.execute("delete from skinny where reason <> ''")
@@ -77,7 +77,7 @@ def select(
     return Selection(verdicts, splits, tuple(counts))
 
 
-def _fill(database: duckdb.DuckDBPyConnection, documents: Sequence[Path], counts: Sequence[int]) -> None:
+def _fill(database: duckdb.DuckDBPyConnection, measures: Sequence[Path], counts: Sequence[int]) -> None:
     """One row per document: its position in the corpus, and what decisions are made by."""
     columns = "doc_id, source, num_bytes, reason"
     database.execute(
@@ -85,7 +85,7 @@ def _fill(database: duckdb.DuckDBPyConnection, documents: Sequence[Path], counts
         "num_bytes bigint, reason varchar)"
     )
     start = 0
-    for path, count in zip(documents, counts, strict=True):
+    for path, count in zip(measures, counts, strict=True):
         database.execute(
             f"insert into skinny select file_row_number + ?, {columns} "
             "from read_parquet(?, file_row_number = true)",

@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from stages.corpus_prep.benchmark_questions import Passage
-from stages.corpus_prep.cleaning import ROWS_PER_GROUP
+from stages.corpus_prep.cleaning import stream
 from stages.corpus_prep.decontamination import ContaminationIndex, Overlap
 from stages.corpus_prep.entries import Entry, EntryBook
 from stages.corpus_prep.sampling import Smallest
@@ -32,9 +35,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class SurveyTask:
-    """A shard's documents and what was decided about them."""
+    """A shard's texts and what was decided about them."""
 
-    documents: Path
+    texts: Path
     decision: Path
 
 
@@ -42,7 +45,7 @@ class SurveyTask:
 class LeakTask:
     """A shard, and a JSON list of (doc_id, sentence) of held-out documents."""
 
-    documents: Path
+    texts: Path
     decision: Path
     held_out: Path
 
@@ -61,31 +64,49 @@ class Survey:
             self.passages.add(fields["doc_id"], Passage(**fields))
 
 
-def decided_rows(documents: Path, decision: Path) -> Iterator[tuple[Row, int, str]]:
-    """(row, verdict, split) of every document of a shard, streamed."""
-    with pq.ParquetFile(documents) as texts, pq.ParquetFile(decision) as decisions:
-        decided = decisions.read()
-        verdicts, splits = (decided.column(name).to_numpy() for name in ("verdict", "split"))
-        position = 0
-        for batch in texts.iter_batches(batch_size=ROWS_PER_GROUP):
-            for row in batch.to_pylist():
-                yield row, int(verdicts[position]), SPLIT_NAMES[splits[position]]
-                position += 1
+@dataclass(frozen=True)
+class DecidedBatch:
+    """Some neighbouring documents of a shard. verdicts, splits: uint8 [documents], see `Selection`."""
+
+    texts: pa.RecordBatch
+    verdicts: NDArray[np.uint8]
+    splits: NDArray[np.uint8]
+    start: int
+    """Position of the first one in the shard."""
+
+    def rows(self, where: NDArray[np.bool_]) -> Iterator[tuple[int, Row]]:
+        """(place in the batch, columns) of some of the documents."""
+        places = np.flatnonzero(where)
+        return zip(places.tolist(), self.texts.take(places).to_pylist(), strict=True)
+
+    def kept(self, split: str = "") -> Iterator[tuple[Row, str]]:
+        """(row, split) of the documents that stay so far, of one split if that is asked for."""
+        where = self.verdicts == KEPT
+        if split:
+            where &= self.splits == SPLIT_NAMES.index(split)
+        return ((row, SPLIT_NAMES[self.splits[place]]) for place, row in self.rows(where))
 
 
-def kept_rows(documents: Path, decision: Path) -> Iterator[tuple[Row, str]]:
-    """(row, split) of the documents that stay so far."""
-    rows = decided_rows(documents, decision)
-    return ((row, split) for row, verdict, split in rows if verdict == KEPT)
+def decided(texts: Path, decision: Path) -> Iterator[DecidedBatch]:
+    """A shard's documents with what was decided about them, streamed."""
+    with pq.ParquetFile(decision) as file:
+        table = file.read()
+    verdicts, splits = (table.column(name).to_numpy() for name in ("verdict", "split"))
+    start = 0
+    for batch in stream(texts):
+        rows = slice(start, start + batch.num_rows)
+        yield DecidedBatch(batch, verdicts[rows], splits[rows], start)
+        start += batch.num_rows
 
 
 def survey_shard(task: SurveyTask, folder: Path) -> dict[str, Any]:
     """Stream a shard's kept rows once."""
     found = Survey()
-    for row, split in kept_rows(task.documents, task.decision):
-        found.book.add(row, split)
-        if split == "validation" and (passage := _passage(row)) is not None:
-            found.passages.add(row["doc_id"], passage)
+    for batch in decided(task.texts, task.decision):
+        for row, split in batch.kept():
+            found.book.add(row, split)
+            if split == "validation" and (passage := _passage(row)) is not None:
+                found.passages.add(row["doc_id"], passage)
     _write_lines(folder / ENTRIES_NAME, found.book.as_json())
     _write_lines(folder / PASSAGES_NAME, (asdict(passage) for _, passage in found.passages.items()))
     return {}
@@ -95,9 +116,10 @@ def find_leaks(task: LeakTask, folder: Path) -> dict[str, Any]:
     """Training documents that hold the first sentence of a held-out one: doc_id -> which."""
     index = ContaminationIndex([tuple(item) for item in json.loads(task.held_out.read_text("utf-8"))])
     leaks: dict[str, list[dict[str, str]]] = {}
-    for row, split in kept_rows(task.documents, task.decision):
-        if split == "train" and (found := index.find_all(row["text"])):
-            leaks[row["doc_id"]] = [asdict(overlap) for overlap in found]
+    for batch in decided(task.texts, task.decision):
+        for row, _ in batch.kept("train"):
+            if found := index.find_all(row["text"]):
+                leaks[row["doc_id"]] = [asdict(overlap) for overlap in found]
     (folder / LEAKS_NAME).write_text(json.dumps(leaks), encoding="utf-8")
     return {}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from stages.corpus_prep.cleaning import Cleaner, RawDocument, content_id, scratch_batches
+from stages.corpus_prep.cleaning import Cleaner, RawDocument, content_id, stream
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.sampling import fair_shares, split_of
 from stages.corpus_prep.selection import DUPLICATE, KEPT, LOW_QUALITY, OVER_LIMIT, SPLIT_NAMES, select
@@ -27,7 +27,7 @@ def _shards(folder: Path, count: int, number: int = 3) -> tuple[list[Path], list
     for shard in range(number):
         funnel = Funnel(folder / f"rejects-{shard}")
         path = folder / f"{shard}.parquet"
-        with Cleaner(path, funnel) as cleaner:
+        with Cleaner(folder / f"{shard}-texts.parquet", path, funnel) as cleaner:
             for _ in range(count // number):
                 fresh = " ".join(rng.choices(WORDS, k=rng.randint(1, 60)))
                 text = rng.choice(texts).upper().replace(" ", "  ") if texts and rng.random() < 0.3 else fresh
@@ -35,7 +35,7 @@ def _shards(folder: Path, count: int, number: int = 3) -> tuple[list[Path], list
                 cleaner.add(RawDocument(rng.choice(("a", "b", "c", "c", "c")), "", "text", text))
         funnel.close()
         paths.append(path)
-        rows += [row for batch in scratch_batches(path) for row in batch.to_pylist()]
+        rows += [row for batch in stream(path) for row in batch.to_pylist()]
     return paths, rows
 
 
