@@ -170,11 +170,10 @@ class ShardMap:
             seen.unlink()
 
     def _cluster_result(self, future: Any) -> Result:
-        from distributed.scheduler import KilledWorker
-
+        killed_worker = importlib.import_module("distributed.scheduler").KilledWorker
         try:
             result: Result = future.result()
-        except KilledWorker as error:
+        except killed_worker as error:
             raise RetryableError(
                 f"workers of {self.dask_scheduler} died over one shard again and again: {error}",
                 hint="build again to go on; give the workers more memory (dask worker --memory-limit)",
@@ -183,7 +182,7 @@ class ShardMap:
 
     def _connect(self) -> Any:
         if self._client is None:
-            try:
+            try:  # by name: what only says who works is not part of what a stage is made of
                 connect: Any = importlib.import_module("distributed").Client
             except ImportError:
                 raise UserError(

@@ -26,6 +26,10 @@ def document(number: int, **changes: object) -> dict[str, object]:
         "kind": "text",
         "language": "en",
         "split": "train",
+        "licence": "CC0",
+        "origin": "texts.jsonl",
+        "byte_start": 40 * number,
+        "byte_end": 40 * number + 40,
         "num_bytes": len(text),
         "text": text,
     }
@@ -59,7 +63,7 @@ def test_a_changed_contract_asks_for_a_new_version(tmp_path: Path) -> None:
         DOCUMENTS, rules=(dataclasses.replace(rule, schema=rule.schema.append(pa.field("x", pa.int8()))),)
     )
     assert snapshot.problems([changed], tmp_path) == [
-        "documents@1 differs from documents.v1.json: bump its version to 2"
+        "documents@2 differs from documents.v2.json: bump its version to 3"
     ]
     assert snapshot.write_new([changed], tmp_path) == []
 
