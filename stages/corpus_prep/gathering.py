@@ -21,8 +21,8 @@ from stages.corpus_prep.cleaning import Cleaner, RawDocument, utf8_length
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.harvest import harvest
 from stages.corpus_prep.harvest_files import harvested_packages
-from stages.corpus_prep.readers import ReadNotes, Row, read_rows
-from stages.corpus_prep.record_forms import (
+from stages.corpus_prep.reading.readers import ReadNotes, Row, read_rows
+from stages.corpus_prep.reading.record_forms import (
     Conversation,
     Document,
     Form,
@@ -31,8 +31,8 @@ from stages.corpus_prep.record_forms import (
     recognise,
     unknown_form,
 )
+from stages.corpus_prep.reading.sources import SourceFile, expand
 from stages.corpus_prep.sampling import Smallest, fair_shares, hashed_id, in_fraction
-from stages.corpus_prep.sources import SourceFile, expand
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.corpus_prep.text_repair import repair_text
 from stages.runtime.errors import UserError

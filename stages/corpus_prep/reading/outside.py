@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.corpus_prep.harvested_python import DESCRIPTION_VARIABLE, description, this_python
-from stages.corpus_prep.sources import InputConfig, expand
+from stages.corpus_prep.reading.sources import InputConfig, expand
 from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.spec import Outside
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.corpus_prep import readers
-from stages.corpus_prep.readers import ReadNotes, read_rows
-from stages.corpus_prep.sources import expand
+from stages.corpus_prep.reading import readers
+from stages.corpus_prep.reading.readers import ReadNotes, read_rows
+from stages.corpus_prep.reading.sources import expand
 from stages.runtime.errors import UserError
 
 ROWS = [{"title": "Äpfel", "text": "Äpfel reifen.\nIm Herbst."}, {"title": "茶", "text": "泡茶要慢。"}]

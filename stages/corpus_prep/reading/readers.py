@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.corpus_prep.sources import SourceFile
+from stages.corpus_prep.reading.sources import SourceFile
 from stages.corpus_prep.text_repair import decode_bytes
 from stages.runtime.errors import UserError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.corpus_prep.sources import expand, kind_of, source_digests
+from stages.corpus_prep.reading.sources import expand, kind_of, source_digests
 from stages.corpus_prep.spec import SPEC, CorpusPrepConfig
 from stages.runtime.errors import UserError
 
