@@ -39,6 +39,7 @@ ROW_REASONS = {
     "bad_json": "the line is no JSON object",
     "line_too_long": "the line is over the limit",
     "bad_csv": "the row breaks the rules of CSV",
+    "bad_page": "the page of a PDF cannot be read",
 }
 
 

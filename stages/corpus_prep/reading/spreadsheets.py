@@ -26,13 +26,24 @@ def read_xlsx(file: SourceFile, notes: ReadNotes) -> Iterator[ReadRow]:
         for sheet in (e for e in archive.xml(WORKBOOK).iter() if local(e) == "sheet"):
             member = related.get(sheet.get(_RELATION, ""), ("", ""))[1]
             rows = _rows(archive.xml(member), shared) if member in archive.names else iter(())
-            names = [name.strip() for name in next(rows, [])]
+            names, rows = _below_titles(rows)
             for values in rows:
                 fields = {n: v for n, v in zip(names, values, strict=False) if n}
                 if any(fields.values()):
                     yield ReadRow({name: fields.get(name, "") for name in names if name}, number=next(numbers))
     if next(numbers) == 0:
         raise DamagedFile("no_records", "has no row below a row of names", "the first row names the columns")
+
+
+def _below_titles(rows: Iterator[list[str]]) -> tuple[list[str], Iterator[list[str]]]:
+    """(column names, rows below them). Lines with a single cell above a table are its title."""
+    above: list[list[str]] = []
+    for row in rows:
+        if sum(map(bool, row)) > 1:
+            return [name.strip() for name in row], rows
+        above.append(row)
+    first = above[0] if above else []
+    return [name.strip() for name in first], iter(above[1:])
 
 
 def _shared_strings(archive: Archive) -> list[str]:

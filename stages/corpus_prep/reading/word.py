@@ -170,6 +170,8 @@ def _runs(element: Element) -> Iterator[str]:
 
 
 def _table(element: Element, styles: _Styles) -> str:
+    if any(local(inner) == "tbl" for inner in element.iter() if inner is not element):
+        return _joined(_laid_out(element, styles))
     rows = []
     for row in (r for r in element.iter() if local(r) == "tr"):
         cells: list[str] = []
@@ -180,6 +182,12 @@ def _table(element: Element, styles: _Styles) -> str:
             cells.append("" if inner is None or merged else _joined(_blocks(inner, styles)))
         rows.append(cells)
     return table_markdown(rows)
+
+
+def _laid_out(element: Element, styles: _Styles) -> Iterator[_Block]:
+    """What is in the cells of a table that holds others, one after the other."""
+    for inner in element:
+        yield from _blocks(inner, styles) if local(inner) == "tc" else _laid_out(inner, styles)
 
 
 def _notes(archive: Archive, styles: _Styles) -> str:
