@@ -60,13 +60,15 @@ def parse_address(text: str) -> Address:
         if name != "sha256" or not _SHA256.fullmatch(sha256):
             guess = did_you_mean(name, ["sha256"]) if name != "sha256" else ""
             raise UserError(
-                f"{text}: #{fragment} is no pin{guess}", hint="write #sha256= and the 64 hex digits of sha256sum"
+                f"{text}: #{fragment} is no pin{guess}",
+                hint="write #sha256= and the 64 hex digits of sha256sum",
             )
     if not url.startswith("hf://"):
         return Address(url, sha256)
     match = _HUB.fullmatch(url)
     if match is None:
         raise UserError(
-            f"{text} is no address of a data set", hint="write hf://datasets/OWNER/NAME@COMMIT/PATH, or a folder"
+            f"{text} is no address of a data set",
+            hint="write hf://datasets/OWNER/NAME@COMMIT/PATH, or a folder",
         )
     return Address(url, sha256, match[1], match[2] or "main", match[3] or "")

@@ -17,7 +17,7 @@ from stages.corpus_prep.reading.web_pages import parsed_html
 
 
 def read_epub(file: SourceFile, notes: ReadNotes) -> Iterator[ReadRow]:
-    """Chapters with their number in reading order; the title is the book's, and the chapter's where it has one."""
+    """Chapters, numbered in reading order; the title is the book's, and the chapter's where it has one."""
     num_texts = 0
     with opened_archive(file) as archive:
         if "META-INF/encryption.xml" in archive.names and "META-INF/rights.xml" in archive.names:
@@ -25,8 +25,7 @@ def read_epub(file: SourceFile, notes: ReadNotes) -> Iterator[ReadRow]:
         package = archive.xml(_package_name(archive))
         book = next((" ".join((e.text or "").split()) for e in package.iter() if local(e) == "title"), "")
         for number, name in enumerate(_chapters(archive, package)):
-            tree = parsed_html(decoded(archive.read(name), notes))
-            text = markdown_of(tree.find("body")) if tree is not None and tree.find("body") is not None else ""
+            text = _chapter(decoded(archive.read(name), notes))
             if not text:
                 continue
             num_texts += 1
@@ -34,6 +33,12 @@ def read_epub(file: SourceFile, notes: ReadNotes) -> Iterator[ReadRow]:
             yield ReadRow({"title": title[:200] or file.path.stem, "text": text + "\n"}, number=number)
     if not num_texts:
         raise DamagedFile("no_text", "holds no text, perhaps pictures of pages", "leave it out")
+
+
+def _chapter(html: str) -> str:
+    tree = parsed_html(html)
+    body = tree.find("body") if tree is not None else None
+    return markdown_of(body) if body is not None else ""
 
 
 def _package_name(archive: Archive) -> str:

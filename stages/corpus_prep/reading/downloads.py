@@ -87,7 +87,7 @@ class Downloads:
         return found
 
     def digest(self, address: Address) -> str:
-        """What the content counts by: its sha256, or the commit. A file that is not pinned is fetched for it."""
+        """What the content counts by: its sha256, or the commit. What is not pinned is fetched for it."""
         if address.sha256:
             return address.sha256
         return f"commit {address.commit}" if address.commit else self.fetch(address).sha256
@@ -202,4 +202,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-

@@ -22,7 +22,9 @@ def whole(stream: IO[bytes], limit_bytes: int, hint: str) -> bytes:
         left -= len(data)
     if not left:
         raise DamagedFile(
-            "too_large", f"is over {limit_bytes >> 20} MB, and a file of its kind must be read as a whole", hint
+            "too_large",
+            f"is over {limit_bytes >> 20} MB, and a file of its kind must be read as a whole",
+            hint,
         )
     return b"".join(parts)
 
@@ -41,7 +43,9 @@ def read_json(file: SourceFile, stream: IO[bytes], notes: ReadNotes) -> Iterator
     rows = _list_of_rows(value)
     if rows is None:
         found = f"an object with {sorted(value)[:8]}" if isinstance(value, dict) else type(value).__name__
-        raise DamagedFile("no_records", f"holds {found}", 'expected a list of records, or {"data": [records]}')
+        raise DamagedFile(
+            "no_records", f"holds {found}", 'expected a list of records, or {"data": [records]}'
+        )
     for number, row in enumerate(rows):
         yield ReadRow(row, number=number)
 

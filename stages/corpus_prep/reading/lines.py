@@ -31,9 +31,12 @@ class Line:
     num_bytes: int
 
 
-def lines_of(stream: IO[bytes], begin: int = 0, end: int | None = None) -> Iterator[Line]:
-    """Lines between two offsets; `stream` stands at `begin`. Memory is bounded by the limit for a line."""
-    number, held, long_bytes = 0, b"", 0
+def lines_of(stream: IO[bytes], begin: int = 0, end: int | None = None, number: int = 0) -> Iterator[Line]:
+    """Lines between two offsets; `stream` stands at `begin`, and `number` lines came before.
+
+    Memory is bounded by the limit for a line.
+    """
+    held, long_bytes = b"", 0
     left = None if end is None else max(0, end - begin)
     while data := stream.read(BLOCK_BYTES if left is None else min(BLOCK_BYTES, left)):
         left = None if left is None else left - len(data)
@@ -45,7 +48,7 @@ def lines_of(stream: IO[bytes], begin: int = 0, end: int | None = None) -> Itera
             yield line
             begin += line.num_bytes + 1
             held, long_bytes = part, 0
-    if held:
+    if held or long_bytes:
         yield Line(begin, number + 1, held, long_bytes or len(held))
 
 
@@ -53,7 +56,7 @@ def _grown(held: bytes, more: bytes, long_bytes: int) -> tuple[bytes, int]:
     """What is held of a line after more of it came; its length so far, if that is over the limit."""
     length = (long_bytes or len(held)) + len(more)
     if length > MAX_LINE_BYTES:
-        return held[:HELD_OF_LONG_BYTES], length
+        return (held + more[:HELD_OF_LONG_BYTES])[:HELD_OF_LONG_BYTES], length
     return held + more, 0
 
 
@@ -61,7 +64,12 @@ HELD_OF_LONG_BYTES = 4 * EXCERPT_CHARACTERS
 
 
 def read_json_lines(
-    file: SourceFile, stream: IO[bytes], notes: ReadNotes, begin: int = 0, end: int | None = None
+    file: SourceFile,
+    stream: IO[bytes],
+    notes: ReadNotes,
+    begin: int = 0,
+    end: int | None = None,
+    number: int = 0,
 ) -> Iterator[ReadRow]:
     """One object per line; a line that is none, or too long, is a reject.
 
@@ -69,20 +77,31 @@ def read_json_lines(
     """
     first_bad: Line | None = None
     good = 0
-    for line in lines_of(stream, begin, end):
+    for line in lines_of(stream, begin, end, number):
         fields, reason = parse_json_line(line, notes)
         if fields is not None:
             good += 1
             yield ReadRow(fields, line.begin, line.begin + line.num_bytes)
         elif reason:
             first_bad = first_bad or line
-            notes.reject(_rejected(file, line, reason))
+            notes.reject(rejected_line(file, line, reason))
     if first_bad and not good and begin == 0 and end is None:
-        raise DamagedFile(
+        raise no_object(first_bad)
+
+
+def no_object(line: Line) -> DamagedFile:
+    """The damage of a file without a JSON object; `line` is its first one."""
+    if line.num_bytes > MAX_LINE_BYTES:
+        return DamagedFile(
             "no_records",
-            f"holds no JSON object: line {first_bad.number} starts with {_excerpt(first_bad)[:60]!r}",
-            'JSON Lines needs one {"text": ...} per line; name a JSON array .json and plain text .txt',
+            f"has a line of over {MAX_LINE_BYTES >> 20} MB ({line.num_bytes:,} bytes), and no record",
+            "JSON Lines needs one record per line; a JSON array belongs in a .json file",
         )
+    return DamagedFile(
+        "no_records",
+        f"holds no JSON object: line {line.number} starts with {_excerpt(line)[:60]!r}",
+        'JSON Lines needs one {"text": ...} per line; name a JSON array .json and plain text .txt',
+    )
 
 
 def parse_json_line(line: Line, notes: ReadNotes) -> tuple[Fields | None, str]:
@@ -105,7 +124,8 @@ def parse_json_line(line: Line, notes: ReadNotes) -> tuple[Fields | None, str]:
     return (value, "") if isinstance(value, dict) else (None, "bad_json")
 
 
-def _rejected(file: SourceFile, line: Line, reason: str) -> Reject:
+def rejected_line(file: SourceFile, line: Line, reason: str) -> Reject:
+    """The reject of a line, with its beginning."""
     detail = f"line {line.number}" if reason != "line_too_long" else f"a line of {line.num_bytes:,} bytes"
     return Reject(file.origin, reason, detail, _excerpt(line), line.number, line.begin)
 
@@ -127,7 +147,7 @@ class _CsvLines:
     def __next__(self) -> str:
         line = next(self._lines)
         while line.num_bytes > MAX_LINE_BYTES:
-            self._notes.reject(_rejected(self._file, line, "line_too_long"))
+            self._notes.reject(rejected_line(self._file, line, "line_too_long"))
             line = next(self._lines)
         self.offset = line.begin + line.num_bytes + 1
         return decoded(line.data, self._notes).lstrip("\ufeff") + "\n"
@@ -138,7 +158,7 @@ def read_separated(
 ) -> Iterator[ReadRow]:
     """Rows of CSV or TSV by the names in the first line, which is read for every piece.
 
-    A row that breaks the rules of CSV is a reject. begin: where the rows of the piece begin; 0 for the header.
+    A row that breaks the rules of CSV is a reject. begin: where the piece begins; 0 for the header.
     """
     csv.field_size_limit(MAX_LINE_BYTES)
     delimiter = "\t" if file.kind == ".tsv" else ","
@@ -169,9 +189,7 @@ def _named(names: list[str], values: list[str]) -> Fields:
     return dict(zip(names, [*values, *missing], strict=False))
 
 
-def _header(
-    file: SourceFile, stream: IO[bytes], notes: ReadNotes, delimiter: str
-) -> tuple[list[str], int]:
+def _header(file: SourceFile, stream: IO[bytes], notes: ReadNotes, delimiter: str) -> tuple[list[str], int]:
     """(column names, offset of the first row); reads no byte further."""
     lines = lines_of(_ByLine(stream), 0, MAX_HEADER_BYTES)  # type: ignore[arg-type]
     feed = _CsvLines(file, lines, notes)

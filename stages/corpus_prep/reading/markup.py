@@ -10,13 +10,74 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 DROPPED = frozenset(
-    "script style head template noscript svg math iframe object button select input textarea nav form"
-    " figure-caption audio video canvas map".split()
+    [
+        "script",
+        "style",
+        "head",
+        "template",
+        "noscript",
+        "svg",
+        "math",
+        "iframe",
+        "object",
+        "button",
+        "select",
+        "input",
+        "textarea",
+        "nav",
+        "form",
+        "figure-caption",
+        "audio",
+        "video",
+        "canvas",
+        "map",
+    ]
 )
 BLOCKS = frozenset(
-    "address article aside blockquote body center dd details dir div dl dt fieldset figcaption figure footer"
-    " graphic h1 h2 h3 h4 h5 h6 header hr html li main menu ol p pre section summary table tbody td tfoot th"
-    " thead tr ul".split()
+    [
+        "address",
+        "article",
+        "aside",
+        "blockquote",
+        "body",
+        "center",
+        "dd",
+        "details",
+        "dir",
+        "div",
+        "dl",
+        "dt",
+        "fieldset",
+        "figcaption",
+        "figure",
+        "footer",
+        "graphic",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "header",
+        "hr",
+        "html",
+        "li",
+        "main",
+        "menu",
+        "ol",
+        "p",
+        "pre",
+        "section",
+        "summary",
+        "table",
+        "tbody",
+        "td",
+        "tfoot",
+        "th",
+        "thead",
+        "tr",
+        "ul",
+    ]
 )
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _SPACES = re.compile(r"[ \t\r\n\f]+")
@@ -66,7 +127,7 @@ def _blocks(element: Any, depth: int) -> Iterator[str]:
     yield from _flushed(run)
 
 
-_INLINE = frozenset("code kbd samp tt br sup sub q".split())
+_INLINE = frozenset(["code", "kbd", "samp", "tt", "br", "sup", "sub", "q"])
 
 
 def _holds_block(element: Any) -> bool:

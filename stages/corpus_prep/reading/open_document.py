@@ -12,13 +12,17 @@ from stages.corpus_prep.reading.plain_text import heading
 from stages.corpus_prep.reading.rows import ReadRow
 from stages.corpus_prep.reading.sources import SourceFile
 
-_SKIPPED = frozenset(("annotation", "tracked-changes", "note-citation", "sequence-decls", "forms", "table-of-content"))
+_SKIPPED = frozenset(
+    ("annotation", "tracked-changes", "note-citation", "sequence-decls", "forms", "table-of-content")
+)
 
 
 def read_odt(file: SourceFile, notes: ReadNotes) -> Iterator[ReadRow]:
     """One document per file."""
     with opened_archive(file) as archive:
-        if "META-INF/manifest.xml" in archive.names and b"encryption-data" in archive.read("META-INF/manifest.xml"):
+        if "META-INF/manifest.xml" in archive.names and b"encryption-data" in archive.read(
+            "META-INF/manifest.xml"
+        ):
             raise DamagedFile("password", "is encrypted", "save it without its password")
         body = child(archive.xml("content.xml"), "body", "text")
         text = "\n\n".join(filter(None, _blocks(body))) if body is not None else ""
@@ -41,7 +45,11 @@ def _blocks(parent: Element) -> Iterator[str]:
         elif tag == "list":
             yield "\n".join(_items(element, 0))
         elif tag == "table":
-            rows = [[_cell(c) for c in row if local(c) == "table-cell"] for row in element.iter() if local(row) == "table-row"]
+            rows = [
+                [_cell(c) for c in row if local(c) == "table-cell"]
+                for row in element.iter()
+                if local(row) == "table-row"
+            ]
             yield table_markdown(rows)
         else:
             yield from _blocks(element)

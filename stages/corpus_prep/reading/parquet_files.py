@@ -35,7 +35,9 @@ def read_parquet(file: SourceFile, groups: range | None = None) -> Iterator[Read
     with opened_parquet(file) as table:
         groups = range(table.num_row_groups) if groups is None else groups
         number = first_row(table, groups)
-        for batch in table.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=list(groups), use_threads=False):
+        for batch in table.iter_batches(
+            batch_size=ROWS_PER_BATCH, row_groups=list(groups), use_threads=False
+        ):
             for fields in batch.to_pylist():
                 yield ReadRow(fields, number=number)
                 number += 1

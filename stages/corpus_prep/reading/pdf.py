@@ -48,7 +48,9 @@ def _opened(pypdf: Any, stream: Any) -> Any:
     try:
         reader = pypdf.PdfReader(stream)
         if reader.is_encrypted and not reader.decrypt(""):
-            raise DamagedFile("password", "wants a password", "save it without: qpdf --decrypt IN.pdf OUT.pdf")
+            raise DamagedFile(
+                "password", "wants a password", "save it without: qpdf --decrypt IN.pdf OUT.pdf"
+            )
         num_pages = len(reader.pages)
     except DamagedFile:
         raise

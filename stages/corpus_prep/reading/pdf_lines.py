@@ -13,11 +13,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 #: Ligatures, and the radicals (U+2F00) that some programs write for the characters that look like them.
-_SHAPES = {code: unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFB00, 0xFB07), *range(0x2F00, 0x2FD6))}
-_PAGE_NUMBER = re.compile(r"\W*(?:page |p\. ?|第 ?)?(?:\d{1,4}|[ivxlc]{1,7})(?: ?(?:of|/|页|頁) ?\d*)?\W*", re.IGNORECASE)
-_ITEM = re.compile(r"(?:[•●○▪■◦‣·–—*-]|\(?[a-z0-9]{1,3}[.)]|\[\d{1,3}\]|[①-⑳]|[QA]:)(?=\s|$)|[•●○▪■◦‣]", re.IGNORECASE)
+_SHAPES = {
+    code: unicodedata.normalize("NFKC", chr(code))
+    for code in (*range(0xFB00, 0xFB07), *range(0x2F00, 0x2FD6))
+}
+_PAGE_NUMBER = re.compile(
+    r"\W*(?:page |p\. ?|第 ?)?(?:\d{1,4}|[ivxlc]{1,7})(?: ?(?:of|/|页|頁) ?\d*)?\W*", re.IGNORECASE
+)
+_ITEM = re.compile(
+    r"(?:[•●○▪■◦‣·–—*-]|\(?[a-z0-9]{1,3}[.)]|\[\d{1,3}\]|[①-⑳]|[QA]:)(?=\s|$)|[•●○▪■◦‣]", re.IGNORECASE
+)
 _SECTION = re.compile(r"(?:\d{1,2}(?:\.\d{1,2}){0,3}\.?|[IVX]{1,4}\.|[A-Z]\.\d*) +\w|第.{1,4}[章节]")
-_ENDS = tuple(".!?:;。！？：；…”’\")）")
+_ENDS = tuple('.!?:;。！？：；…”’")）')
 _CLOSES = tuple(".!?。！？…")
 _CJK = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 _CJK_SPACE = re.compile(f"(?<={_CJK.pattern}) (?={_CJK.pattern})")
@@ -26,8 +33,45 @@ _ADDRESS_END = re.compile(r"(?:https?://|www\.|[\w.]+@)\S+$")
 _NUMBER = re.compile(r"[-+]?[\d.,]*\d[%MK]?")
 #: Words that go with a hyphen before others far more often than they are the beginning of a longer word.
 _BEFORE_HYPHEN = frozenset(
-    "all cross data end ex five four full half hand high large long low mid multi non one open real self semi"
-    " short single six small state task three time top two user vice well word zero".split()
+    [
+        "all",
+        "cross",
+        "data",
+        "end",
+        "ex",
+        "five",
+        "four",
+        "full",
+        "half",
+        "hand",
+        "high",
+        "large",
+        "long",
+        "low",
+        "mid",
+        "multi",
+        "non",
+        "one",
+        "open",
+        "real",
+        "self",
+        "semi",
+        "short",
+        "single",
+        "six",
+        "small",
+        "state",
+        "task",
+        "three",
+        "time",
+        "top",
+        "two",
+        "user",
+        "vice",
+        "well",
+        "word",
+        "zero",
+    ]
 )
 _HYPHENATED = re.compile(r"([^\W\d_]{2,})[-\u2010\u00ad]$")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
@@ -79,7 +123,7 @@ def _key(line: str, index: int) -> str:
 
 
 def _stripped(page: list[str], index: int, seen: Counter[str], least: float) -> list[str]:
-    """The page without its first lines as far as they are furniture; a head with a page number may be rare."""
+    """The page without its first lines, if they are furniture; a head with a page number may be rare."""
     kept = list(page)
     for _ in range(FURNITURE_LINES):
         if not kept:
@@ -130,19 +174,23 @@ def _continues(lines: list[str], widths: list[int], index: int, new_page: bool) 
     before, line = lines[index - 1], lines[index]
     if _HYPHENATED.search(before) and line[:1].islower():
         return True
-    if _ITEM.match(line) or _FOOT_NOTE.match(line) or (_SECTION.match(line) and before.endswith(_ENDS)):
-        return False
-    if _ADDRESS_END.search(before) or _is_row(before) or _is_row(line):
+    if _begins_anew(before, line):
         return False
     around = widths[max(0, index - 1 - WINDOW) : index + WINDOW]
     full = widths[index - 1] / max(1, *around)
     if new_page:
-        return not before.endswith(_ENDS) and (line[:1].islower() or bool(_CJK.match(line)) and full > 0.9)
+        return not before.endswith(_ENDS) and (line[:1].islower() or (bool(_CJK.match(line)) and full > 0.9))
     if before.endswith(_CLOSES):
         return full > 0.85 and not (line[:1].isupper() and full < 0.95)
     if line[:1].islower() and full > 0.5:
         return True
     return full > 0.75 and not _SECTION.match(before) and widths[index - 1] > 30
+
+
+def _begins_anew(before: str, line: str) -> bool:
+    """Whether a line is an item, a foot note, a row of a table or a heading, or comes after one."""
+    begins = _ITEM.match(line) or _FOOT_NOTE.match(line) or (_SECTION.match(line) and before.endswith(_ENDS))
+    return bool(begins or _ADDRESS_END.search(before) or _is_row(before) or _is_row(line))
 
 
 def _is_row(line: str) -> bool:

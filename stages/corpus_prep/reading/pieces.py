@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from stages.corpus_prep.reading.damage import DamagedFile
 from stages.corpus_prep.reading.parquet_files import opened_parquet
@@ -55,7 +56,7 @@ def pieces(file: SourceFile, max_bytes: int = PIECE_BYTES) -> list[Piece]:
     if len(cuts) < 3:
         return [Piece(file, state=state)]
     count = len(cuts) - 1
-    spans = zip(cuts, cuts[1:], strict=False)
+    spans = pairwise(cuts)
     return [Piece(file, begin, end, index, count, state) for index, (begin, end) in enumerate(spans)]
 
 
@@ -88,7 +89,7 @@ def _between_row_groups(file: SourceFile, max_bytes: int) -> Iterator[int]:
 
 
 def _at_line_ends(file: SourceFile, max_bytes: int, size: int) -> Iterator[int]:
-    """The first line that begins at or after each multiple of max_bytes; one pass at most over a long line."""
+    """The first line that begins at or after each multiple of max_bytes; a long line is passed over once."""
     yield 0
     cut = 0
     with open(file.path, "rb") as stream:

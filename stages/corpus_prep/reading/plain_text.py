@@ -23,7 +23,7 @@ CELL_BYTES = 256 << 10
 def read_text(
     file: SourceFile, stream: IO[bytes], notes: ReadNotes, cells: range | None = None
 ) -> Iterator[ReadRow]:
-    """Documents of a text file; `stream` stands at its start. cells: only these documents, for a seekable one."""
+    """Documents of a text file; `stream` stands at its start. cells: only these; it must be seekable then."""
     stem = _stem(file)
     for number, begin, data in _documents(stream, cells):
         if not data.strip():
@@ -63,7 +63,7 @@ def _documents(stream: IO[bytes], cells: range | None) -> Iterator[tuple[int, in
 
 
 def cut_of(data: bytes) -> int:
-    """Where to end a document: after the last blank line, else the last line, else before a whole character."""
+    """Where a document ends: after the last blank line, else the last line, else before a whole character."""
     for mark in (b"\n\n", b"\r\n\r\n", b"\n"):
         position = data.rfind(mark)
         if position > 0:

@@ -21,6 +21,8 @@ from stages.corpus_prep.reading.sources import SourceFile
 from stages.corpus_prep.reading.streams import FileState, Transcoded, opened, read_head
 
 Row = Fields
+#: An empty file of these has no rows, which is no damage but is noted; of any other kind it is broken.
+MAY_BE_EMPTY = (*TEXT_KINDS, ".jsonl", ".csv", ".tsv")
 #: kind -> (module, function) of the kinds that need a library or much code.
 LAZY = {
     ".html": ("web_pages", "read_html"),
@@ -44,14 +46,14 @@ def read_rows(file: SourceFile, notes: ReadNotes) -> Iterator[Row]:
 def read_piece(piece: Piece, notes: ReadNotes) -> Iterator[ReadRow]:
     """Rows of one piece with their places.
 
-    What is damaged is noted or raised as UserError, as `notes.on_damage` says; rows before the damage have been
-    given by then. Raises RetryableError where the file changed since it was cut, or while it was read.
+    What is damaged is noted or raised as UserError, as `notes.on_damage` says; rows before the damage have
+    been given by then. Raises RetryableError where the file changed since it was cut, or while it was read.
     """
     file, state = piece.file, piece.state
     with notes.damage_of(file.origin, str(file.path)):
         state = state or FileState.of(file)
         state.check(file)
-        if state.size == 0:
+        if state.size == 0 and file.kind in MAY_BE_EMPTY:
             notes.reject(Reject(file.origin, "empty", "is empty"))
             return
         try:

@@ -26,7 +26,7 @@ _PACKAGES = {"s3": "s3fs (pip install 'glassworks[s3]')", "gs": "gcsfs", "az": "
 
 @dataclass(frozen=True)
 class RemoteState:
-    """size: in bytes, -1 where the server does not say; mark: ETag or time of change, "" where there is none."""
+    """size: in bytes, -1 where the server does not say; mark: ETag or time of change, "" for none."""
 
     size: int
     mark: str
@@ -120,7 +120,7 @@ def _no_answer(address: Address, error: Exception) -> RetryableError:
     said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return RetryableError(
         f"{address.url} could not be read: {said}",
-        hint="try again; what has come so far is kept. Pin it (#sha256=... or @COMMIT) to be asked for only once",
+        hint="try again; what has come is kept. What is pinned (#sha256=, @COMMIT) is asked for only once",
     )
 
 
@@ -242,7 +242,9 @@ class FsspecStore:
         except ImportError as error:
             raise UserError(f"{address.url} needs {package}: {error}", hint=f"install {package}") from None
         except ValueError as error:
-            raise UserError(f"{address.url}: {error}", hint="readable: https:// s3:// hf://datasets/") from None
+            raise UserError(
+                f"{address.url}: {error}", hint="readable: https:// s3:// hf://datasets/"
+            ) from None
 
     def _refused(self, address: Address, error: OSError) -> UserError | RetryableError:
         if isinstance(error, FileNotFoundError | PermissionError):

@@ -12,12 +12,14 @@ from stages.corpus_prep.reading.sources import SourceFile
 from stages.corpus_prep.reading.streams import opened
 
 MAX_RTF_BYTES = 64 << 20
-_TOKEN = re.compile(rb"\\'([0-9a-fA-F]{2})|\\([a-z]{1,32})(-?\d{1,10})? ?|\\(.)|([{}])|[\r\n]+|([^\\{}\r\n]+)", re.DOTALL)
+_TOKEN = re.compile(
+    rb"\\'([0-9a-fA-F]{2})|\\([a-z]{1,32})(-?\d{1,10})? ?|\\(.)|([{}])|[\r\n]+|([^\\{}\r\n]+)", re.DOTALL
+)
 #: Groups that hold no text of the document.
 _NO_TEXT = frozenset(
-    b"fonttbl colortbl stylesheet info pict object header headerl headerr headerf footer footerl footerr footerf"
-    b" fldinst listtable listoverridetable rsidtbl generator themedata colorschememapping datastore xmlnstbl"
-    b" latentstyles nonshppict filetbl revtbl".split()
+    b"fonttbl colortbl stylesheet info pict object header headerl headerr headerf footer footerl footerr"
+    b" footerf fldinst listtable listoverridetable rsidtbl generator themedata colorschememapping datastore"
+    b" xmlnstbl latentstyles nonshppict filetbl revtbl".split()
 )
 _SIGNS = {
     **dict.fromkeys((b"par", b"line", b"row", b"sect", b"page"), "\n"),

@@ -16,8 +16,8 @@ ABOUT_FIELDS = ("metadata", "meta")
 class ReadRow(NamedTuple):
     """One row: its fields, and its place: a range of bytes, or a number where bytes make no sense.
 
-    begin, end: offsets in the uncompressed file, end exclusive; -1 where the row is no range of bytes (Parquet,
-    a page, text that was UTF-16). number: of the row in its file from 0; -1 where only the offset is known,
+    begin, end: offsets in the uncompressed file, end exclusive; -1 where it is none (Parquet, a page,
+    text that was UTF-16). number: of the row in its file from 0; -1 where only the offset is known,
     because a piece of a file does not know how many lines come before it.
     """
 
@@ -32,7 +32,7 @@ WholeReader = Callable[[SourceFile, ReadNotes], Iterator[ReadRow]]
 
 
 def licence_of(fields: Mapping[str, Any], file: SourceFile) -> str:
-    """What the row says its licence is, there or in its metadata; else what was said of the source; else ""."""
+    """What the row says its licence is, or its metadata; else what was said of the source; else ""."""
     for holder in (fields, *(fields.get(name) for name in ABOUT_FIELDS)):
         if not isinstance(holder, Mapping):
             continue

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
-from stages.corpus_prep.reading.archives import Archive, attribute, child, local, opened_archive, relations, title_of
+from stages.corpus_prep.reading.archives import (
+    Archive,
+    attribute,
+    child,
+    local,
+    opened_archive,
+    relations,
+    title_of,
+)
 from stages.corpus_prep.reading.damage import DamagedFile, ReadNotes
 from stages.corpus_prep.reading.markup import table_markdown
 from stages.corpus_prep.reading.rows import ReadRow
@@ -49,7 +57,9 @@ def _shapes(parent: Element) -> Iterator[str]:
         if tag == "sp":
             yield _shape(element)
         elif tag == "tbl":
-            rows = [[_lines(cell) for cell in row if local(cell) == "tc"] for row in element if local(row) == "tr"]
+            rows = [
+                [_lines(cell) for cell in row if local(cell) == "tc"] for row in element if local(row) == "tr"
+            ]
             yield table_markdown(rows)
         else:
             yield from _shapes(element)

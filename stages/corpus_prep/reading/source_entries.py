@@ -62,7 +62,7 @@ def _written(value: Any) -> str:
 
 
 def parse_entry(setting: str, entry: str | Mapping[str, Any]) -> SourceEntry:
-    """Raises UserError for an unknown option, with the nearest known one, and for a value that makes no sense.
+    """Raises UserError for an unknown option, with the nearest known one, and for a value without sense.
 
     A file that exists under the whole text, semicolons and all, is that file.
     """

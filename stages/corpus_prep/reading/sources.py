@@ -81,7 +81,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What the entries name: files to read, and what was found beside them and is not read, with the reason."""
+    """What the entries name: files to read, and what lies beside them and is not read, with the reason."""
 
     files: list[SourceFile]
     refused: list[Reject]
@@ -244,7 +244,9 @@ def _in_folder(setting: str, entry: SourceEntry, folder: Path) -> Iterator[Sourc
     yield from (SourceFile(e.name, e.path, kind_of(e.path)) for e in readable)
     for e in inside:
         if e.problem:
-            yield Reject(e.name, e.problem, "a folder, pipe, socket, device or broken link that cannot be read")
+            yield Reject(
+                e.name, e.problem, "a folder, pipe, socket, device or broken link that cannot be read"
+            )
         elif not (entry.kind or kind_of(e.path)):
             yield _refused(e.path, e.name)
 

@@ -30,7 +30,9 @@ def read_xlsx(file: SourceFile, notes: ReadNotes) -> Iterator[ReadRow]:
             for values in rows:
                 fields = {n: v for n, v in zip(names, values, strict=False) if n}
                 if any(fields.values()):
-                    yield ReadRow({name: fields.get(name, "") for name in names if name}, number=next(numbers))
+                    yield ReadRow(
+                        {name: fields.get(name, "") for name in names if name}, number=next(numbers)
+                    )
     if next(numbers) == 0:
         raise DamagedFile("no_records", "has no row below a row of names", "the first row names the columns")
 

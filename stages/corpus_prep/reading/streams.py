@@ -40,7 +40,7 @@ class FileState:
     def of(cls, file: SourceFile) -> FileState:
         """Raises DamagedFile where there is no regular file."""
         try:
-            status = os.stat(file.path)
+            status = file.path.stat()
         except OSError as error:
             raise _unreadable(error) from None
         if not stat.S_ISREG(status.st_mode):
@@ -68,7 +68,7 @@ def _unreadable(error: OSError) -> DamagedFile:
 
 
 def read_head(file: SourceFile) -> bytes:
-    """The first 4,096 bytes as they lie on disk. Raises DamagedFile for what cannot be opened or is misnamed."""
+    """The first 4,096 bytes as they lie on disk. Raises DamagedFile for what is unreadable or is misnamed."""
     FileState.of(file)
     try:
         with open(file.path, "rb") as stream:
@@ -88,7 +88,7 @@ class UnpackedStream:
     """The uncompressed bytes of a packed file. Raises DamagedFile for a broken one and for a bomb."""
 
     def __init__(self, file: SourceFile) -> None:
-        self._raw = open(file.path, "rb")
+        self._raw = open(file.path, "rb")  # noqa: SIM115 (closed by close)
         self._packed_bytes = os.fstat(self._raw.fileno()).st_size
         self._name = file.compression
         self._stream = pa.CompressedInputStream(pa.PythonFile(self._raw, mode="r"), file.compression)
@@ -129,7 +129,7 @@ class UnpackedStream:
 def opened(file: SourceFile, notes: ReadNotes) -> Iterator[IO[bytes]]:
     """The uncompressed bytes of a text file, in UTF-8 if they were in UTF-16. Raises DamagedFile."""
     read_head(file)
-    stream: Any = UnpackedStream(file) if file.compression else open(file.path, "rb")
+    stream: Any = UnpackedStream(file) if file.compression else open(file.path, "rb")  # noqa: SIM115
     try:
         encoding = utf16_encoding(stream.read(HEAD_BYTES))
         stream = _from_the_start(file, stream)
@@ -174,10 +174,10 @@ class Transcoded:
 
 
 def utf16_encoding(head: bytes) -> str:
-    """ "utf-16", "utf-16-le", "utf-16-be", or "" for text that is not UTF-16; told from the first 4,096 bytes.
+    """ "utf-16", "utf-16-le", "utf-16-be", or "" for text that is no UTF-16; told from the first 4,096 bytes.
 
-    Without a mark there must be zero bytes, all in even or all in odd places: line ends, spaces and ASCII have
-    them and no other encoding of text does; and what comes out must be letters that people use.
+    Without a mark there must be zero bytes, all in even or all in odd places: line ends, spaces and ASCII
+    have them, and no other encoding of text does; and what comes out must be letters that people use.
     """
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
@@ -198,5 +198,5 @@ def _is_usual(code: int) -> bool:
         code < 0x0E00
         or 0x2000 <= code < 0x2070
         or 0x3000 <= code < 0xD7B0
-        or (0xD800 <= code and code != 0xFFFD)
+        or (code >= 0xD800 and code != 0xFFFD)
     )

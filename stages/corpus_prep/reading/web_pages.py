@@ -87,7 +87,9 @@ def parsed_html(text: str) -> Any:
     # Without the declaration of an encoding, which lxml does not want in text that is decoded already.
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text.lstrip("\ufeff")).replace("\x00", "")
     try:
-        return html.document_fromstring(text, parser=html.HTMLParser(huge_tree=True)) if text.strip() else None
+        return (
+            html.document_fromstring(text, parser=html.HTMLParser(huge_tree=True)) if text.strip() else None
+        )
     except (ValueError, html.etree.ParserError):
         return None
 

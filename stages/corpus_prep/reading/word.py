@@ -1,4 +1,4 @@
-"""Word files (.docx, ECMA-376) as Markdown: headings, lists, tables, code, foot notes; no page heads or feet."""
+"""Word files (.docx, ECMA-376) as Markdown: headings, lists, tables, code, foot notes; no page heads."""
 
 from __future__ import annotations
 
@@ -178,7 +178,9 @@ def _table(element: Element, styles: _Styles) -> str:
         for cell in (c for c in row if local(c) in ("tc", "sdt")):
             inner = cell if local(cell) == "tc" else child(cell, "sdtContent", "tc")
             continued = _value(inner, "tcPr", "vMerge") if inner is not None else ""
-            merged = inner is not None and child(inner, "tcPr", "vMerge") is not None and continued != "restart"
+            merged = (
+                inner is not None and child(inner, "tcPr", "vMerge") is not None and continued != "restart"
+            )
             cells.append("" if inner is None or merged else _joined(_blocks(inner, styles)))
         rows.append(cells)
     return table_markdown(rows)
