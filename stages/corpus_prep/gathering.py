@@ -32,10 +32,10 @@ from stages.corpus_prep.preparation import (
     prepare,
     said,
 )
-from stages.corpus_prep.readers import ReadNotes, read_rows
-from stages.corpus_prep.record_forms import recognise, unknown_form
+from stages.corpus_prep.reading.readers import ReadNotes, read_rows
+from stages.corpus_prep.reading.record_forms import recognise, unknown_form
 from stages.corpus_prep.sampling import Smallest, fair_shares, hashed_id
-from stages.corpus_prep.sources import SourceFile, expand
+from stages.corpus_prep.reading.sources import SourceFile, expand
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession

@@ -16,8 +16,8 @@ from typing import Any
 
 from stages.corpus_prep.cleaning import Cleaner, RawDocument, utf8_length
 from stages.corpus_prep.funnel import Funnel
-from stages.corpus_prep.readers import ReadNotes, Row, read_rows
-from stages.corpus_prep.record_forms import (
+from stages.corpus_prep.reading.readers import ReadNotes, Row, read_rows
+from stages.corpus_prep.reading.record_forms import (
     Conversation,
     Document,
     Form,
@@ -26,7 +26,7 @@ from stages.corpus_prep.record_forms import (
     recognise,
 )
 from stages.corpus_prep.sampling import Smallest, hashed_id, in_fraction
-from stages.corpus_prep.sources import SourceFile
+from stages.corpus_prep.reading.sources import SourceFile
 from stages.corpus_prep.text_repair import repair_text
 
 TEXTS_NAME = "texts.parquet"

@@ -13,8 +13,8 @@ from data_contracts import (
     PREFERENCES,
     REJECTS,
 )
-from stages.corpus_prep.outside import outside_inputs
-from stages.corpus_prep.sources import source_digests
+from stages.corpus_prep.reading.outside import outside_inputs
+from stages.corpus_prep.reading.sources import source_digests
 from stages.runtime.spec import StageConfig, StageSpec
 
 

@@ -10,7 +10,7 @@ import pytest
 from stages.corpus_prep.harvest import harvest
 from stages.corpus_prep.harvest_files import PackageFiles, harvested_packages
 from stages.corpus_prep.harvested_python import DESCRIPTION_VARIABLE, _described
-from stages.corpus_prep.outside import outside_inputs
+from stages.corpus_prep.reading.outside import outside_inputs
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.runtime.errors import UserError
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.corpus_prep import readers
-from stages.corpus_prep.readers import ReadNotes, read_rows
-from stages.corpus_prep.sources import expand
+from stages.corpus_prep.reading import json_files, lines, parquet_files, plain_text
+from stages.corpus_prep.reading.readers import ReadNotes, read_rows
+from stages.corpus_prep.reading.sources import expand
 from stages.runtime.errors import UserError
 
 ROWS = [{"title": "Äpfel", "text": "Äpfel reifen.\nIm Herbst."}, {"title": "茶", "text": "泡茶要慢。"}]
@@ -47,7 +47,7 @@ def test_the_same_rows_from_every_kind_and_encoding(tmp_path: Path, kind: str, e
 def test_parquet_is_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"text": f"row {i}", "n": i} for i in range(1000)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=300)
-    monkeypatch.setattr(readers, "ROWS_PER_BATCH", 7)
+    monkeypatch.setattr(parquet_files, "ROWS_PER_BATCH", 7)
     assert _read(tmp_path / "a.parquet")[0] == rows
 
 
@@ -104,7 +104,7 @@ def test_markdown_takes_its_title_from_the_heading_and_text_from_the_name(tmp_pa
 def test_long_texts_are_cut_between_paragraphs_and_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, separator: str
 ) -> None:
-    monkeypatch.setattr(readers, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(plain_text, "CELL_BYTES", 1000)
     text = separator.join(f"Absatz {i} über Äpfel und 茶。" for i in range(400))
     path = tmp_path / "long.txt"
     path.write_bytes(text.encode())
@@ -131,11 +131,11 @@ def test_bytes_that_are_no_utf8_are_read_and_noted(tmp_path: Path) -> None:
 
 def test_limits_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.json").write_text("[]" + " " * 100, encoding="utf-8")
-    monkeypatch.setattr(readers, "MAX_JSON_BYTES", 50)
+    monkeypatch.setattr(json_files, "MAX_JSON_BYTES", 50)
     with pytest.raises(UserError, match="must be read as a whole") as caught:
         _read(tmp_path / "a.json")
     assert "jq" in caught.value.hint
     (tmp_path / "a.jsonl").write_text('{"text": "' + "x" * 200 + '"}', encoding="utf-8")
-    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     with pytest.raises(UserError, match="has a line of over"):
         _read(tmp_path / "a.jsonl")

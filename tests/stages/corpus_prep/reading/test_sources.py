@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.corpus_prep.sources import expand, kind_of, source_digests
+from stages.corpus_prep.reading.sources import expand, kind_of, source_digests, survey
 from stages.corpus_prep.spec import SPEC, CorpusPrepConfig
 from stages.runtime.errors import UserError
 
@@ -37,7 +37,19 @@ def test_files_of_one_name_stay_distinct(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("a.TXT", ".txt"), ("a.b.json.gz", ".json"), ("a.gz", ""), ("a", ""), ("a.docx", "")]
+    ("name", "kind"),
+    [
+        ("a.TXT", ".txt"),
+        ("a.b.json.gz", ".json"),
+        ("a.csv.zst", ".csv"),
+        ("a.HTM", ".html"),
+        ("a.ndjson", ".jsonl"),
+        ("a.docx", ".docx"),
+        ("a.pdf.gz", ""),
+        ("a.gz", ""),
+        ("a", ""),
+        ("a.png", ""),
+    ],
 )
 def test_kinds(name: str, kind: str) -> None:
     assert kind_of(Path(name)) == kind
@@ -64,8 +76,46 @@ def test_an_empty_folder_and_one_with_other_files(tmp_path: Path) -> None:
 def test_a_glob_without_matches_and_a_file_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="matches no readable file"):
         expand("benchmark_sources", [str(tmp_path / "*.parquet")])
-    with pytest.raises(UserError, match="of no kind that can be read"):
-        expand("sources", [str(_write(tmp_path / "a.docx"))])
+    with pytest.raises(UserError, match="a picture") as caught:
+        expand("sources", [str(_write(tmp_path / "a.png"))])
+    assert ";kind=txt" in caught.value.hint
+    (file,) = expand("sources", [f"{_write(tmp_path / 'service.log')};kind=txt"])
+    assert file.kind == ".txt"
+
+
+def test_what_lies_beside_readable_files_is_refused_by_name(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.xml", "c.doc", "d.parquet.gz"):
+        _write(tmp_path / name)
+    os.mkfifo(tmp_path / "e.txt")
+    (tmp_path / "f.txt").symlink_to(tmp_path / "f.txt")
+    refused = {reject.path: reject.reason for reject in survey("sources", [str(tmp_path)]).refused}
+    assert refused == {
+        "b.xml": "unknown_kind",
+        "c.doc": "unknown_kind",
+        "d.parquet.gz": "unknown_kind",
+        "e.txt": "not_a_file",
+        "f.txt": "not_a_file",
+    }
+    digests = source_digests(CorpusPrepConfig(sources=(str(tmp_path),)))
+    assert {name for name in digests if name.startswith("refused")} == {f"refused {name}" for name in refused}
+
+
+def test_links_that_lead_in_circles_are_followed_once(tmp_path: Path) -> None:
+    _write(tmp_path / "data" / "a.txt")
+    _write(tmp_path / "elsewhere" / "b.txt")
+    (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
+    assert [file.name for file in expand("sources", [str(tmp_path / "data")])] == ["a.txt", "more/b.txt"]
+
+
+def test_options_of_an_entry_reach_its_files_and_count(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.txt")
+    (file,) = expand("sources", [f"{path};weight=2;licence=CC0-1.0;filters=-c4"])
+    assert (file.weight, file.licence, file.filters, file.origin) == (2.0, "CC0-1.0", ("-c4",), "a.txt")
+    plain = source_digests(CorpusPrepConfig(sources=(str(path),)))
+    weighted = source_digests(CorpusPrepConfig(sources=(f"{path};weight=2",)))
+    assert weighted == plain | {"000 a.txt options": "weight=2"}
 
 
 def test_digests_count_content_and_name_but_not_the_folder(tmp_path: Path) -> None:

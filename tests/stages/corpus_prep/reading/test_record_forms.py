@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stages.corpus_prep.record_forms import (
+from stages.corpus_prep.reading.record_forms import (
     Conversation,
     Document,
     Message,

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.corpus_prep.harvested_python import DESCRIPTION_VARIABLE, description, this_python
-from stages.corpus_prep.sources import InputConfig, expand
+from stages.corpus_prep.reading.downloads import FOLDER_VARIABLE, OFFLINE_VARIABLE, downloads_folder
+from stages.corpus_prep.reading.source_entries import is_address, parse_entry
+from stages.corpus_prep.reading.sources import InputConfig, expand
 from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.spec import Outside
 
@@ -21,21 +23,26 @@ HARVEST = "/harvest"
 def outside_inputs(config: InputConfig) -> Outside:
     """The user's own files at their own places; else this Python's folders, and what describes it.
 
+    Remote files are fetched here, because where the stage runs there may be no network.
     Raises UserError for inputs that are not there.
     """
     paths = [*_paths("sources", config.sources), *_paths("benchmark_sources", config.benchmark_sources)]
-    if config.sources:
-        return Outside(same_place=tuple(paths))
-    return replace(_harvest(), same_place=tuple(paths))
+    outside = Outside() if config.sources else _harvest()
+    variables = {}
+    if any(is_address(entry) for entry in (*config.sources, *config.benchmark_sources)):
+        paths.append(downloads_folder())
+        variables = {FOLDER_VARIABLE: str(downloads_folder()), OFFLINE_VARIABLE: "1"}
+    return replace(outside, same_place=tuple(paths), environment={**outside.environment, **variables})
 
 
 def _paths(setting: str, patterns: Sequence[str]) -> Iterator[Path]:
     """What each pattern names or searches, and files elsewhere that links in there lead to."""
-    roots = [_root(pattern) for pattern in patterns]
+    entries = [parse_entry(setting, pattern) for pattern in patterns]
+    roots = [_root(entry.path) for entry in entries if not entry.is_remote]
     yield from roots
     for file in expand(setting, patterns) if patterns else []:
         real = file.path.resolve()
-        if not any(real == root or root in real.parents for root in roots):
+        if not file.address and not any(real == root or root in real.parents for root in roots):
             yield real
 
 
