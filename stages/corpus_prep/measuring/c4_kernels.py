@@ -13,7 +13,7 @@ from numba import njit
 
 from stages.corpus_prep.measuring.characters import DIGIT, SPACE, TERMINAL, WORD
 from stages.corpus_prep.measuring.columns import INDEX
-from stages.corpus_prep.measuring.line_kernels import ends_with_ellipsis, next_line, strip
+from stages.corpus_prep.measuring.line_kernels import count_listed, ends_with_ellipsis, next_line, strip
 
 MAX_WORD_CHARACTERS = 1000
 MIN_WORDS = 3
@@ -27,8 +27,9 @@ PHRASES = ("lorem ipsum", "javascript", *_POLICIES, *CITATIONS)
 _LOREM, _JAVASCRIPT, _FIRST_POLICY, _FIRST_CITATION = 0, 1, 2, 2 + len(_POLICIES)
 PHRASE_CHARACTERS = np.array([ord(c) for phrase in PHRASES for c in phrase], np.uint32)
 PHRASE_ENDS = np.cumsum([0, *map(len, PHRASES)])
-_FIRST = np.zeros(128, np.uint8)
-_FIRST[[ord(phrase[0]) for phrase in PHRASES[:_FIRST_CITATION]]] = 1
+_PAIRS = np.zeros(1024, np.uint16)  # which phrases may begin with two characters, by the low five bits of each
+for _number, _phrase in enumerate(PHRASES[:_FIRST_CITATION]):
+    _PAIRS[(ord(_phrase[0]) & 31) << 5 | ord(_phrase[1]) & 31] |= 1 << _number
 _ANY = INDEX["c4_lines"]
 _PUNCTUATED = INDEX["c4_terminal_lines"]
 _LINES, _SENTENCES, _LOREM_LINES, _CURLY_LINES = range(4)  # after either of the two above
@@ -83,41 +84,43 @@ def _cut_citations(characters, start, end, flags, edited):
             size += 1
             after = place + 1
         place = after
-    return size
+    return edited[:size]
 
 
 @njit(cache=True)
-def _count_words(characters, start, end, flags):
-    """(words between white space, characters of the longest)."""
-    words, longest, length = 0, 0, 0
+def _count_words(characters, kinds, start, end):
+    """(words between white space, characters of the longest, whether there is a bracket)."""
+    words, longest, length, bracket = 0, 0, 0, False
     for place in range(start, end):
-        length = 0 if flags[characters[place]] & SPACE else length + 1
-        words += length == 1
-        longest = max(longest, length)
-    return words, longest
+        bracket |= characters[place] == _OPEN
+        length += 1
+        if kinds[place] & SPACE:
+            words += length > 1
+            longest = max(longest, length - 1)
+            length = 0
+    return words + (length > 0), max(longest, length), bracket
 
 
 @njit(cache=True)
-def _judge_phrases(edited, size):
+def _judge_phrases(line):
     """LOREM, JAVASCRIPT, CURLY, POLICY or KEPT: the first in this order that the line holds."""
-    lorem = script = brace = policy = False
-    for place in range(size):
-        character = _lower(edited[place])
+    found, brace, before = np.uint16(0), False, np.uint32(0)
+    for place in range(len(line)):
+        character = line[place]
         brace |= character == _BRACE
-        if character >= 128 or not _FIRST[character]:
-            continue
-        for phrase in range(_FIRST_CITATION):
-            if _stands_at(edited, place, size, phrase, False):
-                lorem |= phrase == _LOREM
-                script |= phrase == _JAVASCRIPT
-                policy |= phrase >= _FIRST_POLICY
-    if lorem:
+        candidates = _PAIRS[(before & 31) << 5 | character & 31]
+        before = character
+        if candidates:
+            for phrase in range(_FIRST_CITATION):
+                if candidates >> phrase & 1 and _stands_at(line, place - 1, len(line), phrase, False):
+                    found |= 1 << phrase
+    if found & 1 << _LOREM:
         return LOREM
-    if script:
+    if found & 1 << _JAVASCRIPT:
         return JAVASCRIPT
     if brace:
         return CURLY
-    return POLICY if policy else KEPT
+    return POLICY if found else KEPT
 
 
 @njit(cache=True)
@@ -129,48 +132,55 @@ def _holds(values, character):
 
 
 @njit(cache=True)
-def edit_line(characters, start, end, flags, edited):
-    """(what becomes of the stripped line, whether it has terminal punctuation, characters of it in `edited`)."""
-    words, longest = _count_words(characters, start, end, flags)
+def edit_line(text, start, end, flags, edited):
+    """(what becomes of the stripped line, whether it has terminal punctuation, the line without citations).
+
+    The line is a view of the text, or of `edited` if something was cut.
+    """
+    characters, kinds = text
+    words, longest, bracket = _count_words(characters, kinds, start, end)
+    line = characters[start:end]
     if longest > MAX_WORD_CHARACTERS:
-        return LONG_WORD, False, 0
+        return LONG_WORD, False, line
     if words < MIN_WORDS:
-        return FEW_WORDS, False, 0
-    size = _cut_citations(characters, start, end, flags, edited)
-    punctuated = size > 0 and _holds(_LINE_END, edited[size - 1])
-    if punctuated and size >= 3 and edited[size - 1] == 46:
-        punctuated = not ends_with_ellipsis(edited, 0, size)
-    return _judge_phrases(edited, size), punctuated, size
+        return FEW_WORDS, False, line
+    if bracket:
+        line = _cut_citations(characters, start, end, flags, edited)
+    size = len(line)
+    punctuated = size > 0 and _holds(_LINE_END, line[size - 1])
+    punctuated = punctuated and not ends_with_ellipsis(line, 0, size)
+    return _judge_phrases(line), punctuated, line
 
 
 @njit(cache=True)
-def count_sentences(characters, size, flags):
+def count_sentences(line, flags):
     """Sentences of a line: runs with a word that end at a sentence end or with the line.
 
     An ASCII . ? ! ends one before white space, a quote, a bracket or the end of the line; a full-width one always.
     """
-    sentences, begun = 0, False
+    sentences, begun, size = 0, False, len(line)
     for place in range(size):
-        character = characters[place]
+        character = line[place]
         flag = flags[character]
         if flag & WORD:
             begun = True
         elif flag & TERMINAL and begun:
             final = place + 1 == size or character >= 128
-            if final or flags[characters[place + 1]] & SPACE or _holds(_AFTER_SENTENCE, characters[place + 1]):
+            if final or flags[line[place + 1]] & SPACE or _holds(_AFTER_SENTENCE, line[place + 1]):
                 sentences, begun = sentences + 1, False
     return sentences + begun
 
 
 @njit(cache=True)
-def count_c4(characters, number, flags, edited, row):
-    """Lines and sentences that C4 keeps, with and without the rule on terminal punctuation."""
-    start = 0
+def count_broken_lines(characters, kinds, number, flags, edited, row):
+    """Listed lines; and the lines and sentences that C4 keeps, with and without its rule on terminal punctuation."""
+    start, text = 0, (characters, kinds)
     while start < number:
-        end, following = next_line(characters, start, number, flags)
-        first, last = strip(characters, start, end, flags)
-        status, punctuated, size = edit_line(characters, first, last, flags, edited)
-        sentences = count_sentences(edited, size, flags) if status == KEPT else 0
+        end, following = next_line(characters, kinds, start, number)
+        first, last = strip(kinds, start, end)
+        count_listed(characters, first, last, row)
+        status, punctuated, line = edit_line(text, first, last, flags, edited)
+        sentences = count_sentences(line, flags) if status == KEPT else 0
         for base in (_ANY, _PUNCTUATED):
             if base == _ANY or punctuated:
                 row[base + _LINES] += status == KEPT
@@ -181,16 +191,17 @@ def count_c4(characters, number, flags, edited, row):
 
 
 @njit(cache=True)
-def write_c4_lines(characters, number, flags, punctuation, out):
+def write_c4_lines(text, number, flags, punctuation, edited, out):
     """Write the kept lines to `out`, each followed by a line feed; (characters written, lines dropped)."""
     start, written, dropped = 0, 0, 0
     while start < number:
-        end, following = next_line(characters, start, number, flags)
-        first, last = strip(characters, start, end, flags)
-        status, punctuated, size = edit_line(characters, first, last, flags, out[written:])
+        end, following = next_line(text[0], text[1], start, number)
+        first, last = strip(text[1], start, end)
+        status, punctuated, line = edit_line(text, first, last, flags, edited)
         if status == KEPT and (punctuated or not punctuation):
-            out[written + size] = 10
-            written += size + 1
+            out[written : written + len(line)] = line
+            written += len(line) + 1
+            out[written - 1] = 10
         else:
             dropped += 1
         start = following

@@ -11,11 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from stages.corpus_prep.measuring.c4_kernels import count_c4, write_c4_lines
+from stages.corpus_prep.measuring.c4_kernels import count_broken_lines, write_c4_lines
 from stages.corpus_prep.measuring.line_kernels import (
     count_characters,
     count_lines,
-    count_listed_lines,
     count_paragraphs,
     decode,
     hash_folded,
@@ -26,31 +25,47 @@ from stages.corpus_prep.measuring.word_kernels import count_repetitions, count_w
 
 
 class Words(NamedTuple):
-    """One entry per word, or per run of words that begins there."""
+    """One entry per word, except the last two."""
 
     starts: np.ndarray
     ends: np.ndarray
     hashes: np.ndarray
     powers: np.ndarray
-    joined: np.ndarray
+    """Of the hashes' factor, to the number of the word's characters."""
     glued: np.ndarray
+    """Hashes of the text of runs of words that begin here."""
+    prefixes: np.ndarray
+    """Hashes of all words before; so a run's hash takes one multiplication."""
     lengths: np.ndarray
+    """Characters of all words before."""
+    places: np.ndarray
+    """Words where runs may begin that occur twice."""
+    slots: np.ndarray
+    """Where in the table the run of each place is."""
     counts: np.ndarray
-    """One per slot of the table, as the next."""
+    """Of the run in each slot of the table; and where it first began:"""
     firsts: np.ndarray
 
 
-def working_space(longest):
-    """(characters, edited line, words, (slots, generation)) for documents of up to `longest` bytes.
+class Space(NamedTuple):
+    """Working space for one document at a time."""
 
-    Pages that no document reaches are never touched and cost nothing.
-    """
+    characters: np.ndarray
+    kinds: np.ndarray
+    edited: np.ndarray
+    words: Words
+    table: tuple[np.ndarray, np.ndarray]
+
+
+def working_space(longest):
+    """Space for documents of up to `longest` bytes. Pages that no document reaches cost nothing."""
     slots = 1 << max(4, (2 * longest + 2).bit_length())
-    placed = [np.empty(longest + 1, np.int32) for _ in range(2)]
-    hashed = [np.empty(longest + 1, np.uint64) for _ in range(4)]
-    words = Words(*placed, *hashed, np.empty(longest + 1, np.int32), *np.empty((2, slots), np.int32))
-    characters = np.empty((2, longest + 1), np.uint32)
-    return characters[0], characters[1], words, (np.zeros(slots, np.uint64), np.zeros(1, np.int64))
+    hashes, places = (
+        [np.empty(longest + 2, dtype) for _ in range(number)] for dtype, number in ((np.uint64, 4), (np.int32, 5))
+    )
+    words = Words(*places[:2], *hashes, *places[2:], np.empty(slots, np.int32), np.empty(slots, np.int32))
+    table = np.zeros(slots, np.uint64), np.zeros(1, np.int64)
+    return Space(*(np.empty(longest + 1, np.uint32) for _ in range(3)), words, table)
 
 
 @njit(cache=True, nogil=True)
@@ -60,30 +75,29 @@ def measure_documents(data, offsets, tables, constants, spans, space, counts, te
     spans: (offsets, starts, ends) of the words in characters; no offsets for the own splitter.
     """
     stops, permutation = constants
-    characters, edited, words, table = space
+    characters, kinds, words, table = space.characters, space.kinds, space.words, space.table
     row = np.zeros(counts.shape[1], np.int64)
     for document in range(len(offsets) - 1):
         row[:] = 0
-        number = decode(data, offsets[document], offsets[document + 1], characters)
-        count_characters(characters, number, tables.flags, row)
-        hash_folded(characters, number, tables.flags, tables.folded, text_hashes[document])
-        count_lines(characters, number, tables.flags, table, row)
-        count_paragraphs(characters, number, tables.flags, table, row)
-        count_listed_lines(characters, number, tables.flags, row)
-        count_c4(characters, number, tables.flags, edited, row)
-        num_words = _place_words(characters, number, tables.flags, words, spans, document)
-        count_words(characters, tables.flags, words, num_words, stops, row)
-        count_repetitions(words, num_words, table, row)
-        num_words = simplified_words(characters, number, tables, False, words.hashes)
+        number = decode(data, offsets[document], offsets[document + 1], tables.flags, characters, kinds)
+        count_characters(characters, kinds, number, row)
+        hash_folded(characters, kinds, number, tables.folded, text_hashes[document])
+        count_lines(characters, kinds, number, table, row)
+        count_paragraphs(characters, kinds, number, table, row)
+        count_broken_lines(characters, kinds, number, tables.flags, space.edited, row)
+        num_words = _place_words(kinds, number, words, spans, document)
+        count_words(characters, kinds, words, num_words, stops, row)
+        count_repetitions(words, num_words, len(spans[0]) > 0, table, row)
+        num_words = simplified_words(characters, kinds, number, tables.simplified, False, words.hashes)
         sign(words.hashes, num_words, permutation, signatures[document])
         counts[document] = row
 
 
 @njit(cache=True)
-def _place_words(characters, number, flags, words, spans, document):
+def _place_words(kinds, number, words, spans, document):
     offsets, starts, ends = spans
     if len(offsets) == 0:
-        return split_words(characters, number, flags, words.starts, words.ends)
+        return split_words(kinds, number, words.starts, words.ends)
     first, last = offsets[document], offsets[document + 1]
     words.starts[: last - first] = starts[first:last]
     words.ends[: last - first] = ends[first:last]
@@ -91,12 +105,13 @@ def _place_words(characters, number, flags, words, spans, document):
 
 
 @njit(cache=True, nogil=True)
-def hash_words(data, offsets, tables, keep_numbers, characters, ends, hashes):
+def hash_words(data, offsets, tables, keep_numbers, space, ends, hashes):
     """Words of all documents behind one another in `hashes`; ends[i + 1] is where those of document i end."""
+    characters, kinds = space
     for document in range(len(offsets) - 1):
-        number = decode(data, offsets[document], offsets[document + 1], characters)
+        number = decode(data, offsets[document], offsets[document + 1], tables.flags, characters, kinds)
         behind = hashes[ends[document] :]
-        found = simplified_words(characters, number, tables, keep_numbers, behind)
+        found = simplified_words(characters, kinds, number, tables.simplified, keep_numbers, behind)
         ends[document + 1] = ends[document] + found
 
 
@@ -104,18 +119,21 @@ def hash_words(data, offsets, tables, keep_numbers, characters, ends, hashes):
 def edit_documents(data, offsets, flags, options, space, out, ends, dropped):
     """Lines that C4 keeps as UTF-8 in `out`; ends[i + 1] is where document i ends, dropped[i] how many lines it lost.
 
-    options: (only lines with terminal punctuation, without white space around the whole). space: two arrays for
-    code points, of the text and of what is kept.
+    options: (only lines with terminal punctuation, without white space around the whole). space: four arrays, for
+    code points, their kinds, an edited line, and what is kept.
     """
     punctuation, stripped = options
-    characters, written = space
+    characters, kinds, edited, kept = space
     for document in range(len(offsets) - 1):
-        number = decode(data, offsets[document], offsets[document + 1], characters)
-        size, dropped[document] = write_c4_lines(characters, number, flags, punctuation, written)
-        first, last = strip(written, 0, size, flags) if stripped else (0, size)
+        number = decode(data, offsets[document], offsets[document + 1], flags, characters, kinds)
+        text = (characters, kinds)
+        size, dropped[document] = write_c4_lines(text, number, flags, punctuation, edited, kept)
+        for place in range(size):
+            kinds[place] = flags[kept[place]]
+        first, last = strip(kinds, 0, size) if stripped else (0, size)
         place = ends[document]
         for index in range(first, last):
-            place = _encode(written[index], out, place)
+            place = _encode(kept[index], out, place)
         ends[document + 1] = place
 
 

@@ -35,7 +35,7 @@ def _edit(
     texts: pa.LargeStringArray, terminal_punctuation: bool, stripped: bool
 ) -> tuple[pa.LargeStringArray, NDArray[np.int32]]:
     data, offsets = text_buffers(texts)
-    space = tuple(np.empty((2, longest_text(offsets) + 1), np.uint32))
+    space = tuple(np.empty((4, longest_text(offsets) + 1), np.uint32))
     # A document grows by no more than the line feed behind its last line.
     out = np.empty(offsets[-1] - offsets[0] + len(texts), np.uint8)
     ends, dropped = np.zeros(len(texts) + 1, np.int64), np.zeros(len(texts), np.int32)

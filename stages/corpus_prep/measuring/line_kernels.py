@@ -1,7 +1,7 @@
 """Compiled loops over characters, lines and paragraphs.
 
-A document is an array of code points, decoded once. `flags` is the table of `characters.py`. Each loop adds to
-`row`, the counts of one document in the order of `columns.py`.
+A document is an array of code points, decoded once, with another of their kinds (the flags of `characters.py`). Each
+loop adds to `row`, the counts of one document in the order of `columns.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from stages.corpus_prep.measuring.characters import (
     LETTER,
     PLAIN,
     SCRIPT_SHIFT,
+    SCRIPTS,
     SPACE,
     TERMINAL,
 )
@@ -23,7 +24,7 @@ from stages.corpus_prep.measuring.hash_kernels import find_or_add, hash_characte
 CHARACTERS, VISIBLE, LETTERS, SYMBOLS = (
     INDEX[n] for n in ("characters", "visible_characters", "letters", "symbols")
 )
-OTHER_SCRIPT = INDEX["han"] - 1
+OTHER_SCRIPT, NUM_SCRIPTS = INDEX["han"] - 1, len(SCRIPTS)
 REPLACEMENTS, HASHES, ELLIPSES = (INDEX[n] for n in ("replacement_characters", "hashes", "ellipses"))
 NEWLINES, NONBLANK, LINES = INDEX["newlines"], INDEX["nonblank_lines"], INDEX["lines"]
 DUPLICATE_LINES, DUPLICATE_CHARACTERS = INDEX["duplicate_lines"], INDEX["duplicate_line_characters"]
@@ -35,90 +36,121 @@ DUPLICATE_PARAGRAPH_CHARACTERS = INDEX["duplicate_paragraph_characters"]
 BROKEN_LINES, BULLET_LINES, ELLIPSIS_LINES = (
     INDEX[n] for n in ("broken_lines", "bullet_lines", "ellipsis_lines")
 )
-_LINE_FEED, _RETURN, _BLANK, _DOT, _ELLIPSIS, _BULLET, _HYPHEN = 10, 13, 32, 46, 0x2026, 0x2022, 45
+_LINE_FEED, _RETURN, _DOT, _ELLIPSIS, _BULLET, _HYPHEN = 10, 13, 46, 0x2026, 0x2022, 45
 _FIRST_FACTOR, _SECOND_FACTOR = np.uint64(0xD1B54A32D192ED03), np.uint64(0x8CB92BA72F3D8DD7)
-_29, _31 = np.uint64(29), np.uint64(31)
+_29, _31, _21, _ZERO, _BLANK = np.uint64(29), np.uint64(31), np.uint64(21), np.uint64(0), np.uint64(32)
 
 
 @njit(cache=True)
-def decode(data, start, end, characters):
-    """UTF-8 in data[start:end] to code points; how many."""
+def decode(data, start, end, flags, characters, kinds):
+    """UTF-8 in data[start:end] to code points and their flags; how many."""
     number = 0
     while start < end:
-        byte = np.uint32(data[start])
-        if byte < 0x80:
-            characters[number] = byte
+        code = np.uint32(data[start])
+        if code < 0x80:
             start += 1
-        elif byte < 0xE0:
-            characters[number] = (byte & 0x1F) << 6 | data[start + 1] & 0x3F
+        elif code < 0xE0:
+            code = (code & 0x1F) << 6 | data[start + 1] & 0x3F
             start += 2
-        elif byte < 0xF0:
-            characters[number] = (byte & 0xF) << 12 | (data[start + 1] & 0x3F) << 6 | data[start + 2] & 0x3F
+        elif code < 0xF0:
+            code = (code & 0xF) << 12 | (data[start + 1] & 0x3F) << 6 | data[start + 2] & 0x3F
             start += 3
         else:
-            high = (byte & 7) << 18 | (data[start + 1] & 0x3F) << 12
-            characters[number] = high | (data[start + 2] & 0x3F) << 6 | data[start + 3] & 0x3F
+            code = (code & 7) << 18 | (data[start + 1] & 0x3F) << 12 | (data[start + 2] & 0x3F) << 6
+            code |= data[start + 3] & 0x3F
             start += 4
+        characters[number] = code
+        kinds[number] = flags[code]
         number += 1
     return number
 
 
 @njit(cache=True)
-def count_characters(characters, number, flags, row):
+def count_characters(characters, kinds, number, row):
     """Letters, scripts and signs, each by itself."""
-    spaces, dots = 0, 0
-    for place in range(number):
-        character = characters[place]
-        flag = flags[character]
-        spaces += flag & SPACE
-        row[LETTERS] += (flag & LETTER) != 0
-        row[SYMBOLS] += (flag & PLAIN) == 0
-        row[OTHER_SCRIPT + (flag >> SCRIPT_SHIFT)] += flag >> SCRIPT_SHIFT != 0
-        dots = dots + 1 if character == _DOT else 0
-        row[ELLIPSES] += (character == _ELLIPSIS) | (dots == 3)
-        dots = 0 if dots == 3 else dots
-        row[HASHES] += character == 35
-        row[NEWLINES] += character == _LINE_FEED
-        row[REPLACEMENTS] += character == 0xFFFD
-    row[CHARACTERS] = number
-    row[VISIBLE] = number - spaces
+    spaces = letters = plain = hashes = feeds = replacements = signs = 0
+    for place in range(number):  # sums without branches: the processor takes eight places at once
+        kind, character = kinds[place], characters[place]
+        spaces += kind & SPACE
+        letters += (kind & LETTER) != 0
+        plain += (kind & PLAIN) != 0
+        hashes += character == 35
+        feeds += character == _LINE_FEED
+        replacements += character == 0xFFFD
+        signs += character == _ELLIPSIS
+    for script in range(1, NUM_SCRIPTS):
+        found = 0
+        for place in range(number):
+            found += (kinds[place] >> SCRIPT_SHIFT) == script
+        row[OTHER_SCRIPT + script] = found
+    row[CHARACTERS], row[VISIBLE], row[LETTERS], row[SYMBOLS] = number, number - spaces, letters, number - plain
+    row[HASHES], row[NEWLINES], row[REPLACEMENTS] = hashes, feeds, replacements
+    row[ELLIPSES] = signs + _count_dots(characters, number)
 
 
 @njit(cache=True)
-def hash_folded(characters, number, flags, folded, text_hash):
+def _count_dots(characters, number):
+    """Three dots in a row, not overlapping."""
+    found, dots = 0, 0
+    for place in range(number):
+        if characters[place] != _DOT:
+            dots = 0
+        else:
+            dots += 1
+            if dots == 3:
+                found, dots = found + 1, 0
+    return found
+
+
+@njit(cache=True)
+def _absorb(state, group):
+    state = (state ^ group) * _FIRST_FACTOR
+    return state ^ (state >> _29)
+
+
+@njit(cache=True)
+def _absorb_other(state, group):
+    state = (state + group) * _SECOND_FACTOR
+    return state ^ (state >> _31)
+
+
+@njit(cache=True)
+def hash_folded(characters, kinds, number, folded, text_hash):
     """128 bits of the text without case, white space one blank: equal texts have equal hashes.
 
-    Two chains of 64 bits; each step is a bijection, so that texts meet by chance only.
+    Two chains of 64 bits. Each step takes three characters in and is a bijection, so that texts meet by chance only.
     """
-    first, second, blank, size = np.uint64(1), np.uint64(2), False, 0
+    first, second, blank, size, group = np.uint64(1), np.uint64(2), False, 0, np.uint64(0)
     for place in range(number):
-        if flags[characters[place]] & SPACE:
+        if kinds[place] & SPACE:
             blank = size > 0
             continue
-        for code in (np.uint64(_BLANK), np.uint64(folded[characters[place]])):
-            if code != _BLANK or blank:
-                first = (first ^ code) * _FIRST_FACTOR
-                first ^= first >> _29
-                second = (second + code) * _SECOND_FACTOR
-                second ^= second >> _31
-                size += 1
-        blank = False
-    text_hash[0] = mix(first ^ np.uint64(size))
-    text_hash[1] = mix(second + np.uint64(size))
+        if blank:
+            group = group << _21 | _BLANK
+            size += 1
+            if size % 3 == 0:
+                first, second, group = _absorb(first, group), _absorb_other(second, group), _ZERO
+            blank = False
+        group = group << _21 | np.uint64(folded[characters[place]])
+        size += 1
+        if size % 3 == 0:
+            first, second, group = _absorb(first, group), _absorb_other(second, group), _ZERO
+    text_hash[0] = mix(_absorb(first, group) ^ np.uint64(size))
+    text_hash[1] = mix(_absorb_other(second, group) + np.uint64(size))
 
 
 @njit(cache=True)
-def strip(characters, start, end, flags):
+def strip(kinds, start, end):
     """The part between white space, as `str.strip` cuts it."""
-    while start < end and flags[characters[start]] & SPACE:
+    while start < end and kinds[start] & SPACE:
         start += 1
-    while end > start and flags[characters[end - 1]] & SPACE:
+    while end > start and kinds[end - 1] & SPACE:
         end -= 1
     return start, end
 
 
 @njit(cache=True)
-def count_lines(characters, number, flags, table, row):
+def count_lines(characters, kinds, number, table, row):
     """Lines that end with a line feed: how many, how long, how they end, which came before.
 
     A first pass takes them as they are, a second without the white space around them.
@@ -130,7 +162,7 @@ def count_lines(characters, number, flags, table, row):
         for place in range(number + 1):
             if place < number and characters[place] != _LINE_FEED:
                 continue
-            first, last = strip(characters, start, place, flags)
+            first, last = strip(kinds, start, place)
             if stripped and first < last:
                 _, seen = find_or_add(slots, generation, mask, hash_characters(characters, first, last))
                 row[STRIPPED] += last - first
@@ -144,7 +176,7 @@ def count_lines(characters, number, flags, table, row):
                 row[NONBLANK] += filled
                 row[DUPLICATE_NONBLANK] += size * (seen & filled)
                 row[SHORT_LINES] += filled & (size <= SHORT_LINE_CHARACTERS)
-                row[TERMINAL_LINES] += filled & ((flags[characters[place - 1]] & TERMINAL) != 0)
+                row[TERMINAL_LINES] += filled & ((kinds[place - 1] & TERMINAL) != 0)
             start = place + 1
     # Splitting at line feeds leaves an empty piece at either end, and the second is a duplicate of the first.
     outer = 0
@@ -155,13 +187,15 @@ def count_lines(characters, number, flags, table, row):
 
 
 @njit(cache=True)
-def count_paragraphs(characters, number, flags, table, row):
+def count_paragraphs(characters, kinds, number, table, row):
     """Paragraphs stand between two or more line feeds; a text of white space is one, and empty."""
     slots, generation = table
-    place, end = strip(characters, 0, number, flags)
+    place, end = strip(kinds, 0, number)
     mask = new_generation(slots, generation, row[NEWLINES] // 2 + 1)
     start = place
     while place <= end:
+        while place < end and characters[place] != _LINE_FEED:
+            place += 1
         feeds = 0
         while place + feeds < end and characters[place + feeds] == _LINE_FEED:
             feeds += 1
@@ -175,10 +209,10 @@ def count_paragraphs(characters, number, flags, table, row):
 
 
 @njit(cache=True)
-def next_line(characters, start, number, flags):
+def next_line(characters, kinds, start, number):
     """(end of the line, start of the next), broken where `str.splitlines` breaks it."""
     end = start
-    while end < number and not flags[characters[end]] & BREAK:
+    while end < number and not kinds[end] & BREAK:
         end += 1
     both = end + 1 < number and characters[end] == _RETURN and characters[end + 1] == _LINE_FEED
     return end, end + 1 + both
@@ -195,14 +229,9 @@ def ends_with_ellipsis(characters, start, end):
 
 
 @njit(cache=True)
-def count_listed_lines(characters, number, flags, row):
-    """Lines begun with a bullet and lines ended with an ellipsis."""
-    start = 0
-    while start < number:
-        end, following = next_line(characters, start, number, flags)
-        start, end = strip(characters, start, end, flags)
-        row[BROKEN_LINES] += 1
-        if start < end:
-            row[BULLET_LINES] += (characters[start] == _BULLET) | (characters[start] == _HYPHEN)
-            row[ELLIPSIS_LINES] += ends_with_ellipsis(characters, start, end)
-        start = following
+def count_listed(characters, start, end, row):
+    """Whether a line, without the white space around it, begins with a bullet or ends with an ellipsis."""
+    row[BROKEN_LINES] += 1
+    if start < end:
+        row[BULLET_LINES] += (characters[start] == _BULLET) | (characters[start] == _HYPHEN)
+        row[ELLIPSIS_LINES] += ends_with_ellipsis(characters, start, end)

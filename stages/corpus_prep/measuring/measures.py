@@ -83,8 +83,8 @@ def word_hashes(
     data, offsets = text_buffers(texts)
     ends = np.zeros(len(texts) + 1, np.int64)
     hashes = np.empty(offsets[-1] - offsets[0], np.uint64)
-    characters = np.empty(longest_text(offsets) + 1, np.uint32)
-    loops.hash_words(data, offsets, character_tables(), keep_numbers, characters, ends, hashes)
+    space = tuple(np.empty((2, longest_text(offsets) + 1), np.uint32))
+    loops.hash_words(data, offsets, character_tables(), keep_numbers, space, ends, hashes)
     return ends, hashes[: ends[-1]].copy()
 
 

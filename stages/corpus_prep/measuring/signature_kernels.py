@@ -33,23 +33,22 @@ def permutations():
 
 
 @njit(cache=True)
-def simplified_words(characters, number, tables, keep_numbers, hashes):
+def simplified_words(characters, kinds, number, simplified, keep_numbers, hashes):
     """Hashes of the words of the simplified text, in order; how many.
 
     Simplified as datatrove does before MinHash: lower case, no accents, each number one 0, the rest as spaces.
     """
-    flags, simplified = tables.flags, tables.simplified
     words, begun, in_number, in_fraction = 0, False, False, False
     value = np.uint64(0)
     for place in range(number):
-        flag = flags[characters[place]]
+        flag = kinds[place]
         if flag & DIGIT and not keep_numbers:
             if not in_number:
                 value = value * PRIME + _ZERO + _1
             begun = in_number = True
             continue
         if in_number and flag & DECIMAL and not in_fraction and place + 1 < number:
-            if flags[characters[place + 1]] & DIGIT:
+            if kinds[place + 1] & DIGIT:
                 in_fraction = True
                 continue
         in_number = in_fraction = False

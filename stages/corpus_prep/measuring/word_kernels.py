@@ -52,11 +52,11 @@ def stop_word_table():
 
 
 @njit(cache=True)
-def split_words(characters, number, flags, starts, ends):
+def split_words(kinds, number, starts, ends):
     """The own splitter: runs of letters, digits and combining marks; a Han or kana character by itself."""
     words, begun = 0, False
     for place in range(number):
-        flag = flags[characters[place]]
+        flag = kinds[place]
         if begun and (flag & DENSE or not flag & (WORD | MARK)):
             ends[words] = place
             words, begun = words + 1, False
@@ -72,18 +72,18 @@ def split_words(characters, number, flags, starts, ends):
 
 
 @njit(cache=True)
-def count_words(characters, flags, words, num_words, stops, row):
+def count_words(characters, kinds, words, num_words, stops, row):
     """What words are made of; fills in their hashes and PRIME ** length on the way."""
     seen = np.uint64(0)
     for word in range(num_words):
         start, end = words.starts[word], words.ends[word]
-        value, power, plain, letter = np.uint64(0), _1, False, False
+        value, power, every, anything = np.uint64(0), _1, np.uint32(PUNCTUATION), np.uint32(0)
         for place in range(start, end):
-            character = characters[place]
-            value = value * PRIME + np.uint64(character) + _1
+            value = value * PRIME + np.uint64(characters[place]) + _1
             power *= PRIME
-            plain |= (flags[character] & PUNCTUATION) == 0
-            letter |= (flags[character] & LETTER) != 0
+            every &= kinds[place]
+            anything |= kinds[place]
+        plain, letter = every == 0, (anything & LETTER) != 0
         words.hashes[word], words.powers[word] = value, power
         size = end - start
         row[WORD_CHARACTERS] += size
@@ -109,72 +109,117 @@ def _stop_bit(value, stops):
 
 
 @njit(cache=True)
-def count_repetitions(words, num_words, table, row):
+def count_repetitions(words, num_words, glue, table, row):
     """Runs of 2 to 10 words that repeat.
 
-    A run of n words is a run of n - 1 and one word more, so its hash takes one multiplication. `joined` tells runs
-    apart by their words, `glued` by the text of the words without anything between (which is how datatrove
-    compares runs of five words and more).
+    Runs are compared by their words. With `glue`, runs of five words and more are compared by the text of their
+    words without anything between, as datatrove does ("ab c" is "a bc"); that matters only where a splitter cuts
+    the same text in two ways.
+
+    A run of n words can only repeat where its first n - 1 words do. So few places are left to look at after the
+    4-grams, and the long runs cost next to nothing in a text that does not repeat itself.
     """
-    joined, glued, lengths = words.joined, words.glued, words.lengths
+    prefixes, lengths, places = words.prefixes, words.lengths, words.places
+    prefixes[0], lengths[0] = 0, 0
     for word in range(num_words):
-        joined[word] = glued[word] = words.hashes[word]
-        lengths[word] = words.ends[word] - words.starts[word]
-    for size in range(2, LAST_SIZE + 1):
-        for start in range(num_words - size + 1):
-            added = start + size - 1
-            glued[start] = glued[start] * words.powers[added] + words.hashes[added]
-            lengths[start] += words.ends[added] - words.starts[added]
-            if size <= NGRAM_WORDS:
-                joined[start] = joined[start] * _RUN_FACTOR + words.hashes[added]
-        if num_words < size:
-            break
-        if FIRST_TOP <= size <= LAST_TOP:
-            row[NEXT_TO_TOP + size] = _most_frequent(joined, lengths, num_words, size, words, table)
-        if size >= FIRST_DUPLICATE:
-            row[NEXT_TO_DUPLICATE + size] = _duplicates(glued, lengths, num_words, size, table)
+        prefixes[word + 1] = prefixes[word] * _RUN_FACTOR + words.hashes[word]
+        lengths[word + 1] = lengths[word] + words.ends[word] - words.starts[word]
+        places[word] = word
+    left = num_words
+    for size in range(2, min(LAST_SIZE, num_words) + 1):
+        number = num_words - size + 1
+        while left and places[left - 1] >= number:
+            left -= 1
+        if glue:
+            _glue_next_word(words, number, size)
+        if size <= LAST_TOP:
+            row[NEXT_TO_TOP + size], left = _most_frequent(words, left, size, table)
+        elif glue:
+            row[NEXT_TO_DUPLICATE + size] = _glued_duplicates(words, number, size, table)
+        else:
+            row[NEXT_TO_DUPLICATE + size] = _duplicates(words, left, size, table)
         if size == NGRAM_WORDS:
-            row[REPEATED] = _repeated(joined, num_words - size + 1, table)
+            row[REPEATED] = _repeated(words, left, size, table)
 
 
 @njit(cache=True)
-def _most_frequent(runs, lengths, num_words, size, words, table):
-    """Characters, blanks between words included, of all places of the most frequent run; of equals the first."""
+def _factor(size):
+    power = _1
+    for _ in range(size):
+        power *= _RUN_FACTOR
+    return power
+
+
+@njit(cache=True)
+def _most_frequent(words, left, size, table):
+    """(characters of all places of the most frequent run, of equals the first, blanks between words included; how
+    many places are left in `words.places`: those whose run occurs twice)."""
     slots, generation = table
-    number = num_words - size + 1
-    mask = new_generation(slots, generation, number)
-    best, most = 0, 0
-    for start in range(number):
-        slot, seen = find_or_add(slots, generation, mask, runs[start])
+    mask = new_generation(slots, generation, left)
+    best, most, factor, prefixes = 0, 1, _factor(size), words.prefixes
+    for number in range(left):
+        start = words.places[number]
+        slot, seen = find_or_add(slots, generation, mask, prefixes[start + size] - prefixes[start] * factor)
+        words.slots[number] = slot
         if not seen:
             words.counts[slot], words.firsts[slot] = 0, start
         words.counts[slot] += 1
         count, first = words.counts[slot], words.firsts[slot]
         if count > most or (count == most and first < best):
             best, most = first, count
-    return (lengths[best] + size - 1) * most
+    kept = 0
+    for number in range(left):
+        words.places[kept] = words.places[number]
+        kept += words.counts[words.slots[number]] > 1
+    return (words.lengths[best + size] - words.lengths[best] + size - 1) * most, kept
 
 
 @njit(cache=True)
-def _duplicates(runs, lengths, num_words, size, table):
+def _duplicates(words, left, size, table):
     """Characters of runs that stood before; after one the search goes on behind it."""
     slots, generation = table
-    mask = new_generation(slots, generation, num_words - size + 1)
-    repeated, start = 0, 0
-    while start < num_words - size + 1:
-        _, seen = find_or_add(slots, generation, mask, runs[start])
-        if seen:
-            repeated += lengths[start]
-        start += size if seen else 1
+    mask = new_generation(slots, generation, left)
+    repeated, following, factor, prefixes = 0, 0, _factor(size), words.prefixes
+    for number in range(left):
+        start = words.places[number]
+        if start >= following:
+            value = prefixes[start + size] - prefixes[start] * factor
+            if find_or_add(slots, generation, mask, value)[1]:
+                repeated += words.lengths[start + size] - words.lengths[start]
+                following = start + size
     return repeated
 
 
 @njit(cache=True)
-def _repeated(runs, number, table):
+def _repeated(words, left, size, table):
+    """Runs that stood before, overlapping ones too."""
+    slots, generation = table
+    mask = new_generation(slots, generation, left)
+    repeated, factor, prefixes = 0, _factor(size), words.prefixes
+    for number in range(left):
+        start = words.places[number]
+        repeated += find_or_add(
+            slots, generation, mask, prefixes[start + size] - prefixes[start] * factor
+        )[1]
+    return repeated
+
+
+@njit(cache=True)
+def _glue_next_word(words, number, size):
+    for start in range(number):
+        before = words.hashes[start] if size == 2 else words.glued[start]
+        added = start + size - 1
+        words.glued[start] = before * words.powers[added] + words.hashes[added]
+
+
+@njit(cache=True)
+def _glued_duplicates(words, number, size, table):
+    """As `_duplicates`, of the text of runs."""
     slots, generation = table
     mask = new_generation(slots, generation, number)
-    repeated = 0
-    for start in range(number):
-        _, seen = find_or_add(slots, generation, mask, runs[start])
-        repeated += seen
+    repeated, start = 0, 0
+    while start < number:
+        seen = find_or_add(slots, generation, mask, words.glued[start])[1]
+        repeated += (words.lengths[start + size] - words.lengths[start]) * seen
+        start += size if seen else 1
     return repeated
