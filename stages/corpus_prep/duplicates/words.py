@@ -93,7 +93,7 @@ def _fold(character: str) -> str:
     return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())[:1]
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def code_point(data, place):
     """(code point, bytes) of the UTF-8 sequence at `place`; the text is known to be valid."""
     first = np.uint32(data[place])
@@ -107,7 +107,7 @@ def code_point(data, place):
     return ((first & 0x07) << 18) | (middle << 6) | (data[place + 3] & 0x3F), 4
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def finished(state):
     """Mix the state of a word's hash, so that all of its bits depend on all characters."""
     state ^= state >> np.uint64(33)
