@@ -1,0 +1,194 @@
+"""Paragraphs and lines that many documents hold: menus, licences, signatures. The first document keeps them.
+
+    spans = RepeatedSpans(work / "lines", "line", min_characters=30, more_than_documents=10)
+    for batch in batches: spans.add(batch["text"])          # first pass: 12 bytes per span on disk
+    spans.count()                                           # one partition in memory at a time
+    for batch in batches: spans.find(batch["text"])         # second pass: what to cut out of each document
+
+A line ends at a line feed, a paragraph at an empty line. Two spans are equal if their characters are, up to the
+amount of white space between them. Hashes have 64 bits: among ten thousand million spans a collision is expected
+with a chance of one in four for the whole corpus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+from numpy.typing import NDArray
+
+from stages.corpus_prep.duplicates.gram_hits import GramTable, places_of
+from stages.corpus_prep.duplicates.partitioned_files import (
+    PartitionedFiles,
+    append_hashes,
+    create_hash_files,
+    repeated_records,
+)
+from stages.corpus_prep.duplicates.words import finished, text_buffers
+
+Unit = Literal["line", "paragraph"]
+
+_BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Spans of a batch of texts: text int64 (place in the batch), begin and end int64 (bytes in that text), sorted."""
+
+    text: NDArray[np.int64]
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in all of them."""
+        return int((self.end - self.begin).sum())
+
+
+@dataclass(frozen=True)
+class RepeatedHashes:
+    """Hashes that more than so many documents hold: sorted uint64, and uint32 the first document of each."""
+
+    hashes: NDArray[np.uint64]
+    first: NDArray[np.uint32]
+
+    @cached_property
+    def _table(self) -> GramTable:
+        return GramTable.of(0, self.hashes)
+
+    def elsewhere(self, hashes: NDArray[np.uint64], documents: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Whether each hash is repeated and the document is not the first that holds it."""
+        found = np.zeros(len(hashes), np.bool_)
+        places = places_of(hashes, self._table)
+        known = places >= 0
+        found[known] = self.first[places[known]] != documents[known]
+        return found
+
+
+def count_repeated(files: list[PartitionedFiles], more_than_documents: int) -> RepeatedHashes:
+    """The hashes that more than `more_than_documents` documents hold; 12 bytes each stay in memory."""
+    found, first = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
+    for hashes, documents in repeated_records(files):
+        new_pair = np.ones(len(hashes), np.bool_)
+        new_hash = new_pair.copy()
+        new_hash[1:] = hashes[1:] != hashes[:-1]
+        new_pair[1:] = new_hash[1:] | (documents[1:] != documents[:-1])
+        starts = np.flatnonzero(new_hash)
+        if len(starts):
+            enough = np.add.reduceat(new_pair.astype(np.int64), starts) > more_than_documents
+            found.append(hashes[starts[enough]])
+            first.append(documents[starts[enough]])
+    # Partitions are ranges of hashes in ascending order, so the whole is sorted.
+    return RepeatedHashes(np.concatenate(found), np.concatenate(first))
+
+
+class RepeatedSpans:
+    """Two passes over the same texts in the same order; see the module."""
+
+    def __init__(self, folder: Path, unit: Unit, min_characters: int, more_than_documents: int) -> None:
+        """Shorter spans than min_characters are left alone, and so are those in at most more_than_documents."""
+        self.files = create_hash_files(folder)
+        self.unit: Unit = unit
+        self.min_characters = min_characters
+        self.more_than_documents = more_than_documents
+        self.repeated: RepeatedHashes | None = None
+        self._num_added = self._num_looked = 0
+
+    def add(self, texts: pa.Array) -> None:
+        """First pass: take note of the spans of a batch (large_string)."""
+        text, _, _, hashes = split_spans(texts, self.unit, self.min_characters)
+        append_hashes(self.files, hashes, text + self._num_added)
+        self._num_added += len(texts)
+
+    def count(self) -> RepeatedHashes:
+        """Between the passes: which spans are repeated. The work files are deleted."""
+        self.repeated = count_repeated([self.files], self.more_than_documents)
+        self.files.remove()
+        return self.repeated
+
+    def find(self, texts: pa.Array) -> Spans:
+        """Second pass: the spans to cut out of the next batch.
+
+        Raises:
+            RuntimeError: `count` was not called.
+        """
+        if self.repeated is None:
+            raise RuntimeError("count() comes between the two passes")
+        text, begin, end, hashes = split_spans(texts, self.unit, self.min_characters)
+        gone = self.repeated.elsewhere(hashes, text + self._num_looked)
+        self._num_looked += len(texts)
+        return Spans(text[gone], begin[gone], end[gone])
+
+
+def split_spans(
+    texts: pa.Array, unit: Unit, min_characters: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+    """(text, begin, end, hash) of every line or paragraph with at least min_characters that are no white space.
+
+    A span reaches to the beginning of the line on which the next one begins, so that cutting it out leaves no empty
+    line and takes no indentation away.
+    """
+    data, bounds = text_buffers(texts)
+    room = 1024
+    while True:
+        places, hashes = np.empty((3, room), np.int64), np.empty(room, np.uint64)
+        count = _split_spans(data, bounds, unit == "paragraph", min_characters, places, hashes)
+        if count <= room:
+            return places[0, :count], places[1, :count], places[2, :count], hashes[:count]
+        room = count
+
+
+@njit(cache=True)
+def _split_spans(data, bounds, paragraphs, min_characters, places, hashes):
+    """Fill `places` [3, room] and `hashes`; returns how many spans there are, which may be more than fit."""
+    count = 0
+    for text in range(len(bounds) - 1):
+        start, stop = bounds[text], bounds[text + 1]
+        begin, place, line = start, start, start
+        state, characters, space, feeds = _BASIS, 0, False, 0
+        while place <= stop:
+            byte = data[place] if place < stop else np.uint8(10)
+            blank = byte == 32 or 9 <= byte <= 13
+            feeds += byte == 10
+            ended = feeds >= (2 if paragraphs else 1) or place == stop
+            if (ended and not blank) or place == stop:
+                end = stop if place == stop else line
+                if characters >= min_characters and characters > 0:
+                    if count < len(hashes):
+                        places[0, count], places[1, count], places[2, count] = (
+                            text,
+                            begin - start,
+                            end - start,
+                        )
+                        hashes[count] = finished(state)
+                    count += 1
+                begin, state, characters, space = end, _BASIS, 0, False
+            if byte == 10:
+                line = place + 1
+            if blank:
+                space = characters > 0
+            else:
+                if space:
+                    state = (state ^ np.uint64(32)) * _PRIME
+                state = (state ^ np.uint64(byte)) * _PRIME
+                characters += (byte & 0xC0) != 0x80  # not the later bytes of a character
+                space, feeds = False, 0
+            place += 1
+    return count
+
+
+def cut_spans(texts: pa.Array, spans: Spans) -> pa.Array:
+    """The texts without the spans, as large_string; spans may overlap. Memory is that of the batch."""
+    data, bounds = text_buffers(texts)
+    keep = np.ones(int(bounds[-1] - bounds[0]), np.bool_)
+    base = bounds[spans.text] - bounds[0]
+    for begin, end in zip((base + spans.begin).tolist(), (base + spans.end).tolist(), strict=True):
+        keep[begin:end] = False
+    kept = np.ascontiguousarray(data[bounds[0] : bounds[-1]][keep])
+    offsets = np.concatenate(([0], np.cumsum(keep)))[bounds - bounds[0]].astype(np.int64)
+    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(kept))
