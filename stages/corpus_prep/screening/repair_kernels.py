@@ -49,7 +49,7 @@ def _composing() -> list[int]:
 
 
 @njit(cache=True)
-def _decode(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
+def decode(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
     """(code point, bytes) of the character of two to four bytes at `at`; never reads past `end`."""
     lead = data[at]
     if lead < 0xE0 and at + 1 < end:
@@ -65,7 +65,7 @@ def _decode(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
 @njit(cache=True)
 def _looks_garbled(before: int, point: int) -> bool:
     """Two characters that begin what UTF-8 looks like when it was read as Windows-1252."""
-    if before in {0xC2, 0xC3}:
+    if before in (0xC2, 0xC3):
         return 0x80 <= point <= 0xBF or 0x201A <= point <= 0x203A or point == 0x20AC
     return (before == 0xE2 and point == 0x20AC) or (before == 0xEF and point == 0xBB)
 
@@ -79,13 +79,13 @@ def _needs_of(data: NDArray[np.uint8], start: int, end: int, table: NDArray[np.u
     while at < end:
         point, size = np.int64(data[at]), 1
         if point >= 0x80:
-            point, size = _decode(data, at, end)
+            point, size = decode(data, at, end)
             if _looks_garbled(before, point):
                 needs |= OTHER
         needs |= table[point] if point < len(table) else OTHER
         if point == _NEWLINE:
             newlines += 1
-            if newlines > 3 or before in {_SPACE, _TAB, _WIDE_SPACE}:
+            if newlines > 3 or before in (_SPACE, _TAB, _WIDE_SPACE):
                 needs |= WHITE_SPACE
         else:
             newlines = 0
@@ -93,7 +93,7 @@ def _needs_of(data: NDArray[np.uint8], start: int, end: int, table: NDArray[np.u
                 needs |= LINE_ENDS
         before = point
         at += size
-    if end > start and before in {_NEWLINE, _SPACE, _TAB, _WIDE_SPACE}:
+    if end > start and before in (_NEWLINE, _SPACE, _TAB, _WIDE_SPACE):
         needs |= WHITE_SPACE
     return needs
 
@@ -113,7 +113,7 @@ def find_needs(
 def _without_space(out: NDArray[np.uint8], start: int, end: int) -> int:
     """`end`, moved back over spaces, tabs and ideographic spaces (E3 80 80)."""
     while end > start:
-        if out[end - 1] in {_SPACE, _TAB}:
+        if out[end - 1] in (_SPACE, _TAB):
             end -= 1
         elif end - start >= 3 and out[end - 1] == 0x80 and out[end - 2] == 0x80 and out[end - 3] == 0xE3:
             end -= 3
@@ -165,7 +165,7 @@ def mend_space(
     changed = np.zeros(len(needs), np.bool_)
     for index in range(len(needs)):
         start, end, to = offsets[index], offsets[index + 1], ends[index]
-        if needs[index] in {LINE_ENDS, WHITE_SPACE, LINE_ENDS | WHITE_SPACE}:
+        if needs[index] in (LINE_ENDS, WHITE_SPACE, LINE_ENDS | WHITE_SPACE):
             ends[index + 1], changed[index] = _mend(data, start, end, out, to)
         else:
             out[to : to + end - start] = data[start:end]
