@@ -25,7 +25,8 @@ from stages.corpus_prep.entries import Entry, of_split
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.gathering import Gathered, record_id
 from stages.corpus_prep.question_conversations import Exchange, question_exchanges, small_talk
-from stages.corpus_prep.reading.record_forms import Conversation, Message
+from stages.corpus_prep.reading.messages import Message
+from stages.corpus_prep.reading.record_forms import Conversation
 from stages.corpus_prep.sampling import Smallest, balanced, hashed_id, split_of
 from stages.corpus_prep.scenarios import Scenarios, make_scenarios
 from stages.corpus_prep.spec import CorpusPrepConfig
