@@ -17,7 +17,7 @@ REASONS = {
     "no_question": "nothing is asked before the answer, or the question is empty",
     "bad_messages": "the messages are no list of objects",
     "unknown_role": "a speaker that is neither system, user, assistant nor tool",
-    "roles_out_of_order": "two turns of one speaker in a row, a late system prompt, an answer before a question",
+    "roles_out_of_order": "two turns of one speaker in a row, a late system prompt, or an answer first",
     "result_without_call": "a tool's result that no call asked for",
     "call_without_result": "a tool call with another turn in place of its result",
     "bad_arguments": "a tool call without a name, or whose arguments are no JSON object",
@@ -216,7 +216,7 @@ def _call(item: Any) -> dict[str, Any]:
 
 
 def tools_of(value: Any) -> str:
-    """Declared tools as one JSON list in OpenAI's form, "" where there are none. Raises Malformed("bad_tools").
+    """Declared tools as one JSON list in OpenAI's form, or "". Raises Malformed("bad_tools").
 
     Nulls are left out: Parquet gives every function the fields of all others.
     """
@@ -244,7 +244,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def check_order(messages: Iterable[Message], tools: str = "") -> None:
-    """Raise Malformed unless the turns follow each other: [system] user (call result)* answer, again and again.
+    """Raise Malformed unless the turns are [system], then user (call result)* answer again and again.
 
     A conversation may end with a call. Several calls may share one result, never the other way round.
     """

@@ -1,8 +1,8 @@
 """What a row of the user's data is: a document, a conversation or a preference pair, told by its fields.
 
 Rows are recognised one by one, so a file may mix forms. `recognise` names the form; `convert` gives the
-record, or a `Refused` with a reason for a row of a known form that cannot be taken (an empty answer, turns out
-of order, arguments that are no JSON).
+record, or a `Refused` with a reason for a row of a known form that cannot be taken (an empty answer, turns
+out of order, arguments that are no JSON).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ NOTHING = CODE_SIGN + 1
 NUM_COLUMNS = NOTHING + 1
 TABLE_SIZE = 0x32000
 WINDOW_BYTES = 1500
-"""Headers and footers are often in another language than the text: beginning, middle and end are looked at."""
+"""Headers are often in another language than the text: beginning, middle and end are looked at."""
 
 _RANGES = {
     "han": ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3134F)),

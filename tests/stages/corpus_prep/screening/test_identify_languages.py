@@ -12,8 +12,8 @@ from stages.corpus_prep.screening.identify_languages import identify_languages, 
 
 KNOWN = {
     "en": "The boat lay on the shore all winter, and nobody came to paint it or to look for its oars.",
-    "de": "Das Boot lag den ganzen Winter am Ufer, und niemand kam, um es zu streichen oder die Ruder zu suchen.",
-    "fr": "Le bateau est resté tout l'hiver sur la rive, et personne n'est venu le peindre ni chercher ses rames.",
+    "de": "Das Boot lag den ganzen Winter am Ufer, und niemand kam, um es zu streichen oder Ruder zu suchen.",
+    "fr": "Le bateau est resté tout l'hiver sur la rive, et personne n'est venu le peindre.",
     "es": "La barca pasó todo el invierno en la orilla y nadie vino a pintarla ni a buscar los remos.",
     "nl": "De boot lag de hele winter aan de oever en niemand kwam hem schilderen of naar de riemen zoeken.",
     "ru": "Лодка всю зиму лежала на берегу, и никто не приходил её покрасить или поискать вёсла.",
