@@ -17,6 +17,7 @@ from rich.table import Table
 from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
 from flows.commands import build_command, chat_command, plan_rows, rerun_command, serve_ui
 from flows.compare import compare_runs
+from flows.dropped import show_dropped
 from flows.garbage import find_garbage, remove
 from flows.images_cli import app as images_app
 from flows.operations_cli import app as operations
@@ -159,11 +160,17 @@ def rerun(
 @app.command()
 def show(
     artifact: Annotated[str, typer.Argument(help="A stage, STAGE@RUN, a fingerprint, or a folder.")],
-    rows: Annotated[int, typer.Option(help="How many rows of each table.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows of each table, or of a page.")] = 3,
+    dropped: Annotated[str, typer.Option(help="Page through what corpus_prep dropped for this reason.")] = "",
+    page: Annotated[int, typer.Option(help="Which page of --dropped, from 1.")] = 1,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Look inside an artifact: figures, rows, samples; for sft a batch with its masked tokens dimmed."""
-    show_artifact(find_artifact(open_store(store), artifact), Console(), rows)
+    found = find_artifact(open_store(store), artifact)
+    if dropped:
+        show_dropped(found, dropped, Console(), page, rows)
+    else:
+        show_artifact(found, Console(), rows)
 
 
 @app.command()

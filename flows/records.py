@@ -102,6 +102,12 @@ def artifact_of(store: Store, record: RunRecord, stage: str) -> Artifact:
     return at_hand(store, Artifact(store.artifact_dir(stage, manifest.fingerprint), manifest))
 
 
+def _stage_called(word: str, stages: list[str]) -> str:
+    """`corpus` for corpus_prep: the first word of a stage's name, where no other stage begins with it."""
+    meant = [stage for stage in stages if stage.split("_")[0] == word]
+    return meant[0] if word not in stages and len(meant) == 1 else word
+
+
 def find_artifact(store: Store, name: str) -> Artifact:
     """An artifact by stage (of the newest run that has it), `stage@run`, fingerprint, or folder."""
     folder = Path(name)
@@ -109,6 +115,7 @@ def find_artifact(store: Store, name: str) -> Artifact:
         return Artifact(folder.resolve(), manifest)
     stage, _, run = name.partition("@")
     stages = [spec.name for spec in STAGES]
+    stage = _stage_called(stage, stages)
     if stage in stages:
         return artifact_of(store, read_record(store, run) if run else newest_with(store, stage), stage)
     for candidate in stages:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stages.corpus_prep.reading.record_forms import text_of
+from stages.corpus_prep.reading.messages import text_of
 from stages.runtime.errors import UserError
 
 Row = Mapping[str, Any]

@@ -7,6 +7,7 @@ Latin script is English only if English function words say so.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 SAMPLE_CHARACTERS = 4000
 _SCRIPTS = {
@@ -37,21 +38,31 @@ def detect_language(text: str) -> str:
     """One of en, zh, ja, ko, ar, ru, code, other."""
     sample = _sample(text)
     if sample.isascii():
-        return _latin_language(sample) if _WORD.search(sample) else "other"
-    counts = {name: len(pattern.findall(sample)) for name, pattern in _SCRIPTS.items()}
-    letters = sum(counts.values())
-    if letters == 0:
-        return "other"
-    # One Han character says about as much as three Latin letters.
-    weighted = counts | {"latin": counts["latin"] / 3}
-    if (
-        weighted["kana"] > 0.1 * (weighted["han"] + weighted["kana"])
-        and weighted["kana"] > 0.2 * weighted["latin"]
-    ):
-        return "ja"
+        return latin_language(sample) if _WORD.search(sample) else "other"
+    language, _ = language_of_script({name: len(p.findall(sample)) for name, p in _SCRIPTS.items()})
+    return language or latin_language(sample)
+
+
+_BY_SCRIPT = {"han": "zh", "kana": "ja", "hangul": "ko", "arabic": "ar", "cyrillic": "ru", "foreign": "other"}
+
+
+def language_of_script(counts: Mapping[str, int]) -> tuple[str, float]:
+    """(language, share of its script) by letters of each script; "" where it is Latin, which tells little.
+
+    counts: han, kana, hangul, arabic, cyrillic, latin, and maybe `foreign`: letters of any other script.
+    """
+    # One Han character says about as much as three letters of an alphabet.
+    weighted: dict[str, float] = {**counts, "latin": counts["latin"] / 3}
+    if "foreign" in counts:
+        weighted["foreign"] = counts["foreign"] / 3
+    total = sum(weighted.values())
+    if total == 0:
+        return "other", 0.0
+    han, kana = weighted["han"], weighted["kana"]
+    if kana > 0.1 * (han + kana) and kana > 0.2 * weighted["latin"]:
+        return "ja", (han + kana) / total
     script = max(weighted, key=lambda name: (weighted[name], name))
-    by_script = {"han": "zh", "kana": "ja", "hangul": "ko", "arabic": "ar", "cyrillic": "ru"}
-    return by_script[script] if script in by_script else _latin_language(sample)
+    return _BY_SCRIPT.get(script, ""), weighted[script] / total
 
 
 def _sample(text: str) -> str:
@@ -62,7 +73,8 @@ def _sample(text: str) -> str:
     return text[:third] + text[middle : middle + third] + text[-third:]
 
 
-def _latin_language(sample: str) -> str:
+def latin_language(sample: str) -> str:
+    """en, code or other, by signs and function words; a sample with too few words counts as English."""
     code_share = len(_CODE_SIGNS.findall(sample)) / len(sample)
     if code_share >= SURE_CODE_SHARE:
         return "code"

@@ -27,6 +27,19 @@ _BLANK_LINES = re.compile(r"\n{4,}")
 _TRAILING_SPACE = re.compile(r"[ \t\u3000]+(?=\n|\Z)")
 
 
+#: In the order in which they are done. Batches name them by bits in this order: append, never reorder.
+REPAIRS = (
+    "lone_surrogates",
+    "mojibake",
+    "line_ends",
+    "control_characters",
+    "invisible_characters",
+    "direction_overrides",
+    "nfc",
+    "white_space",
+)
+
+
 @dataclass(frozen=True)
 class Repaired:
     """The text, and the names of the repairs that changed it."""

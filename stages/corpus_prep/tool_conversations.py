@@ -28,7 +28,7 @@ from stages.corpus_prep.phrasings import (
     THEN_CALCULATE,
     Phrasings,
 )
-from stages.corpus_prep.reading.record_forms import Message
+from stages.corpus_prep.reading.messages import Message
 from stages.whitebox.tool_results import calculate
 
 MAX_TITLE_CHARACTERS = 44

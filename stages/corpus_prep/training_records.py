@@ -24,9 +24,11 @@ from stages.corpus_prep.entries import Entry, of_split
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.preparation import Records, record_id
 from stages.corpus_prep.question_conversations import Exchange, question_exchanges, small_talk
-from stages.corpus_prep.reading.record_forms import Conversation, Message
+from stages.corpus_prep.reading.messages import Message
+from stages.corpus_prep.reading.record_forms import Conversation
 from stages.corpus_prep.sampling import Smallest, balanced, hashed_id, split_of
 from stages.corpus_prep.scenarios import Scenarios, make_scenarios
+from stages.corpus_prep.screening.screen_records import record_text, with_tools_told
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.corpus_prep.survey import Survey
 from stages.corpus_prep.tool_conversations import ToolTaskMaker, tool_tasks
@@ -114,7 +116,7 @@ class RecordWriter:
 
     def _own(self) -> Iterable[Row]:
         for source, key, record in balanced(self.gathered.conversations, self.config.max_conversations):
-            if self._is_clean(source, key, "\n".join(message.content for message in record.messages)):
+            if self._is_clean(source, key, record_text(record)):
                 yield self._row(source, "own", record, split_of(key, self.config.validation_fraction))
 
     def _is_clean(self, source: str, key: str, text: str) -> bool:
@@ -156,7 +158,7 @@ class RecordWriter:
             "source": source,
             "kind": kind,
             "split": split,
-            "messages": [message.as_row() for message in record.messages],
+            "messages": [message.as_row() for message in with_tools_told(record.messages, record.tools)],
         }
 
     def write_preferences(self, conversations: Sequence[Row], folder: Path) -> Counter[str]:
@@ -169,12 +171,12 @@ class RecordWriter:
 
     def _own_pairs(self) -> Iterable[Row]:
         for source, key, pair in balanced(self.gathered.preferences, self.config.max_preferences):
-            prompt = [message.as_row() for message in pair.prompt]
+            prompt = [message.as_row() for message in with_tools_told(pair.prompt, pair.tools)]
             # Pairs of one prompt stay on one side, or its answers would leak.
             split = split_of(
                 hashed_id("prompt", *(row["content"] for row in prompt)), self.config.validation_fraction
             )
-            if self._is_clean(source, key, "\n".join([*(row["content"] for row in prompt), pair.chosen])):
+            if self._is_clean(source, key, record_text(pair)):
                 yield _pair_row(source, "own", split, prompt, pair.chosen, pair.rejected)
 
     def _derived(self, conversations: Sequence[Row]) -> Iterable[Row]:

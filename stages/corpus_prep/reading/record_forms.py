@@ -1,17 +1,25 @@
 """What a row of the user's data is: a document, a conversation or a preference pair, told by its fields.
 
 Rows are recognised one by one, so a file may mix forms. `recognise` names the form; `convert` gives the
-record, or None for a row of a known form that holds nothing (an empty answer, a disliked one).
+record, or a `Refused` with a reason for a row of a known form that cannot be taken (an empty answer, turns
+out of order, arguments that are no JSON).
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from stages.corpus_prep.reading.messages import (
+    Malformed,
+    Message,
+    check_order,
+    is_dialogue,
+    messages_of,
+    text_of,
+    tools_of,
+)
 from stages.runtime.errors import UserError
 
 Row = Mapping[str, Any]
@@ -20,6 +28,7 @@ TEXT_FIELDS = ("text", "content", "body", "document", "article", "paragraphs", "
 TITLE_FIELDS = ("title", "name", "heading", "headline", "path", "file")
 MESSAGE_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialogue")
 QUESTION_FIELDS = ("question", "prompt", "query", "problem")
+TOOL_FIELDS = ("tools", "functions")
 ANSWER_FIELDS = ("answer", "response", "output", "completion", "std_answer", "solution")
 
 KINDS = ("module", "class", "function", "text")
@@ -41,33 +50,29 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Message:
-    """One turn. tool_calls are {"name": ..., "arguments": {...}} objects."""
-
-    role: str
-    content: str
-    tool_calls: tuple[dict[str, Any], ...] = field(default=())
-
-    def as_row(self) -> dict[str, str]:
-        """The form that the contracts store."""
-        calls = json.dumps(list(self.tool_calls), ensure_ascii=False) if self.tool_calls else ""
-        return {"role": self.role, "content": self.content, "tool_calls": calls}
-
-
-@dataclass(frozen=True)
 class Conversation:
-    """Messages that end with an assistant's."""
+    """Messages that end with an assistant's. tools: a JSON list of the functions on offer, or ""."""
 
     messages: tuple[Message, ...]
+    tools: str = ""
 
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """Messages that end with a user's, and two answers."""
+    """Messages that end with a user's or a tool's, and two answers. tools: as in `Conversation`."""
 
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
+    tools: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row of a known form that was not taken: a key of `messages.REASONS`, and what exactly was found."""
+
+    reason: str
+    detail: str = ""
 
 
 Record = Document | Conversation | PreferencePair
@@ -79,7 +84,14 @@ class Form:
 
     name: str
     kind: str
-    convert: Callable[[Row], Record | None]
+    build: Callable[[Row], Record]
+
+    def convert(self, row: Row) -> Record | Refused:
+        """The record of a row of this form."""
+        try:
+            return self.build(row)
+        except Malformed as verdict:
+            return Refused(verdict.reason, verdict.detail)
 
 
 def recognise(row: Row, text_field: str = "", title_field: str = "") -> Form | None:
@@ -108,25 +120,12 @@ def _first(row: Row, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in row), None)
 
 
-def text_of(value: Any) -> str:
-    """A field as text: strings as they are, lists of lines joined, parts of a message joined, null empty."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return text_of(value.get("text", value.get("value", value.get("content"))))
-    if isinstance(value, list | tuple):
-        return "\n".join(part for part in map(text_of, value) if part)
-    return str(value)
-
-
 def _document_form(row: Row, title_field: str) -> Form | None:
     name = _first(row, TEXT_FIELDS)
     return Form(name, "document", lambda r: _document(r, name, title_field)) if name else None
 
 
-def _document(row: Row, text_field: str, title_field: str) -> Document | None:
+def _document(row: Row, text_field: str, title_field: str) -> Document:
     text = text_of(row.get(text_field))
     title_name = title_field or _first(row, TITLE_FIELDS) or ""
     title = " ".join(text_of(row.get(title_name)).split())[:200] if title_name != text_field else ""
@@ -142,10 +141,10 @@ def _conversation_form(row: Row) -> Form | None:
     question, answer = _first(row, QUESTION_FIELDS) or "", _first(row, ANSWER_FIELDS) or ""
     if "instruction" in row and answer:
         name = f"instruction/{answer}"
-        return Form(name, "conversation", lambda r: _exchange(instruction_of(r), r[answer]))
+        return Form(name, "conversation", lambda r: _exchange(r, instruction_of(r), r[answer]))
     if not question or not answer:
         return None
-    return Form(f"{question}/{answer}", "conversation", lambda r: _exchange(text_of(r[question]), r[answer]))
+    return Form(f"{question}/{answer}", "conversation", lambda r: _exchange(r, r[question], r[answer]))
 
 
 def instruction_of(row: Row) -> str:
@@ -154,91 +153,63 @@ def instruction_of(row: Row) -> str:
     return f"{instruction}\n{given}" if given and given not in instruction else instruction
 
 
-def _exchange(question: str, answer: Any) -> Conversation | None:
-    messages = (Message("user", question.strip()), Message("assistant", text_of(answer).strip()))
-    return Conversation(messages) if all(message.content for message in messages) else None
+def _exchange(row: Row, question: Any, answer: Any) -> Conversation:
+    """A question and its answer, behind the turns of `history`; TRL also gives both as lists of messages."""
+    asked = messages_of(question) if isinstance(question, list) else [_turn("user", question)]
+    answered = messages_of(answer) if isinstance(answer, list) else [_turn("assistant", answer)]
+    return _conversation(row, [*_history(row), *asked, *answered])
 
 
-def _seed_task(row: Row) -> Conversation | None:
+def _turn(role: str, said: Any) -> Message:
+    return messages_of([{"role": role, "content": said}])[0]
+
+
+def _history(row: Row) -> list[Message]:
+    """Earlier questions and answers, [[question, answer], ...], as LLaMA-Factory has them."""
+    turns = row.get("history")
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+        return []
+    return [
+        _turn(role, said) for turn in turns for role, said in zip(("user", "assistant"), turn, strict=True)
+    ]
+
+
+def _seed_task(row: Row) -> Conversation:
     instance = (row["instances"] or [{}])[0]
     question = instruction_of({"instruction": row["instruction"], "input": instance.get("input")})
-    return _exchange(question, instance.get("output"))
+    return _exchange({}, question, instance.get("output"))
 
 
-def _dialogue(row: Row, name: str) -> Conversation | None:
-    if row.get("label") is False:  # a disliked answer, as in KTO data
-        return None
-    messages = messages_of(row[name])
+def _dialogue(row: Row, name: str) -> Conversation:
+    return _conversation(row, messages_of(row[name]))
+
+
+def _conversation(row: Row, messages: list[Message]) -> Conversation:
+    """The turns up to the last answer, checked. Questions after it, which nobody answered, are left out."""
+    if row.get("label") is False:  # KTO: there is no loss here that learns from a bad answer alone
+        raise Malformed("disliked_answer")
+    messages, tools = _opened(row, messages), tools_of(_first_value(row, TOOL_FIELDS))
     while messages and messages[-1].role != "assistant":
         messages.pop()
-    has_question = any(message.role == "user" for message in messages)
-    return Conversation(tuple(messages)) if messages and has_question else None
+    if not messages:
+        raise Malformed("empty_answer", "no answer")
+    check_order(messages, tools)
+    return Conversation(tuple(messages), tools)
 
 
-_ROLES = {
-    "human": "user",
-    "user": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "system": "system",
-    "developer": "system",
-    "tool": "tool",
-    "observation": "tool",
-    "function": "tool",
-    "function_call": "assistant",
-}
+def _opened(row: Row, messages: list[Message]) -> list[Message]:
+    """Messages behind the system prompt that stands in a field of its own."""
+    said = text_of(row.get("system")).strip()
+    return (
+        [Message("system", said), *messages]
+        if said and messages[:1] != [Message("system", said)]
+        else messages
+    )
 
 
-def messages_of(value: Any) -> list[Message]:
-    """Messages in role/content or from/value form, a whole dialogue as text, or a single question."""
-    if isinstance(value, str):
-        return _spoken(value)
-    messages = []
-    for item in value or []:
-        said = str(item.get("role") or item.get("from") or "").lower()
-        content = text_of(item.get("content", item.get("value"))).strip()
-        calls = _tool_calls(content if said == "function_call" else item.get("tool_calls"))
-        content = "" if said == "function_call" else content
-        if said in _ROLES and (content or calls):
-            messages.append(Message(_ROLES[said], content, calls))
-    return messages
-
-
-_SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
-
-
-def _spoken(text: str) -> list[Message]:
-    """`\\n\\nHuman: ...\\n\\nAssistant: ...`, or just a question."""
-    parts = _SPEAKER.split(text)
-    if len(parts) == 1:
-        return [Message("user", text.strip())] if text.strip() else []
-    pairs = zip(parts[1::2], parts[2::2], strict=True)
-    return [Message(_ROLES[speaker.lower()], said.strip()) for speaker, said in pairs]
-
-
-def _tool_calls(value: Any) -> tuple[dict[str, Any], ...]:
-    """[{"name", "arguments"}], also in OpenAI's form and as JSON text."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return ()
-    calls = []
-    for item in [value] if isinstance(value, dict) else value or []:
-        call = item.get("function", item)
-        arguments = call.get("arguments") or {}
-        if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments)
-            except ValueError:
-                continue
-        if call.get("name") and isinstance(arguments, dict):
-            calls.append({"name": str(call["name"]), "arguments": arguments})
-    return tuple(calls)
+def _first_value(row: Row, names: tuple[str, ...]) -> Any:
+    name = _first(row, names)
+    return row[name] if name else None
 
 
 def _pair_form(row: Row) -> Form | None:
@@ -251,40 +222,54 @@ def _pair_form(row: Row) -> Form | None:
     return None
 
 
-def _chosen_rejected(row: Row, asked: str | None) -> PreferencePair | None:
+def _chosen_rejected(row: Row, asked: str | None) -> PreferencePair:
     chosen, rejected = _answer_messages(row["chosen"]), _answer_messages(row["rejected"])
     if asked == "instruction":
-        prompt = [Message("user", instruction_of(row))]
+        prompt = [*_history(row), Message("user", instruction_of(row))]
     elif asked:
         prompt = messages_of(row[asked])
     else:
         prompt = chosen[:-1]
+        if prompt != rejected[:-1]:
+            raise Malformed("different_prompts")
     while prompt and prompt[-1].role == "assistant":
         prompt.pop()
-    return _pair(prompt, chosen[-1].content if chosen else "", rejected[-1].content if rejected else "")
+    return _pair(row, prompt, _answer(chosen), _answer(rejected))
+
+
+def _answer(messages: list[Message]) -> str:
+    if messages and messages[-1].tool_calls:
+        raise Malformed("answer_is_a_call", ", ".join(call["name"] for call in messages[-1].tool_calls))
+    return messages[-1].with_reasoning() if messages and messages[-1].content else ""
 
 
 def _answer_messages(value: Any) -> list[Message]:
     """An answer as text, as one message, or as the last message of a whole dialogue."""
-    if isinstance(value, str) and not _SPEAKER.search(value):
-        return [Message("assistant", value.strip())]
+    if isinstance(value, str) and not is_dialogue(value):
+        return [_turn("assistant", value)]
     messages = messages_of([value] if isinstance(value, Mapping) else value)
     return messages if messages and messages[-1].role == "assistant" else []
 
 
-def _judged_outputs(row: Row) -> PreferencePair | None:
+def _judged_outputs(row: Row) -> PreferencePair:
     """AlpacaEval and LLMBar: 2 (or 1.5 and more) says that the second output is the better one."""
     verdict = row.get("preference", row.get("label"))
     if verdict is None or float(verdict) == 1.5:
-        return None
+        raise Malformed("no_preference", str(verdict))
     second_wins = float(verdict) > 1.5
     chosen, rejected = ("output_2", "output_1") if second_wins else ("output_1", "output_2")
     question = instruction_of({"instruction": row.get("instruction") or row.get("input")})
-    return _pair([Message("user", question)], text_of(row[chosen]), text_of(row[rejected]))
+    return _pair(row, [Message("user", question)], text_of(row[chosen]), text_of(row[rejected]))
 
 
-def _pair(prompt: list[Message], chosen: str, rejected: str) -> PreferencePair | None:
-    whole = bool(prompt) and bool(prompt[-1].content) and prompt[-1].role != "assistant"
-    if not whole or not chosen.strip() or not rejected.strip() or chosen.strip() == rejected.strip():
-        return None
-    return PreferencePair(tuple(prompt), chosen.strip(), rejected.strip())
+def _pair(row: Row, prompt: list[Message], chosen: str, rejected: str) -> PreferencePair:
+    prompt, tools = _opened(row, prompt), tools_of(_first_value(row, TOOL_FIELDS))
+    chosen, rejected = chosen.strip(), rejected.strip()
+    if not prompt or prompt[-1].role == "system":
+        raise Malformed("no_question")
+    if not chosen or not rejected:
+        raise Malformed("empty_answer", "rejected" if chosen else "chosen")
+    if chosen == rejected:
+        raise Malformed("same_answers")
+    check_order([*prompt, Message("assistant", chosen)], tools)
+    return PreferencePair(tuple(prompt), chosen, rejected, tools)

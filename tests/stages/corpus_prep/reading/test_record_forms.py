@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from stages.corpus_prep.reading.messages import REASONS, Message
 from stages.corpus_prep.reading.record_forms import (
     Conversation,
     Document,
-    Message,
     PreferencePair,
+    Refused,
     recognise,
     unknown_form,
 )
@@ -111,23 +113,106 @@ def test_a_dialogue_before_the_pair_is_kept() -> None:
     assert [message.content for message in pair.prompt] == ["Hi", "Hello", "Why?"]
 
 
+ASK = {"role": "user", "content": "Why?"}
+SAY = {"role": "assistant", "content": "Because."}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"name": "add", "arguments": "{}"}]}
+RESULT = {"role": "tool", "content": "3"}
+
+
 @pytest.mark.parametrize(
-    "row",
+    ("row", "reason"),
     [
-        {"instruction": "Why?", "output": " "},
-        {"messages": [{"role": "user", "content": "Why?"}]},
-        {"messages": [], "label": True},
-        {
-            "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
-            "label": False,
-        },
-        {"prompt": "Why?", "chosen": "Same.", "rejected": "Same."},
-        {"prompt": "", "chosen": "A", "rejected": "B"},
-        {"instruction": "Why?", "output_1": "A", "output_2": "B", "preference": 1.5},
+        ({"instruction": "Why?", "output": " "}, "empty_answer"),
+        ({"instruction": " ", "output": "Because."}, "no_question"),
+        ({"messages": [ASK]}, "empty_answer"),
+        ({"messages": [], "label": True}, "empty_answer"),
+        ({"messages": None}, "bad_messages"),
+        ({"messages": ["hello"]}, "bad_messages"),
+        ({"messages": [ASK, SAY], "label": False}, "disliked_answer"),
+        ({"prompt": "Why?", "completion": "No.", "label": False}, "disliked_answer"),
+        ({"messages": [ASK, SAY, SAY]}, "roles_out_of_order"),
+        ({"messages": [ASK, ASK, SAY]}, "roles_out_of_order"),
+        ({"messages": [SAY, ASK, SAY]}, "roles_out_of_order"),
+        ({"messages": [ASK, SAY, {"role": "system", "content": "Be brief."}, ASK, SAY]}, "roles_out_of_order"),
+        ({"messages": [ASK, {"role": "wizard", "content": "Abracadabra"}, SAY]}, "unknown_role"),
+        ({"messages": [ASK, RESULT, SAY]}, "result_without_call"),
+        ({"messages": [ASK, CALL, RESULT, RESULT, SAY]}, "result_without_call"),
+        ({"messages": [ASK, CALL, ASK, SAY]}, "call_without_result"),
+        ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "function_call", "value": "add(1, 2)"}]}, "bad_arguments"),
+        ({"messages": [ASK, {"role": "assistant", "tool_calls": [{"name": "add", "arguments": "1, 2"}]}]}, "bad_arguments"),
+        ({"messages": [ASK, {"role": "assistant", "tool_calls": [{"name": "add", "arguments": "[1, 2]"}]}]}, "bad_arguments"),
+        ({"messages": [ASK, {"role": "assistant", "tool_calls": [{"arguments": "{}"}]}]}, "bad_arguments"),
+        ({"messages": [ASK, SAY], "tools": "add, subtract"}, "bad_tools"),
+        ({"messages": [ASK, SAY], "tools": [{"description": "adds"}]}, "bad_tools"),
+        ({"messages": [ASK, CALL], "tools": [{"name": "subtract"}]}, "undeclared_tool"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, SAY]}, "unsupported_content"),
+        ({"prompt": "Why?", "chosen": "Same.", "rejected": "Same. "}, "same_answers"),
+        ({"prompt": "", "chosen": "A", "rejected": "B"}, "no_question"),
+        ({"prompt": "Why?", "chosen": "", "rejected": "B"}, "empty_answer"),
+        ({"prompt": "Why?", "chosen": CALL, "rejected": SAY}, "answer_is_a_call"),
+        ({"chosen": HH + "Yes.", "rejected": HH + "Yes.\n\nHuman: So?\n\nAssistant: No."}, "different_prompts"),
+        ({"instruction": "Why?", "output_1": "A", "output_2": "B", "preference": 1.5}, "no_preference"),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_taken_say_why(row: dict[str, Any], reason: str) -> None:
+    refused = _convert(row)
+    assert isinstance(refused, Refused)
+    assert refused.reason == reason
+    assert reason in REASONS
+
+
+def test_every_reason_has_a_row_above() -> None:
+    marks = test_rows_that_cannot_be_taken_say_why.pytestmark  # type: ignore[attr-defined]
+    assert {reason for _, reason in marks[0].args[1]} == set(REASONS)
+
+
+TOOL = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "default": None}}
+KEPT_TOOL = {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    "tools", [[TOOL], json.dumps([TOOL]), [{"type": "function", "function": TOOL}], TOOL]
+)
+def test_tools_in_four_spellings(tools: Any) -> None:
+    record = _convert({"messages": [ASK, CALL, RESULT, SAY], "tools": tools})
+    assert json.loads(record.tools) == [{"type": "function", "function": KEPT_TOOL}]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"content": "Because.", "reasoning_content": "Hm."},
+        {"content": "<think>\nHm.\n</think>\n\nBecause."},
+        {"content": [{"type": "reasoning", "value": "Hm."}, {"type": "text", "value": "Because."}]},
+        {"content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Because."}]},
     ],
 )
-def test_rows_of_a_known_form_that_hold_nothing(row: dict[str, Any]) -> None:
-    assert _convert(row) is None
+def test_reasoning_in_four_spellings(said: dict[str, Any]) -> None:
+    answer = _convert({"messages": [ASK, {"role": "assistant", **said}]}).messages[1]
+    assert answer == Message("assistant", "Because.", reasoning="Hm.")
+    assert answer.as_row()["content"] == "<think>\nHm.\n</think>\n\nBecause."
+
+
+def test_words_and_the_call_behind_them_are_one_turn() -> None:
+    said = [("human", "1+2?"), ("gpt", "Let me see."), ("function_call", '{"name": "add", "arguments": {"a": 1}}'),
+            ("function_call", '{"name": "add", "arguments": {"a": 2}}'), ("observation", "3"), ("gpt", "3.")]  # fmt: skip
+    record = _convert({"conversations": [{"from": who, "value": what} for who, what in said]})
+    assert [message.role for message in record.messages] == ["user", "assistant", "tool", "assistant"]
+    assert record.messages[1].content == "Let me see."
+    assert [call["arguments"] for call in record.messages[1].tool_calls] == [{"a": 1}, {"a": 2}]
+
+
+def test_system_prompts_and_history_stand_in_fields_of_their_own() -> None:
+    row = {"instruction": "And?", "output": "So.", "system": "Be brief.", "history": [["Why?", "Because."]]}
+    messages = _convert(row).messages
+    assert [message.content for message in messages] == ["Be brief.", "Why?", "Because.", "And?", "So."]
+    assert messages[0].role == "system"
+    pair = _convert({"prompt": "Why?", "chosen": "A", "rejected": "B", "system": "Be brief."})
+    assert [message.role for message in pair.prompt] == ["system", "user"]
+
+
+def test_messages_as_json_text() -> None:
+    assert _convert({"messages": json.dumps([ASK, SAY])}) == Conversation((USER, BOT))
 
 
 def test_a_named_field_counts_before_every_form() -> None:

@@ -1,0 +1,1 @@
+"""Screening: repair, language, lists, scores and personal data, in batches of Arrow strings."""

@@ -1,0 +1,84 @@
+"""Records pass what documents pass, and nothing that is said in them is lost on the way to their rows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stages.corpus_prep.reading.messages import Message
+from stages.corpus_prep.reading.record_forms import Conversation, PreferencePair
+from stages.corpus_prep.screening.screen_records import (
+    duplicate_key,
+    judge_record,
+    record_text,
+    repaired_record,
+    with_tools_told,
+)
+
+TOOLS = json.dumps([{"type": "function", "function": {"name": "weather", "description": "itâ€™s"}}])
+CALL = {"name": "weather", "arguments": {"city": "MÃ¼nchen", "days": 2}}
+
+
+def _talk(answer: str = "Sunny.", question: str = "Weather?", **changed: str) -> Conversation:
+    said = (
+        Message("user", question),
+        Message("assistant", "", (CALL,), "Let me\r\nlook."),
+        Message("tool", "sun\x00ny"),
+        Message("assistant", answer),
+    )
+    return Conversation(said, changed.get("tools", TOOLS))
+
+
+def test_every_text_is_repaired() -> None:
+    record = repaired_record(_talk("Sunny.\u200b  \n"))
+    assert isinstance(record, Conversation)
+    assert record.messages[1].tool_calls[0]["arguments"] == {"city": "München", "days": 2}
+    assert record.messages[1].reasoning == "Let me\nlook."
+    assert [message.content for message in record.messages[2:]] == ["sunny", "Sunny."]
+    assert "it\u2019s" in record.tools
+    assert repaired_record(record) == record
+    pair = repaired_record(PreferencePair((Message("user", "a\r\nb"),), "x \n", "y\x00"))
+    assert pair == PreferencePair((Message("user", "a\nb"),), "x", "y")
+
+
+def test_duplicates_up_to_case_and_space() -> None:
+    assert duplicate_key(_talk("Sunny.")) == duplicate_key(_talk(" sunny.\n"))
+    others = [_talk("Rainy."), _talk(question="Why?"), _talk(tools="")]
+    assert len({duplicate_key(record) for record in (_talk(), *others)}) == 4
+    shuffled = {"arguments": {"days": 2, "city": "MÃ¼nchen"}, "name": "weather"}
+    first, call, *rest = _talk().messages
+    same = Conversation((first, Message("assistant", "", (shuffled,), call.reasoning), *rest), TOOLS)
+    assert duplicate_key(same) == duplicate_key(_talk())
+    pair = PreferencePair((Message("user", "Why?"),), "A", "B")
+    assert duplicate_key(pair) != duplicate_key(PreferencePair(pair.prompt, "B", "A"))
+
+
+def test_what_is_said_holds_reasoning_and_calls() -> None:
+    text = record_text(_talk())
+    assert all(part in text for part in ("Weather?", "look.", "MÃ¼nchen", "Sunny."))
+    pair = PreferencePair((Message("user", "Why?"),), "Because.", "Go away.")
+    assert record_text(pair) == "Why?\n\nBecause."
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("Yes.", ""),
+        ("\ufffd\ufffd lost \ufffd", "broken_characters"),
+        ("I like this very much indeed.\n" * 40, "duplicate_lines"),
+        ("the cat sat on the mat and the dog sat on the log too " * 30, "repeated_ngrams"),
+    ],
+)
+def test_answers_that_repeat_themselves_are_dropped(answer: str, reason: str) -> None:
+    assert judge_record(_talk(answer), "en")[0] == reason
+    assert judge_record(PreferencePair((Message("user", "Why?"),), answer, "B"), "en")[0] == reason
+
+
+def test_tools_are_told_in_the_system_prompt() -> None:
+    told = with_tools_told((Message("system", "Be brief."), Message("user", "Hi")), TOOLS)
+    assert told[0].content.startswith("Be brief.\n\n")
+    line = told[0].content.split("<tools>\n")[1].split("\n</tools>")[0]
+    assert json.loads(line) == json.loads(TOOLS)[0]
+    assert with_tools_told((Message("user", "Hi"),), TOOLS)[0].role == "system"
+    assert with_tools_told((Message("user", "Hi"),), "") == (Message("user", "Hi"),)
