@@ -16,9 +16,9 @@ from stages.runtime.errors import UserError
 from stages.tokenizer.encoder_tables import EncoderTables, make_tables, why_not_supported
 
 CACHE_LOG2_SLOTS = 18
-"""19 MB. English with 32,000 pieces gains nothing from four times as many, and loses a quarter with a fourth."""
+"""19 MB. English with 32,000 pieces is no faster with four times as many, a quarter slower with a fourth."""
 KERNELS_FROM_BYTES = 20_000_000
-"""Below this the library is done before numba has compiled the kernels, which takes 8 s for the first time."""
+"""Below this the library is done before numba has compiled the kernels: 8 s, for the first time."""
 LIBRARY_BATCH_BYTES = 1 << 20  # lists of Python's integers take some 20 bytes per byte of text
 
 

@@ -118,9 +118,8 @@ def _encode_text(text, at, end, tables, cache, shared, heap, out, n):
         start, count, key = at, 0, np.uint64(0)
         last = NO_SYMBOL
         while at < end:
-            if count > 0 and fixed_starts[text[at]] != fixed_starts[text[at] + 1]:
-                if _match_fixed(text, at, end, fixed_starts, fixed_spans, fixed_bytes) >= 0:
-                    break
+            if count > 0 and _match_fixed(text, at, end, fixed_starts, fixed_spans, fixed_bytes) >= 0:
+                break
             code, size = _character(text, at)
             symbol = symbol_of_character[code]
             if count > 0 and not _joins(last, symbol, joins, tables.joins_shift):
@@ -171,7 +170,7 @@ def _match_fixed(text, at, end, starts, spans, symbols):
 
 @njit(cache=True, nogil=True)
 def _same(left, left_at, right, right_at, size):
-    for i in range(size):
+    for i in range(size):  # noqa: SIM110  (numba compiles no generators into `all`)
         if left[left_at + i] != right[right_at + i]:
             return False
     return True
@@ -185,7 +184,7 @@ def _pair_hash(left, right):
 @njit(cache=True, nogil=True)
 def _joins(left, right, bits, shift):
     """Whether the two characters may stand side by side in a piece. False is certain, True is likely."""
-    if left == NO_SYMBOL or right == NO_SYMBOL:
+    if left < 0 or right < 0:  # NO_SYMBOL
         return False
     bit = _pair_hash(left, right) >> np.uint64(shift)
     return (bits[bit >> _6] >> (bit & _63)) & _1 != 0
@@ -196,9 +195,9 @@ def _find(text, start, end, key, slots, shift, texts):
     """The slot of the part text[start:end], or -1."""
     slot = key >> np.uint64(shift)
     while slots[slot, SIZES] != 0:
-        if np.uint64(slots[slot, KEY]) == key and slots[slot, SIZES] >> 32 == end - start:
-            if _same(texts, slots[slot, TEXT], text, start, end - start):
-                return np.int64(slot)
+        alike = np.uint64(slots[slot, KEY]) == key and slots[slot, SIZES] >> 32 == end - start
+        if alike and _same(texts, slots[slot, TEXT], text, start, end - start):
+            return np.int64(slot)
         slot = (slot + _1) & np.uint64(len(slots) - 1)
     return np.int64(-1)
 
