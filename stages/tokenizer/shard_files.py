@@ -36,7 +36,7 @@ class Shard:
 
 
 def plan_shards(bucket_tokens: np.ndarray, num_buckets: Mapping[str, int], shard_tokens: int) -> list[Shard]:
-    """Neighbouring buckets together, as long as they have no more than `shard_tokens`; never less than one."""
+    """Neighbouring buckets together, up to `shard_tokens`; a bucket that has more is a shard of its own."""
     shards: list[Shard] = []
     first = 0
     for split in SPLITS:
