@@ -15,6 +15,7 @@ from data_contracts.tokenizer_bundle import COMPRESSION_SCHEMA
 from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
 from stages.tokenizer.hugging_face import special_tokens_map, tokenizer_config, tokenizer_json
+from stages.tokenizer.packing_report import report_packing
 from stages.tokenizer.sample import (
     choose_conversations,
     choose_documents,
@@ -41,6 +42,7 @@ def run(
     session.log(f"learned {tokenizer.vocab_size:,} pieces, sha256 {tokenizer.sha256[:12]}")
     settings = ShardSettings(config.shard_tokens, config.shuffle_seed, config.num_threads)
     written = write_shards(inputs["documents"], tokenizer, outputs["tokens"], session, settings)
+    report_packing(outputs["tokens"], session)
     _report_compression(written.languages, outputs["tokenizer"] / "compression.parquet", session)
     total = _total(written.languages)
     return {

@@ -84,6 +84,18 @@ def test_the_stage_reports_table_chart_and_progress(built: Any) -> None:
     assert last["done"] == last["total"] == len(list(read_rows(built.inputs["documents"])))
 
 
+def test_the_report_says_how_documents_pack(built: Any) -> None:
+    table = next(e for e in built.events if e["event"] == "table" and e["name"] == "packing")
+    lengths = np.diff(TokenShards(built.outputs["tokens"], "train").doc_offsets)
+    assert [row[0] for row in table["rows"]] == [512, 2048, 8192]
+    for context_tokens, rows, padding, in_cut, _ in table["rows"]:
+        continued = np.maximum(0, -(-(lengths - context_tokens) // (context_tokens - 1))).sum()
+        used = lengths.sum() + continued
+        assert padding == pytest.approx(100 * (1 - used / (rows * context_tokens)), abs=0.001)
+        share = lengths[lengths > context_tokens].sum() / lengths.sum()
+        assert in_cut == pytest.approx(100 * share, abs=0.001)
+
+
 def test_the_same_input_gives_the_same_bytes(built: Any, run_tokenizer: Callable[..., Any]) -> None:
     again = run_tokenizer()
     for part, folder in built.outputs.items():
