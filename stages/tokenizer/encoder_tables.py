@@ -7,6 +7,7 @@ itself (numbered from `vocab_size`). A space stands for itself here, as in the t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class EncoderTables(NamedTuple):
 
 def why_not_supported(model: bytes) -> str:
     """What keeps a SentencePiece model from being encoded by the kernels; "" when nothing does."""
-    settings, pieces = read_settings(model), read_pieces(model)
+    settings, pieces = read_settings(model), _pieces_of(model)
     normal = {piece.text for piece in pieces if piece.kind == NORMAL}
     reserved = {piece.text for piece in pieces if piece.kind in (UNKNOWN, CONTROL, BYTE)}
     fixed = [piece.text for piece in pieces if piece.kind == USER_DEFINED]
@@ -74,7 +75,7 @@ def make_tables(model: bytes) -> EncoderTables:
     """The tables of a SentencePiece model. Raises ValueError when the kernels cannot encode by it."""
     if problem := why_not_supported(model):
         raise ValueError(f"these kernels cannot encode by this model: {problem}")
-    pieces = read_pieces(model)
+    pieces = _pieces_of(model)
     ids = {piece.text.replace(SPACE_MARK, " "): i for i, piece in enumerate(pieces) if piece.kind == NORMAL}
     symbols = _symbols(ids, len(pieces))
     joins, joins_shift = _join_bits(_neighbours(ids), symbols)
@@ -89,6 +90,12 @@ def make_tables(model: bytes) -> EncoderTables:
         byte_ids=_byte_ids(pieces),
         **_fixed_symbols(pieces),
     )
+
+
+@lru_cache(maxsize=1)
+def _pieces_of(model: bytes) -> Sequence[Piece]:
+    """Asked for twice, and parsing 32,000 pieces takes 0.3 s."""
+    return read_pieces(model)
 
 
 def _symbols(ids: Mapping[str, int], vocab_size: int) -> dict[str, int]:

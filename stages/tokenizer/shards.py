@@ -36,7 +36,6 @@ from stages.tokenizer.shard_units import (
     LanguageCount,
     Unit,
     UnitFiles,
-    UnitSummary,
     encode_unit,
     list_units,
     read_summary,
@@ -45,7 +44,7 @@ from stages.whitebox.tokenizer import Tokenizer
 
 BUCKET_BYTES = 64 << 20
 """Text of one bucket, about: what the second pass holds in memory at a time, as tokens."""
-BUCKETS_PER_SHARD = 8  # at least, so that shards are filled well
+BUCKETS_PER_SHARD = 4  # at least, so that shards are filled well
 CURSOR = "cursor.json"
 POLL_SECONDS = 1.0
 
@@ -88,9 +87,8 @@ def write_shards(
     scratch = _open_scratch(session.work_dir, tokenizer, settings, num_buckets, units)
     files = [UnitFiles(scratch, unit.number) for unit in units]
     _encode_units(documents, units, tokenizer, settings, num_buckets, scratch, session)
-    summaries = [read_summary(unit) for unit in files]
-    starts = [summary.bucket_starts for summary in summaries]
-    bucket_tokens = np.sum([np.diff(start[:, 1]) for start in starts], axis=0)
+    starts, usage, languages = _add_up(files, tokenizer.vocab_size)
+    bucket_tokens = sum((np.diff(start[:, 1]) for start in starts), np.int64(0))
     shards = plan_shards(bucket_tokens, num_buckets, settings.shard_tokens)
     dtype = token_dtype(tokenizer.vocab_size)
     missing = [shard for shard in shards if not (scratch / shard.name).exists()]
@@ -101,7 +99,8 @@ def write_shards(
     _run_all(work, settings.num_threads, session, lambda _: None)
     for shard in shards:
         shutil.move(scratch / shard.name, folder / shard.name)
-    return _counts(shards, summaries, tokenizer.vocab_size)
+    num_tokens = {split: sum(s.num_tokens for s in shards if s.split == split) for split in SPLITS}
+    return ShardCounts(num_tokens, languages, usage, shards)
 
 
 def _metadata(tokenizer: Tokenizer) -> dict[str, str]:
@@ -211,12 +210,17 @@ def _run_all(
             pool.shutdown(cancel_futures=True)
 
 
-def _counts(shards: list[Shard], summaries: Sequence[UnitSummary], vocab_size: int) -> ShardCounts:
-    languages: dict[str, LanguageCount] = {}
+def _add_up(
+    files: Sequence[UnitFiles], vocab_size: int
+) -> tuple[list[np.ndarray], np.ndarray, dict[str, LanguageCount]]:
+    """Where each unit's buckets begin; how often all units use each id; what the languages cost."""
+    starts: list[np.ndarray] = []
     usage = np.zeros(vocab_size, dtype=np.int64)
-    for summary in summaries:
+    languages: dict[str, LanguageCount] = {}
+    for unit in files:
+        summary = read_summary(unit)
+        starts.append(summary.bucket_starts)
         usage += summary.usage
         for name, count in summary.languages.items():
             languages.setdefault(name, LanguageCount()).add(count)
-    num_tokens = {split: sum(s.num_tokens for s in shards if s.split == split) for split in SPLITS}
-    return ShardCounts(num_tokens, languages, usage, shards)
+    return starts, usage, languages
