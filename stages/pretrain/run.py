@@ -38,7 +38,12 @@ def run(
         _show_plan(recipe, references, session)
         model = make_model(config, recipe, device.device, session)
         batches = PackedBatches(
-            training, recipe.micro_batch_size, recipe.context_tokens, config.seed, config.separate_documents
+            training,
+            recipe.micro_batch_size,
+            recipe.context_tokens,
+            config.seed,
+            config.separate_documents,
+            config.best_fit_packing,
         )
         watch = Watch(config, recipe, model, validation, tokenizer, device, session)
         summary = _train(config, recipe, model, batches, device.compute_dtype, watch, session)

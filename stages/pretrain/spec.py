@@ -53,6 +53,8 @@ class PretrainConfig(StageConfig):
     """Start with heads that can copy (stages/whitebox/induction.py): small models hardly learn it alone."""
     separate_documents: bool = False
     """Keep attention within a document where several share a row."""
+    best_fit_packing: bool = False
+    """Cut no document that fits a row; without it documents are cut wherever a row ends."""
     seed: int = 0
     """Of the first weights and of the order of the documents."""
     num_threads: Annotated[int, Field(ge=0)] = 0

@@ -126,7 +126,9 @@ def _data_files(entry: Path | None) -> list[Path]:
 
 
 def _is_left_over(path: Path) -> bool:
-    """Bytecode, documentation, and what an editor leaves: swap files, backups."""
+    """Bytecode, compiled kernels, documentation, and what an editor leaves: swap files, backups."""
+    if "__pycache__" in path.parts:  # numba keeps its kernels there, under suffixes of its own
+        return True
     return path.suffix in _NOT_CODE or path.name.startswith((".", "#")) or path.name.endswith("~")
 
 

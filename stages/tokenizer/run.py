@@ -15,13 +15,15 @@ from data_contracts.tokenizer_bundle import COMPRESSION_SCHEMA
 from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
 from stages.tokenizer.hugging_face import special_tokens_map, tokenizer_config, tokenizer_json
+from stages.tokenizer.packing_report import report_packing
 from stages.tokenizer.sample import (
     choose_conversations,
     choose_documents,
     sampled_conversations,
     sampled_documents,
 )
-from stages.tokenizer.shards import LanguageCount, write_shards
+from stages.tokenizer.shard_units import LanguageCount
+from stages.tokenizer.shards import ShardSettings, write_shards
 from stages.tokenizer.spec import TokenizerConfig
 from stages.tokenizer.training import NUM_FIXED_PIECES, train_sentencepiece
 from stages.whitebox.chat_format import CHAT_TEMPLATE, conversation_text, messages_from_columns
@@ -38,19 +40,18 @@ def run(
     tokenizer = Tokenizer(train_sentencepiece(texts, config.vocab_size, config.character_coverage))
     _write_tokenizer(tokenizer, outputs["tokenizer"])
     session.log(f"learned {tokenizer.vocab_size:,} pieces, sha256 {tokenizer.sha256[:12]}")
-    writers, languages, usage = write_shards(
-        inputs["documents"], len(splits), tokenizer, outputs["tokens"], session
-    )
-    _report_compression(languages, outputs["tokenizer"] / "compression.parquet", session)
-    num_tokens = {split: writer.offsets[-1] for split, writer in writers.items()}
-    total = _total(languages)
+    settings = ShardSettings(config.shard_tokens, config.shuffle_seed, config.num_threads)
+    written = write_shards(inputs["documents"], tokenizer, outputs["tokens"], session, settings)
+    report_packing(outputs["tokens"], session)
+    _report_compression(written.languages, outputs["tokenizer"] / "compression.parquet", session)
+    total = _total(written.languages)
     return {
         "vocab_size": tokenizer.vocab_size,
-        "train_tokens": num_tokens["train"],
-        "validation_tokens": num_tokens["validation"],
+        "train_tokens": written.num_tokens["train"],
+        "validation_tokens": written.num_tokens["validation"],
         "bytes_per_token": total.num_bytes / total.num_tokens,
         "byte_fallback_fraction": total.num_byte_tokens / total.num_tokens,
-        "unused_pieces": int((usage[NUM_FIXED_PIECES:] == 0).sum()),
+        "unused_pieces": int((written.usage[NUM_FIXED_PIECES:] == 0).sum()),
     }
 
 
@@ -134,8 +135,5 @@ def _report_compression(languages: Mapping[str, LanguageCount], path: Path, sess
 def _total(languages: Mapping[str, LanguageCount]) -> LanguageCount:
     total = LanguageCount()
     for count in languages.values():
-        total.num_documents += count.num_documents
-        total.num_bytes += count.num_bytes
-        total.num_tokens += count.num_tokens
-        total.num_byte_tokens += count.num_byte_tokens
+        total.add(count)
     return total

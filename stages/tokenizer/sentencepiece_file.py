@@ -93,3 +93,39 @@ def _read_varint(message: bytes, start: int) -> tuple[int, int]:
         if byte < 0x80:
             return number, at
     raise ValueError(f"no SentencePiece model: cut short at byte {start}")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What a model file says about how it cuts and normalises text; the defaults are the format's."""
+
+    is_bpe: bool = False
+    byte_fallback: bool = False
+    has_character_map: bool = False
+    """Text is rewritten before it is cut, by NFKC for instance."""
+    add_dummy_prefix: bool = True
+    remove_extra_whitespaces: bool = True
+    escape_whitespaces: bool = True
+
+
+def read_settings(model: bytes) -> ModelSettings:
+    """The settings of the model file. Raises ValueError when `model` is no model file."""
+    messages = {field: content for field, _, content in _fields(model) if field in (2, 3)}
+    trainer, normalizer = _numbers(messages.get(2, b"")), _numbers(messages.get(3, b""))
+    return ModelSettings(
+        is_bpe=trainer.get(3, 1) == 2,
+        byte_fallback=bool(trainer.get(35, 0)),
+        has_character_map=any(field == 2 and content for field, _, content in _fields(messages.get(3, b""))),
+        add_dummy_prefix=bool(normalizer.get(3, 1)),
+        remove_extra_whitespaces=bool(normalizer.get(4, 1)),
+        escape_whitespaces=bool(normalizer.get(5, 1)),
+    )
+
+
+def _numbers(message: bytes) -> dict[int, int]:
+    """The fields of a message that are whole numbers, by field number."""
+    return {
+        field: _read_varint(content, 0)[0]
+        for field, whole, content in _fields(message)
+        if whole[0] & 7 == _VARINT
+    }

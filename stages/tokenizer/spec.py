@@ -23,6 +23,12 @@ class TokenizerConfig(StageConfig):
     """The sample takes at most so many bytes of one document: a long book must not outweigh many pages."""
     character_coverage: float = Field(default=0.9995, gt=0.9, le=1)
     """Share of the sample's characters that get a piece of their own; the rest are spelled in byte tokens."""
+    shard_tokens: int = Field(default=2**28, ge=1)
+    """A file of tokens holds at most about so many; 2**28 are 512 MiB at two bytes each."""
+    shuffle_seed: int = Field(default=0, ge=0)
+    """Another seed writes the documents in another order."""
+    num_threads: int = Field(default=0, ge=0)
+    """Threads that encode documents; 0 for one per processor. The tokens do not depend on it."""
 
 
 SPEC = StageSpec(

@@ -8,8 +8,7 @@ Shapes: B batch, T tokens, D documents.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.whitebox.best_fit import pack_documents
 from stages.whitebox.losses import IGNORED
 
 COUNTED_AT_ONCE = 2**22  # tokens; as 64-bit integers 32 MiB
+CHECKED_DOCUMENTS = 2**16  # of each file, evenly spread: each one is a page to read from the disk
 _DTYPES = {"U16": np.uint16, "U32": np.uint32, "I64": np.int64}
 
 
@@ -70,7 +71,7 @@ class TokenShards:
     @property
     def bos_id(self) -> int:
         """The id that every document begins with."""
-        return int(self._parts[0][0])
+        return int(next(part[0] for part in self._parts if len(part)))
 
     def document(self, index: int) -> NDArray[np.int64]:
         """All ids of one document, BOS and EOS included."""
@@ -78,22 +79,23 @@ class TokenShards:
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """The ids from `start` up to `stop` of the whole array, across files, as a copy."""
-        pieces = []
-        for part, part_start in zip(self._parts, self._part_starts, strict=False):
-            piece = part[max(start - part_start, 0) : max(stop - part_start, 0)]
-            pieces.append(piece.astype(np.int64))
+        first = int(np.searchsorted(self._part_starts, start, side="right")) - 1
+        pieces = [np.zeros(0, dtype=np.int64)]
+        for part, part_start in zip(self._parts[first:], self._part_starts[first:], strict=False):
+            if part_start >= stop:
+                break
+            pieces.append(part[max(start - part_start, 0) : stop - part_start].astype(np.int64))
         return np.concatenate(pieces)
 
     def _check_documents(self, folder: Path) -> None:
         if self.num_tokens == 0 or self.num_documents == 0:
             raise ValueError(f"{folder} has no {self.split} documents; give the corpus more text")
-        firsts = np.concatenate(
-            [
-                part[self.doc_offsets[(self.doc_offsets >= low) & (self.doc_offsets < low + len(part))] - low]
-                for part, low in zip(self._parts, self._part_starts, strict=False)
-            ]
-        )
-        if (firsts != self.bos_id).any():
+        firsts = []
+        for part, low in zip(self._parts, self._part_starts, strict=False):
+            begin, end = np.searchsorted(self.doc_offsets[:-1], [low, low + len(part)])
+            step = max(1, (end - begin) // CHECKED_DOCUMENTS)
+            firsts.append(part[self.doc_offsets[begin:end:step] - low])
+        if (np.concatenate(firsts) != self.bos_id).any():
             raise ValueError(
                 f"{folder}: {self.split} documents begin with different ids, expected BOS everywhere"
             )
@@ -107,6 +109,10 @@ class PackedBatches:
     within a document looks like the windows of `evaluate_bits_per_byte`, and every token is a target once
     per epoch. BOS itself is no target; nothing is to be learned about where the next document begins. The
     last tokens of an epoch that fill no row fall out, others each epoch.
+
+    With `best_fit` documents are not cut where the row ends: each epoch packs them anew (`best_fit`), only
+    those longer than a row are cut, a continuation begins with BOS again, and a row ends in BOS, which are
+    no targets.
 
     Args:
         separate_documents: also give "document_ids" and "positions", so that attention stays within
@@ -123,6 +129,7 @@ class PackedBatches:
         context_tokens: int,
         seed: int,
         separate_documents: bool = False,
+        best_fit: bool = False,
     ) -> None:
         if shards.num_tokens < context_tokens:
             raise ValueError(
@@ -131,7 +138,7 @@ class PackedBatches:
             )
         self.shards, self.batch_size, self.context_tokens = shards, batch_size, context_tokens
         self.seed, self.separate_documents = seed, separate_documents
-        self.rows_per_epoch = shards.num_tokens // context_tokens
+        self.best_fit = best_fit
         self._epoch, self._row = 0, 0
         self._shuffle()
 
@@ -176,7 +183,12 @@ class PackedBatches:
         generator = np.random.default_rng([self.seed, self._epoch])
         self._documents = generator.permutation(self.shards.num_documents)
         lengths = np.diff(self.shards.doc_offsets)[self._documents]
-        self._stream_starts = np.concatenate([[0], np.cumsum(lengths)])
+        if self.best_fit:
+            self._packed = pack_documents(lengths, self.context_tokens)
+            self.rows_per_epoch = self._packed.num_rows  # the lengths decide, so the same each epoch
+        else:
+            self._stream_starts = np.concatenate([[0], np.cumsum(lengths)])
+            self.rows_per_epoch = self.shards.num_tokens // self.context_tokens
         self._row_order = generator.permutation(self.rows_per_epoch)
 
     def _next_row(self) -> NDArray[np.int64]:
@@ -185,7 +197,20 @@ class PackedBatches:
             self._shuffle()
         row = int(self._row_order[self._row])
         self._row += 1
+        if self.best_fit:
+            return self._read_packed(row)
         return self._read_stream(row * self.context_tokens, (row + 1) * self.context_tokens)
+
+    def _read_packed(self, row: int) -> NDArray[np.int64]:
+        packed, end = self._packed, 0
+        tokens_T = np.full(self.context_tokens, self.shards.bos_id)
+        for piece in range(packed.row_starts_R1[row], packed.row_starts_R1[row + 1]):
+            start, length = int(packed.start_P[piece]), int(packed.length_P[piece])
+            first = int(self.shards.doc_offsets[self._documents[packed.document_P[piece]]]) + start
+            begin = end + (start > 0)  # a BOS stays before a continuation
+            end = begin + length
+            tokens_T[begin:end] = self.shards.read(first, first + length)
+        return tokens_T
 
     def _read_stream(self, start: int, stop: int) -> NDArray[np.int64]:
         first = int(np.searchsorted(self._stream_starts, start, side="right")) - 1
@@ -228,29 +253,6 @@ def windows_of(document: NDArray[np.int64], context_tokens: int) -> Iterator[NDA
     body = document[1:-1]
     for start in range(0, len(body), context_tokens):
         yield body[start : start + context_tokens]
-
-
-def pack_windows(lengths: Sequence[int], context_tokens: int) -> list[list[int]]:
-    """Puts windows into as few rows as best-fit decreasing finds; returns the indices of each row.
-
-    No window may be longer than `context_tokens`. The order of equal lengths is kept, so the result is the
-    same every time.
-    """
-    rows: list[list[int]] = []
-    rows_by_room: dict[int, list[int]] = {}
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        length = lengths[index]
-        room = min(
-            (r for r, open_rows in rows_by_room.items() if open_rows and r >= length), default=math.inf
-        )
-        if room == math.inf:
-            rows.append([])
-            row, room = len(rows) - 1, context_tokens
-        else:
-            row = rows_by_room[int(room)].pop()
-        rows[row].append(index)
-        rows_by_room.setdefault(int(room) - length, []).append(row)
-    return rows
 
 
 def _map_tensors(path: Path) -> dict[str, NDArray[Any]]:

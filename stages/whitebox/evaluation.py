@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.whitebox.batches import TokenShards, pack_windows, positions_within, windows_of
+from stages.whitebox.batches import TokenShards, positions_within, windows_of
+from stages.whitebox.best_fit import pack_windows
 from stages.whitebox.losses import IGNORED, bits_per_byte, cross_entropy_sum
 
 

@@ -1,6 +1,6 @@
 """Packing conversations into rows of fixed length without cutting one that fits.
 
-Best-fit decreasing (`batches.pack_windows`): the longest first, each into the fullest row with room. A
+Best-fit decreasing (`best_fit.pack_windows`): the longest first, each into the fullest row with room. A
 conversation attends only to itself (`document_ids`) and counts its positions from zero, so packing changes
 speed and nothing else: the logits of a packed conversation equal those of the same conversation alone.
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.whitebox.batches import pack_windows
+from stages.whitebox.best_fit import pack_windows
 from stages.whitebox.chat_format import RenderedChat
 from stages.whitebox.losses import IGNORED
 

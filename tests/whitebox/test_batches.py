@@ -13,7 +13,6 @@ import torch
 from stages.whitebox.batches import (
     PackedBatches,
     TokenShards,
-    pack_windows,
     positions_within,
     unigram_entropy,
     windows_of,
@@ -160,10 +159,41 @@ def test_windows_cover_a_document_without_its_ends() -> None:
     assert list(windows_of(np.array([BOS, EOS]), 3)) == []
 
 
-def test_packing_fills_rows_and_loses_nothing() -> None:
-    lengths = [3, 8, 5, 2, 6, 1, 4, 7]
-    rows = pack_windows(lengths, 8)
-    assert sorted(index for row in rows for index in row) == list(range(8))
-    assert all(sum(lengths[index] for index in row) <= 8 for row in rows)
-    assert len(rows) == 5
-    assert rows == pack_windows(lengths, 8)
+def test_many_files_are_read_without_a_copy_of_the_whole(tmp_path: Path, write_shards: Write) -> None:
+    bodies = [[10 + number] * number for number in range(12)]
+    for number, body in enumerate(bodies):
+        write_shards(tmp_path, "train", [body], number=number)
+    shards = TokenShards(tmp_path, "train")
+    assert all(isinstance(part, np.memmap) for part in shards._parts)
+    whole = np.concatenate([[BOS, *body, EOS] for body in bodies])
+    for start in range(len(whole)):
+        for stop in range(start, len(whole) + 1, 7):
+            assert shards.read(start, stop).tolist() == whole[start:stop].tolist()
+
+
+def test_best_fit_rows_hold_every_token_once_and_cut_only_what_is_too_long(
+    tmp_path: Path, write_shards: Write
+) -> None:
+    bodies = [list(range(10, 10 + size)) for size in (3, 14, 40, 9, 5, 1, 14, 30, 2, 0)]
+    write_shards(tmp_path, "train", bodies)
+    batches = PackedBatches(TokenShards(tmp_path, "train"), 1, 16, seed=0, best_fit=True)
+    rows_per_epoch = batches.rows_per_epoch
+    for _ in range(3):
+        rows = torch.cat([batches.next_batch()["targets"] for _ in range(rows_per_epoch)])
+        assert batches.rows_per_epoch == rows_per_epoch
+        texts = ",".join(map(str, rows.flatten().tolist())).split(f"{IGNORED}")
+        for body in bodies:
+            if len(body) + 2 <= 16:
+                assert ",".join(["", *map(str, [*body, EOS])]) in [text.rstrip(",") for text in texts]
+
+
+def test_best_fit_targets_are_the_documents(counting_shards: Path) -> None:
+    shards = TokenShards(counting_shards, "train")
+    batches = PackedBatches(shards, 1, 16, seed=3, best_fit=True)
+    seen: Counter[int] = Counter()
+    for _ in range(batches.rows_per_epoch):
+        targets = batches.next_batch()["targets"]
+        seen.update(targets[targets != IGNORED].tolist())
+    expected = Counter(shards.tokens.tolist())
+    del expected[BOS]
+    assert seen == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ def test_documents_come_back_from_the_shards(built: Any) -> None:
     tokenizer = built.tokenizer
     for split in ("train", "validation"):
         rows = [row for row in read_rows(built.inputs["documents"]) if row["split"] == split]
+        rows.sort(key=lambda row: hashlib.blake2b(f"0:{row['doc_id']}".encode(), digest_size=8).digest())
         shards = TokenShards(built.outputs["tokens"], split)
         assert shards.num_documents == len(rows)
         assert shards.num_bytes.tolist() == [len(row["text"].encode()) for row in rows]
@@ -80,6 +82,18 @@ def test_the_stage_reports_table_chart_and_progress(built: Any) -> None:
     assert {"table", "chart", "progress", "log"} <= kinds
     last = [event for event in built.events if event["event"] == "progress"][-1]
     assert last["done"] == last["total"] == len(list(read_rows(built.inputs["documents"])))
+
+
+def test_the_report_says_how_documents_pack(built: Any) -> None:
+    table = next(e for e in built.events if e["event"] == "table" and e["name"] == "packing")
+    lengths = np.diff(TokenShards(built.outputs["tokens"], "train").doc_offsets)
+    assert [row[0] for row in table["rows"]] == [512, 2048, 8192]
+    for context_tokens, rows, padding, in_cut, _ in table["rows"]:
+        continued = np.maximum(0, -(-(lengths - context_tokens) // (context_tokens - 1))).sum()
+        used = lengths.sum() + continued
+        assert padding == pytest.approx(100 * (1 - used / (rows * context_tokens)), abs=0.001)
+        share = lengths[lengths > context_tokens].sum() / lengths.sum()
+        assert in_cut == pytest.approx(100 * share, abs=0.001)
 
 
 def test_the_same_input_gives_the_same_bytes(built: Any, run_tokenizer: Callable[..., Any]) -> None:
