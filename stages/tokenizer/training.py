@@ -1,9 +1,10 @@
-"""Learning the vocabulary: SentencePiece's BPE over words, and then the space.
+"""Learning the vocabulary: SentencePiece over words, and then, where words shall be copied, the space.
 
 SentencePiece usually learns a word twice, "name" and " name", and cuts rare words differently in the two
-cases. Here BPE learns words without their space. The last part of the vocabulary are *space twins*: " name"
-for the pieces that stand most often behind a space, as the very last merges. So a word is always cut the same
-way, and only its first piece may carry the space. Words also end before punctuation (`words.py`).
+cases. In the scheme "copyable" BPE learns words without their space. The last part of the vocabulary are
+*space twins*: " name" for the pieces that stand most often behind a space, as the very last merges. So a word
+is always cut the same way, and only its first piece may carry the space. Words also end before punctuation
+(`words.py`).
 
 What it buys: in tool conversations the argument of a call has the same tokens as in the question, but for the
 space of the first, in 99 to 100 % of the cases; with plain SentencePiece in 50 % (look-up), 74 %
@@ -19,26 +20,30 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import sentencepiece
 
 from stages.runtime.errors import UserError
+from stages.tokenizer.alphabet import Coverage, count_characters, rare_characters
 from stages.tokenizer.sentencepiece_file import NORMAL, Piece, read_pieces, replace_pieces
 from stages.tokenizer.spec import MIN_VOCAB_SIZE
-from stages.tokenizer.words import WordCounts, count_words
+from stages.tokenizer.words import WordCounts, WordScheme, count_words, lines
 from stages.whitebox.chat_format import SPECIAL_TOKENS
 from stages.whitebox.tokenizer import BOS_PIECE, EOS_PIECE, PAD_PIECE, SPACE_MARK, UNK_PIECE, Tokenizer
 
 USER_DEFINED_SYMBOLS = ("\n", "\n\n", "\n\n\n", "\n\n\n\n", "\t")
 NUM_FIXED_PIECES = 4 + len(SPECIAL_TOKENS) + len(USER_DEFINED_SYMBOLS) + 256
+LEAST_COVERAGE = 0.98
+"""SentencePiece takes so many characters at least, whatever it is told."""
 TWIN_FRACTION = 0.3
 """Share of the learned pieces that are space twins. 0.2 and 0.4 both need 0.7 % more tokens."""
 NEVER_TWINS = "0123456789("
 """An expression begins with one of these: it must look the same behind a space and in a tool call."""
 
 _SETTINGS: dict[str, object] = {
-    "model_type": "bpe",
     "byte_fallback": True,
     "split_digits": True,
     "split_by_unicode_script": False,
@@ -46,11 +51,8 @@ _SETTINGS: dict[str, object] = {
     "remove_extra_whitespaces": False,
     "add_dummy_prefix": False,
     "allow_whitespace_only_pieces": True,
-    "character_coverage": 1.0,  # rare characters are taken out before: see rare_characters
-    "input_format": "tsv",
     "max_sentence_length": 16_384,
     "num_threads": 1,
-    "user_defined_symbols": list(USER_DEFINED_SYMBOLS),
     "control_symbols": list(SPECIAL_TOKENS),
     "unk_id": 0,
     "bos_id": 1,
@@ -64,6 +66,35 @@ _SETTINGS: dict[str, object] = {
 }
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What kind of vocabulary to learn."""
+
+    coverage: Coverage = Coverage()
+    model_type: Literal["bpe", "unigram"] = "bpe"
+    word_scheme: WordScheme = "copyable"
+    user_defined_symbols: tuple[str, ...] = ()
+    """Besides newlines and the tab: always one token, wherever they stand."""
+
+    @property
+    def symbols(self) -> list[str]:
+        """All user-defined symbols, each once."""
+        return list(dict.fromkeys((*USER_DEFINED_SYMBOLS, *self.user_defined_symbols)))
+
+    @property
+    def num_fixed_pieces(self) -> int:
+        """Pieces that are not learned."""
+        return 4 + len(SPECIAL_TOKENS) + len(self.symbols) + 256
+
+
+class Texts(Protocol):
+    """Texts that can be read more than once: a list, or a sample that reads its documents anew."""
+
+    def __iter__(self) -> Iterator[str]:
+        """The texts, the same ones each time."""
+        ...
+
+
 class CorpusTooSmall(ValueError):
     """The corpus fills only `largest` pieces."""
 
@@ -72,48 +103,95 @@ class CorpusTooSmall(ValueError):
         self.largest = largest
 
 
-def train_sentencepiece(texts: Sequence[str], vocab_size: int, character_coverage: float) -> bytes:
-    """The model file of a BPE vocabulary of exactly `vocab_size` pieces learned from `texts`.
+def train_sentencepiece(
+    texts: Texts, vocab_size: int, character_coverage: float = 0.9995, recipe: Recipe | None = None
+) -> bytes:
+    """The model file of a vocabulary of exactly `vocab_size` pieces learned from `texts`, which are read twice.
 
-    Raises UserError, with the size that would work, when the texts cannot fill the vocabulary.
+    `recipe` brings its own coverage. Raises UserError, with the size that would work, when the texts cannot
+    fill the vocabulary.
     """
+    recipe = recipe or Recipe(Coverage(character_coverage))
+    characters = count_characters(texts)
+    learn = _copyable if recipe.word_scheme == "copyable" else _compact
     try:
-        return _train(texts, vocab_size, character_coverage)
+        return learn(texts, characters, vocab_size, recipe)
     except CorpusTooSmall as error:
-        largest = _largest_that_works(texts, error.largest, character_coverage)
+        largest = error.largest
+    while largest >= MIN_VOCAB_SIZE:  # a smaller vocabulary has a smaller alphabet, too, and may fill less
+        try:
+            learn(texts, characters, largest, recipe)
+            break
+        except CorpusTooSmall as error:
+            largest = min(error.largest, largest - 1)
     fits = f"set [tokenizer] vocab_size = {largest} or " if largest >= MIN_VOCAB_SIZE else ""
     raise UserError(
         f"the corpus is too small for vocab_size = {vocab_size}", hint=f"{fits}give corpus_prep more text"
     )
 
 
-def _largest_that_works(texts: Sequence[str], largest: int, character_coverage: float) -> int:
-    """At most `largest`: a smaller vocabulary has a smaller alphabet, too, and may fill less."""
-    while largest >= MIN_VOCAB_SIZE:
-        try:
-            _train(texts, largest, character_coverage)
-            break
-        except CorpusTooSmall as error:
-            largest = min(error.largest, largest - 1)
-    return largest
-
-
-def _train(texts: Sequence[str], vocab_size: int, character_coverage: float) -> bytes:
-    rare = rare_characters(texts, (vocab_size - NUM_FIXED_PIECES) // 2, character_coverage)
+def _copyable(texts: Iterable[str], characters: Mapping[str, int], vocab_size: int, recipe: Recipe) -> bytes:
+    rare = _rare(characters, vocab_size, recipe)
     counts = count_words(texts, rare)
     # A corpus without runs of spaces gives no reason for a lone space; without a piece it would be spelt with
     # the bytes of SPACE_MARK, and come back as that.
     counts.words.setdefault(" ", 1)
-    return add_space_twins(_train_words(counts.words, vocab_size), counts, vocab_size)
+    model = train_words(counts.words, vocab_size, recipe)
+    return add_space_twins(model, counts, vocab_size, recipe.num_fixed_pieces)
 
 
-def _train_words(words: Counter[str], vocab_size: int) -> bytes:
-    """BPE of at most `vocab_size` pieces: fewer when the words give no more."""
-    lines = [f"{word}\t{count}" for word, count in sorted(words.items())]
+def _compact(texts: Iterable[str], characters: Mapping[str, int], vocab_size: int, recipe: Recipe) -> bytes:
+    """Plain SentencePiece, but for the alphabet."""
+    rare = _rare(characters, vocab_size, recipe)
+    counted = Counter({c: n for c, n in characters.items() if c not in {*recipe.symbols, "\0"}})
+    counted[" "] += 1  # of the last line: a lone space needs a piece
+    kept = {c: n for c, n in counted.items() if c not in rare}
+    # SentencePiece takes required characters first, the frequent ones first, and stops as soon as it has the
+    # coverage that it was told: so it is told what the last of them brings.
+    coverage = (sum(kept.values()) - min(kept.values()) / 2) / counted.total()
+    settings: dict[str, object] = {"required_chars": "".join(sorted(kept)).replace(" ", SPACE_MARK)}
+    if coverage < LEAST_COVERAGE:  # it would take more characters than we want
+        model = _train(_lines_and_space(texts, rare), vocab_size, recipe, {"character_coverage": 1.0})
+    else:
+        settings["character_coverage"] = coverage if rare else 1.0
+        model = _train(_lines_and_space(texts), vocab_size, recipe, settings)
+    if (found := len(read_pieces(model))) < vocab_size:
+        raise CorpusTooSmall(found)
+    return model
+
+
+def _lines_and_space(texts: Iterable[str], rare: frozenset[str] = frozenset()) -> Iterator[str]:
+    yield from lines(texts, rare)
+    yield " "
+
+
+def _rare(characters: Mapping[str, int], vocab_size: int, recipe: Recipe) -> frozenset[str]:
+    room = (vocab_size - recipe.num_fixed_pieces) // 2
+    return rare_characters(characters, room, recipe.coverage)
+
+
+def train_words(words: Mapping[str, int], vocab_size: int, recipe: Recipe) -> bytes:
+    """At most `vocab_size` pieces learned from counted words: fewer when the words give no more."""
+    rows = [f"{word}\t{count}" for word, count in sorted(words.items())]
+    settings: dict[str, object] = {"character_coverage": 1.0, "input_format": "tsv"}
+    try:
+        return _train(rows, vocab_size, recipe, settings)
+    except CorpusTooSmall as error:
+        return _train(rows, error.largest, recipe, settings)
+
+
+def _train(rows: Iterable[str], vocab_size: int, recipe: Recipe, settings: Mapping[str, object]) -> bytes:
+    """Raises CorpusTooSmall when SentencePiece says so."""
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size, **_SETTINGS
+            sentence_iterator=iter(rows),
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type=recipe.model_type,
+            user_defined_symbols=recipe.symbols,
+            **_SETTINGS,
+            **settings,
         )
     except RuntimeError as error:
         fewer = re.search(r"value <= (\d+)", str(error))
@@ -122,17 +200,19 @@ def _train_words(words: Counter[str], vocab_size: int) -> bytes:
                 f"SentencePiece cannot learn {vocab_size} pieces from this corpus: {error}",
                 hint="check the documents with `glassworks show`, or change [tokenizer] vocab_size",
             ) from error
-        return _train_words(words, int(fewer[1]))
+        raise CorpusTooSmall(int(fewer[1])) from error
     return model.getvalue()
 
 
-def add_space_twins(model: bytes, counts: WordCounts, vocab_size: int) -> bytes:
+def add_space_twins(
+    model: bytes, counts: WordCounts, vocab_size: int, num_fixed_pieces: int = NUM_FIXED_PIECES
+) -> bytes:
     """`model` with its last merges given up for space twins, so that it has `vocab_size` pieces.
 
     Raises CorpusTooSmall when there are not enough merges and twins together.
     """
     pieces = read_pieces(model)
-    num_twins = max(round(TWIN_FRACTION * (vocab_size - NUM_FIXED_PIECES)), vocab_size - len(pieces))
+    num_twins = max(round(TWIN_FRACTION * (vocab_size - num_fixed_pieces)), vocab_size - len(pieces))
     while True:
         kept = _drop_last_merges(pieces, vocab_size - num_twins)
         candidates = _twin_candidates(replace_pieces(model, kept), counts)
@@ -143,8 +223,6 @@ def add_space_twins(model: bytes, counts: WordCounts, vocab_size: int) -> bytes:
             raise CorpusTooSmall(len(pieces) + num_twins)
     twins = [Piece(SPACE_MARK + text, 0.0) for text in candidates[:num_twins]]
     return replace_pieces(model, _ranked([*kept, *twins]))
-
-
 def _drop_last_merges(pieces: Sequence[Piece], count: int) -> list[Piece]:
     """The first `count` pieces when the latest merges go first; single characters and fixed pieces stay."""
     merges = [i for i, piece in enumerate(pieces) if piece.kind == NORMAL and len(piece.text) > 1]
@@ -170,22 +248,3 @@ def _ranked(pieces: Sequence[Piece]) -> list[Piece]:
         Piece(piece.text, float(first - i) if piece.kind == NORMAL else 0.0, piece.kind)
         for i, piece in enumerate(pieces)
     ]
-
-
-def rare_characters(texts: Iterable[str], max_characters: int, coverage: float) -> frozenset[str]:
-    """Characters without a piece: the rarest, beyond `coverage` of the text or `max_characters` pieces.
-
-    SentencePiece refuses a coverage below 0.98, which a small vocabulary over Chinese text needs; so we
-    choose the alphabet. ASCII is always in it.
-    """
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text)
-    total, covered, kept = sum(counts.values()), 0, 0
-    rare = set()
-    for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        if character.isascii() or (kept < max_characters and covered < coverage * total):
-            covered, kept = covered + count, kept + 1
-        else:
-            rare.add(character)
-    return frozenset(rare)

@@ -1,9 +1,15 @@
-"""What the vocabulary is learned from: words and how often each occurs, alone and behind a space.
+"""What the vocabulary is learned from: lines, or words and how often each occurs.
 
-Words are learned without the space before them, and without the punctuation that ends a sentence or quotes a
-name. Why: a model that calls a tool copies a name out of a sentence into JSON. If "torch.add" were cut one
-way behind a space, another way behind a quote, and a third way before a full stop, copying would be
-translating.
+Two schemes say what a piece may not straddle.
+
+* "compact": a word is what stands between spaces, the spaces before it included. Plain SentencePiece does
+  that by itself, from lines.
+* "copyable": words are learned without the space before them, and without the punctuation that ends a
+  sentence or quotes a name. Why: a model that calls a tool copies a name out of a sentence into JSON. If
+  "torch.add" were cut one way behind a space, another way behind a quote, and a third way before a full stop,
+  copying would be translating.
+
+Texts are streamed: in memory are the counts of distinct words, here, or SentencePiece's copy of the lines.
 """
 
 from __future__ import annotations
@@ -12,6 +18,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
+
+WordScheme = Literal["copyable", "compact"]
 
 MAX_WORD_CHARACTERS = 4000  # four bytes each at most: below SentencePiece's limit, over which it drops words
 
@@ -33,10 +42,9 @@ class WordCounts:
 
 def count_words(texts: Iterable[str], rare: frozenset[str] = frozenset()) -> WordCounts:
     """Count the words of `texts`; a character in `rare` ends a word and belongs to none."""
-    table = {ord(character): "\n" for character in rare}
     chunks: Counter[str] = Counter()
-    for text in texts:
-        chunks.update(_CHUNK.findall(text.translate(table) if table else text))
+    for text in without_characters(texts, rare):
+        chunks.update(_CHUNK.findall(text))
     counts = WordCounts()
     for chunk, count in chunks.items():
         if chunk.isspace() and not chunk.strip(" "):
@@ -50,10 +58,31 @@ def count_words(texts: Iterable[str], rare: frozenset[str] = frozenset()) -> Wor
     return counts
 
 
+def lines(texts: Iterable[str], rare: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The lines of `texts`, as SentencePiece takes them; a character in `rare` ends a line, and so does the
+    limit over which SentencePiece would drop it."""
+    for text in texts:
+        for line in without_characters(text.split("\n"), rare):
+            for part in line.split("\n") if rare else (line,):
+                yield from short_parts(part)
+
+
+def without_characters(texts: Iterable[str], rare: frozenset[str]) -> Iterator[str]:
+    """`texts` with a newline for every character in `rare`."""
+    table = {ord(character): "\n" for character in rare}
+    for text in texts:
+        yield text if text.isascii() or rare.isdisjoint(text) else text.translate(table)
+
+
+def short_parts(text: str) -> Iterator[str]:
+    """`text` in parts of at most MAX_WORD_CHARACTERS."""
+    for start in range(0, len(text), MAX_WORD_CHARACTERS):
+        yield text[start : start + MAX_WORD_CHARACTERS]
+
+
 def split_word(word: str) -> Iterator[str]:
     """The parts of `word` that pieces may not straddle: opening quotes, core, closing punctuation."""
     match = _PARTS.fullmatch(word)
     opening, core, closing = match.groups() if match else ("", "", "")
     for part in (opening, *_JOINS.split(core), closing):
-        for start in range(0, len(part), MAX_WORD_CHARACTERS):
-            yield part[start : start + MAX_WORD_CHARACTERS]
+        yield from short_parts(part)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from stages.tokenizer.training import rare_characters, train_sentencepiece
+from stages.tokenizer.alphabet import Coverage, rare_characters
+from stages.tokenizer.training import train_sentencepiece
 from stages.whitebox.tokenizer import Tokenizer
 
 
 def test_rare_characters_are_the_least_frequent() -> None:
     text = "a" * 50 + "灯" * 30 + "塔" * 10 + "船" * 5 + "~"
-    assert rare_characters([text], 2, 1.0) == {"塔", "船"}
-    assert rare_characters([text], 9, 0.9) == {"船"}
-    assert rare_characters([text], 0, 0.9) == {"灯", "塔", "船"}  # ASCII always has pieces
+    assert rare_characters(Counter(text), 2, Coverage(1.0)) == {"塔", "船"}
+    assert rare_characters(Counter(text), 9, Coverage(0.9)) == {"船"}
+    assert rare_characters(Counter(text), 0, Coverage(0.9)) == {"灯", "塔", "船"}  # ASCII always has pieces
 
 
 def test_markers_in_the_text_are_not_learned(repository: Path) -> None:
