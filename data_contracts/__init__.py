@@ -8,6 +8,7 @@ from data_contracts.benchmark import BENCHMARK
 from data_contracts.checkpoint import BATCH_PREVIEW, CHECKPOINT
 from data_contracts.contract import Contract, Violation
 from data_contracts.conversations import CONVERSATIONS
+from data_contracts.dedup_index import DEDUP_INDEX
 from data_contracts.documents import DOCUMENTS, FUNNEL, REJECTS
 from data_contracts.eval_results import EVAL_PREDICTIONS, EVAL_RESULTS
 from data_contracts.manifest import Manifest
@@ -21,6 +22,7 @@ ALL_CONTRACTS = (
     DOCUMENTS,
     REJECTS,
     FUNNEL,
+    DEDUP_INDEX,
     CONVERSATIONS,
     PREFERENCES,
     BENCHMARK,
@@ -48,6 +50,7 @@ __all__ = [
     "CHECKPOINT",
     "CHROMA_PROJECTION",
     "CONVERSATIONS",
+    "DEDUP_INDEX",
     "DOCUMENTS",
     "EVAL_PREDICTIONS",
     "EVAL_RESULTS",

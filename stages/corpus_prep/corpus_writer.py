@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_contracts import DOCUMENTS
+from data_contracts import DEDUP_INDEX, DOCUMENTS
 from data_contracts.tables import PartWriter, part_files
 from stages.corpus_prep.decontamination import ContaminationIndex, Overlap
+from stages.corpus_prep.filtering import Filters, explain
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.preparation import REJECTS_NAME
-from stages.corpus_prep.selection import DUPLICATE, LOW_QUALITY, OVER_LIMIT, SPLIT_NAMES
+from stages.corpus_prep.selection import (
+    DUPLICATE,
+    LOW_QUALITY,
+    NEAR_DUPLICATE,
+    OTHER_LANGUAGE,
+    OVER_LIMIT,
+    SPLIT_NAMES,
+)
 from stages.corpus_prep.survey import DecidedBatch, Row, decided, read_leaks
 from stages.runtime.shard_map import Shard
 
 DOCUMENTS_FOLDER = "documents"
+INDEX_FOLDER = "dedup_index"
+#: Step of the funnel -> verdicts that it gives.
+DROPPED_BY = {"quality": (LOW_QUALITY, OTHER_LANGUAGE), "deduplicated": (DUPLICATE, NEAR_DUPLICATE)}
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,10 @@ class WriteTask:
     decision: Path
     leaks: Path
     questions: Path
+    filters: tuple[str, ...]
+    thresholds: tuple[str, ...]
+    switches: tuple[tuple[str, tuple[str, ...]], ...]
+    """Source -> filters that it switches."""
 
 
 @dataclass
@@ -90,10 +105,18 @@ class Contamination:
     derived: Mapping[str, Sequence[Overlap]] = field(default_factory=dict)
     asked: frozenset[str] = frozenset()
 
-    def find(self, doc_id: str, text: str) -> Overlap | None:
-        """The question that a document gives away, or None."""
-        leaks = (leak for leak in self.derived.get(doc_id, ()) if leak.item in self.asked)
-        return next(leaks, None) or self.own.find(text)
+    def find_batch(self, documents: pa.RecordBatch) -> dict[int, Overlap]:
+        """Place in the batch -> the question that the document gives away."""
+        leaks = self.own.find_batch(documents.column("text"))
+        found: dict[int, Overlap] = {}
+        for number, overlap in zip(leaks.document.tolist(), self.own.overlaps(leaks), strict=True):
+            found.setdefault(number, overlap)
+        if self.derived:
+            for number, doc_id in enumerate(documents.column("doc_id").to_pylist()):
+                derived = (leak for leak in self.derived.get(doc_id, ()) if leak.item in self.asked)
+                if (first := next(derived, None)) is not None:
+                    found[number] = first
+        return found
 
 
 def write_questions(own: Sequence[tuple[str, str]], asked: Sequence[str], path: Path) -> None:
@@ -114,63 +137,107 @@ class _ShardWriter:
         self.contamination = Contamination(own, read_leaks(task.leaks), frozenset(questions["asked"]))
         self.funnel, self.written = Funnel(folder / REJECTS_NAME), Written()
         self.folder = folder
-        with pq.ParquetFile(task.measures) as file:
-            judged = file.read(columns=["reason", "detail"])
-        self.reasons, self.details = judged.column("reason"), judged.column("detail")
+        self.why = Reasons(task)
 
     def run(self) -> dict[str, Any]:
+        kept = []
         with PartWriter(self.folder / DOCUMENTS_FOLDER, DOCUMENTS) as writer:
             for batch in decided(self.task.texts, self.task.decision):
                 stays = self._what_stays(batch)
+                kept.append(stays)
                 documents, splits = batch.texts.filter(pa.array(stays)), batch.splits[stays]
                 if documents.num_rows:
                     names = pa.array(SPLIT_NAMES).take(pa.array(splits))
                     writer.write_table(documents.append_column("split", names))
                     self.written.count(documents, splits)
         self.funnel.close()
+        self._write_index(np.concatenate(kept) if kept else np.empty(0, bool))
         return {"written": vars(self.written), "funnel": self.funnel.counts()}
+
+    def _write_index(self, kept: NDArray[np.bool_]) -> None:
+        """What later builds are told about the documents that stay."""
+        start = 0
+        with (
+            PartWriter(self.folder / INDEX_FOLDER, DEDUP_INDEX) as writer,
+            pq.ParquetFile(self.task.measures) as measures,
+            pq.ParquetFile(self.task.decision) as decision,
+        ):
+            keys = decision.read(columns=["split_key"]).column(0)
+            for batch in measures.iter_batches(columns=["doc_id", "source", "text_hash", "signature"]):
+                chosen = pa.array(kept[start : start + batch.num_rows])
+                own = pa.concat_arrays(keys.slice(start, batch.num_rows).chunks)
+                start += batch.num_rows
+                writer.write_table(batch.append_column("split_key", own).filter(chosen))
 
     def _what_stays(self, batch: DecidedBatch) -> NDArray[np.bool_]:
         """bool [documents]; the others are recorded, step by step."""
         sizes = batch.texts.column("num_bytes").to_numpy()
         left = np.ones(len(sizes), bool)
-        for step, verdict in (("quality", LOW_QUALITY), ("deduplicated", DUPLICATE)):
-            out = batch.verdicts == verdict
+        for step, verdicts in DROPPED_BY.items():
+            out = np.isin(batch.verdicts, verdicts)
             for place, row in batch.rows(out):
-                self._drop(step, *self._why(verdict, batch.start + place), row)
+                reason, detail = self.why.of(int(batch.verdicts[place]), batch.start + place, row)
+                self._drop(step, reason, detail, row)
             left &= ~out
             self.funnel.passed(step, int(sizes[left].sum()), documents=int(left.sum()))
         out = batch.verdicts == OVER_LIMIT
         self.funnel.left_out("size_limit", int(sizes[out].sum()), int(out.sum()))
         left &= ~out
         self.funnel.passed("size_limit", int(sizes[left].sum()), documents=int(left.sum()))
-        for place, row in batch.rows(left):
-            overlap = self.contamination.find(row["doc_id"], row["text"])
-            if overlap is not None:
-                self._drop("decontaminated", "benchmark_overlap", f"{overlap.item}: {overlap.detail}", row)
-                self.written.contaminated.append(row["doc_id"])
-                left[place] = False
+        for place, row, overlap in self._contaminated(batch, left):
+            self._drop("decontaminated", "benchmark_overlap", f"{overlap.item}: {overlap.detail}", row)
+            self.written.contaminated.append(row["doc_id"])
+            left[place] = False
         self.funnel.passed("decontaminated", int(sizes[left].sum()), documents=int(left.sum()))
         return left
 
-    def _why(self, verdict: int, position: int) -> tuple[str, str]:
-        """(reason, detail) of a document that does not stay."""
-        if verdict == DUPLICATE:
-            return "exact_duplicate", "of the same doc_id"
-        return self.reasons[position].as_py(), self.details[position].as_py()
+    def _contaminated(
+        self, batch: DecidedBatch, left: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, Row, Overlap]]:
+        places = np.flatnonzero(left)
+        documents = batch.texts.take(pa.array(places))
+        found = self.contamination.find_batch(documents)
+        for number, overlap in sorted(found.items()):
+            yield int(places[number]), documents.slice(number, 1).to_pylist()[0], overlap
 
     def _drop(self, step: str, reason: str, detail: str, row: Row) -> None:
         about = {name: row[name] for name in ("doc_id", "source", "title", "num_bytes")}
         self.funnel.dropped(step, reason, row["text"], detail, **about)
 
 
-def collect(shards: Sequence[Shard], folder: Path, funnel: Funnel) -> Written:
-    """Put the shards' files together as the documents part."""
+class Reasons:
+    """Why documents of a shard do not stay, in words."""
+
+    def __init__(self, task: WriteTask) -> None:
+        self.filters = Filters(task.filters, task.thresholds)
+        self.switches = dict(task.switches)
+        with pq.ParquetFile(task.measures) as file:
+            names = [name for name in file.schema_arrow.names if name not in ("text_hash", "signature")]
+            self.measures = file.read(columns=names)
+        with pq.ParquetFile(task.decision) as file:
+            self.duplicates = file.read(columns=["keeper", "similarity"])
+
+    def of(self, verdict: int, position: int, row: Row) -> tuple[str, str]:
+        """(reason, detail) of the document at `position`."""
+        if verdict == OTHER_LANGUAGE:
+            return "other_language", str(row["language"])
+        if verdict == LOW_QUALITY:
+            rules = self.filters.rules(row["language"], self.switches.get(row["source"], ()))
+            return explain(self.measures.slice(position, 1), rules)
+        keeper = self.duplicates["keeper"][position].as_py()
+        if verdict == DUPLICATE:
+            return "exact_duplicate", f"of {keeper}"
+        return "near_duplicate", f"{self.duplicates['similarity'][position].as_py():.2f} like {keeper}"
+
+
+def collect(shards: Sequence[Shard], outputs: Mapping[str, Path], funnel: Funnel) -> Written:
+    """Put the shards' files together as the parts `documents` and `dedup_index`."""
     written = Written()
-    folder.mkdir(parents=True, exist_ok=True)
     for number, shard in enumerate(shards):
-        [path] = part_files(shard.folder / DOCUMENTS_FOLDER)
-        shutil.copyfile(path, folder / f"part-{number:05d}.parquet")
+        for part in (DOCUMENTS_FOLDER, INDEX_FOLDER):
+            outputs[part].mkdir(parents=True, exist_ok=True)
+            [path] = part_files(shard.folder / part)
+            shutil.copyfile(path, outputs[part] / f"part-{number:05d}.parquet")
         funnel.merge(shard.result["funnel"], shard.folder / REJECTS_NAME)
         written.merge(shard.result["written"])
     return written

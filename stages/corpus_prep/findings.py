@@ -8,6 +8,7 @@ from typing import Any
 
 from stages.corpus_prep.corpus_writer import Written
 from stages.corpus_prep.funnel import STEPS, Funnel
+from stages.corpus_prep.selection import Selection
 from stages.runtime.session import StageSession
 
 MAX_ROWS = 30
@@ -40,6 +41,18 @@ def show_rejects(session: StageSession, funnel: Funnel) -> None:
     session.table(
         "rejects", ["step", "reason", "documents", "examples"], rows[:MAX_ROWS], "Why documents were dropped"
     )
+
+
+def show_duplicates(session: StageSession, selection: Selection) -> None:
+    """What the search for near-duplicates met."""
+    report = selection.report
+    if report.num_clusters:
+        session.log(
+            f"near-duplicates: {report.num_dropped:,} documents go, of {report.num_clusters:,} clusters; "
+            f"the largest has {report.largest_cluster:,}"
+        )
+    for cluster in report.split_clusters:
+        session.warn(f"a large cluster of near-duplicates was divided: {cluster}")
 
 
 def show_corpus(session: StageSession, written: Written) -> None:

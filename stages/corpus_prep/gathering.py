@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,21 +21,23 @@ from stages.corpus_prep.benchmark_forms import (
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.harvest import harvest
 from stages.corpus_prep.harvest_files import harvested_packages
+from stages.corpus_prep.held_records import Records
 from stages.corpus_prep.preparation import (
     MEASURES_NAME,
     RECORDS_NAME,
     REJECTS_NAME,
     TEXTS_NAME,
     Preparation,
-    Records,
     Share,
     prepare,
-    said,
 )
+from stages.corpus_prep.reading.downloads import Downloads
+from stages.corpus_prep.reading.pieces import Piece, pieces
 from stages.corpus_prep.reading.readers import ReadNotes, read_rows
 from stages.corpus_prep.reading.record_forms import recognise, unknown_form
+from stages.corpus_prep.reading.sources import Listing, SourceFile, expand, survey
 from stages.corpus_prep.sampling import Smallest, fair_shares, hashed_id
-from stages.corpus_prep.reading.sources import SourceFile, expand
+from stages.corpus_prep.screening.screen_records import record_text
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
@@ -43,7 +45,7 @@ from stages.runtime.shard_map import Shard, ShardMap
 
 OVERSAMPLE = 2.0
 """How much more than its share of the limit a source may read: filters and duplicates take their part."""
-GZIP_FACTOR = 4
+PACKED_FACTOR = 4
 SHARD_BYTES = 64 << 20
 """Small files share a shard up to this size."""
 HARVEST_SCHEMA = pa.schema(
@@ -59,11 +61,12 @@ class Gathered:
     texts: list[Path]
     """`texts.parquet` of each shard, in order."""
     measures: list[Path]
-    num_documents: list[int]
+    counts: list[int]
     records: Records
-    bad: Counter[str] = field(default_factory=Counter)
-    """Documents of low quality, by reason."""
     repairs: Counter[str] = field(default_factory=Counter)
+    switches: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Source -> filters that its entry switches."""
+    weights: dict[str, float] = field(default_factory=dict)
     without_rows: list[str] = field(default_factory=list)
 
 
@@ -79,26 +82,26 @@ class Gatherer:
         self.session = session
         self.result = Gathered([], [], [], Records(config.max_conversations, config.max_preferences))
         self.max_bytes = int(config.max_megabytes * 1e6)
+        self.files: dict[str, dict[str, Any]] = {}
 
     def gather(self) -> Gathered:
         """Read everything. Raises UserError for files that are missing, broken or of unknown form."""
         if self.config.sources:
-            self._read_files(expand("sources", self.config.sources))
+            downloads = Downloads(progress=self._show_download)
+            expand("sources", self.config.sources, downloads)
+            self._read_files(survey("sources", self.config.sources, downloads))
         else:
             self._prepare("prepare", self._harvested())
-        if not self._num_good:
-            self._documents_from_records()
-        if not self._num_good:
-            raise UserError("corpus_prep found no document that it could keep", hint=self.why_nothing())
+        if not any(self.result.counts):
+            self.add_documents_of_records()
         return self.result
 
-    @property
-    def _num_good(self) -> int:
-        return sum(self.result.num_documents) - self.result.bad.total()
+    def why_nothing(self, bad: Mapping[str, int]) -> str:
+        """`dropped: too_short (quality) 3, bad_json (records) 1; nothing is in notes.jsonl`.
 
-    def why_nothing(self) -> str:
-        """`dropped: too_short (quality) 3, bad_json (records) 1; nothing is in notes.jsonl`."""
-        found = self.funnel.reasons + Counter({("quality", name): n for name, n in self.result.bad.items()})
+        bad: documents of low quality, by reason.
+        """
+        found = self.funnel.reasons + Counter({("quality", name): n for name, n in bad.items()})
         reasons = [f"{reason} ({step}) {n:,}" for (step, reason), n in found.most_common()]
         told = [f"dropped: {', '.join(reasons)}"] if reasons else []
         if self.result.without_rows:
@@ -121,23 +124,36 @@ class Gatherer:
                 table = pa.Table.from_pylist(group, HARVEST_SCHEMA)
                 size += table.nbytes
                 writer.write_table(table)
-        return Share(SourceFile(name, path, ".parquet"), 1.0, is_ours=True), size
+        return Share(Piece(SourceFile(name, path, ".parquet", origin=name)), 1.0, is_ours=True), size
 
-    def _read_files(self, files: list[SourceFile]) -> None:
+    def _read_files(self, listing: Listing) -> None:
+        for reject in listing.refused:
+            about = {"doc_id": "", "source": reject.path, "title": "", "num_bytes": 0}
+            self.funnel.dropped("records", reject.reason, "", reject.detail, **about)
+        files = listing.files
+        self.result.switches = {file.name: file.filters for file in files if file.filters}
+        self.result.weights = {file.name: file.weight for file in files}
         sizes = {file.name: max(1, _text_size(file)) for file in files}
         texts = {file.name: sizes[file.name] for file in files if self._holds_documents(file)}
-        shares = sizes | fair_shares(texts, int(self.max_bytes * OVERSAMPLE))
+        shares = sizes | fair_shares(texts, int(self.max_bytes * OVERSAMPLE), self.result.weights)
+        shared: list[tuple[Share, int]] = []
         for file in files:
             self.session.log(f"reading {file.name} ({sizes[file.name] / 1e6:.1f} MB)")
-        fractions = {name: min(1.0, shares[name] / size) for name, size in sizes.items()}
-        self._prepare("prepare", [(Share(f, fractions[f.name]), sizes[f.name]) for f in files])
+            fraction = min(1.0, shares[file.name] / sizes[file.name])
+            cut = pieces(file, SHARD_BYTES)
+            shared += [(Share(piece, fraction), sizes[file.name] // len(cut)) for piece in cut]
+        self._prepare("prepare", shared)
+        self._tell_of_files()
+
+    def _show_download(self, done: int, total: int, url: str) -> None:
+        self.session.progress(done // 1000, max(done, total) // 1000, "kB", file=url)
 
     def _holds_documents(self, file: SourceFile) -> bool:
         """Whether the first row is a document: only those compete for the size limit.
 
         Raises UserError where it is of no known form, or holds a benchmark question.
         """
-        first = next(read_rows(file, ReadNotes()), None)
+        first = next(read_rows(file, ReadNotes(self.config.on_damage)), None)
         if first is None:
             return False
         if looks_like_benchmark(first) and not self.config.text_field:
@@ -154,7 +170,7 @@ class Gatherer:
         groups = list(_groups(shares))
         settings = {
             name: getattr(self.config, name)
-            for name in ("text_field", "title_field", "languages", "max_conversations", "max_preferences")
+            for name in ("text_field", "title_field", "on_damage", "max_conversations", "max_preferences")
         }
         tasks = [Preparation(tuple(share for share, _ in group), **settings) for group in groups]
         weights = [sum(size for _, size in group) for group in groups]
@@ -166,23 +182,29 @@ class Gatherer:
         self.funnel.merge(result["funnel"], shard.folder / REJECTS_NAME)
         self.result.texts.append(shard.folder / TEXTS_NAME)
         self.result.measures.append(shard.folder / MEASURES_NAME)
-        self.result.num_documents.append(result["num_documents"])
+        self.result.counts.append(result["num_documents"])
         self.result.records.read(shard.folder / RECORDS_NAME)
         self.result.repairs.update(result["repairs"])
-        self.result.bad.update(result["bad"])
         for name, about in result["files"].items():
+            mine = self.files.setdefault(name, {"rows": 0, "rejects": Counter(), "encodings": {}})
+            mine["rows"] += about["rows"]
+            mine["rejects"].update(about["rejects"])
+            mine["encodings"] |= about["encodings"]
+
+    def _tell_of_files(self) -> None:
+        for name, about in self.files.items():
             if about["encodings"]:
                 self.session.log(f"{name}: read as {', '.join(sorted(about['encodings']))}")
-            if about["bad_lines"]:
-                self.session.warn(f"{name}: {about['bad_lines']} lines are no JSON objects and were left out")
+            for reason, count in about["rejects"].items():
+                self.session.warn(f"{name}: {reason}: {count:,} left out")
             if about["rows"] == 0:
                 self.result.without_rows.append(name)
                 self.session.warn(f"{name} holds no rows")
 
-    def _documents_from_records(self) -> None:
+    def add_documents_of_records(self) -> None:
         """Without documents, what was said in conversations and pairs is what there is to learn from."""
         rows = (
-            {"source": source, "title": "", "kind": "text", "text": said(record)}
+            {"source": source, "title": "", "kind": "text", "text": record_text(record)}
             for source, record in self.result.records
         )
         self._prepare("prepare_records", [self._own_table("records", rows)])
@@ -207,7 +229,7 @@ def _text_size(file: SourceFile) -> int:
     if file.kind == ".parquet":
         return _parquet_size(file.path)
     size = file.path.stat().st_size
-    return size * GZIP_FACTOR if file.is_compressed else size
+    return size * PACKED_FACTOR if file.is_compressed else size
 
 
 def _parquet_size(path: Path) -> int:

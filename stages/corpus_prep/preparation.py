@@ -9,25 +9,39 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.corpus_prep.cleaning import Cleaner, RawDocument, utf8_length
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from stages.corpus_prep.cleaning import RAW_SCHEMA, Cleaner, RawDocument, text_bytes, utf8_length
 from stages.corpus_prep.funnel import Funnel
-from stages.corpus_prep.reading.readers import ReadNotes, Row, read_rows
+from stages.corpus_prep.held_records import Records
+from stages.corpus_prep.languages import detect_language
+from stages.corpus_prep.reading.batches import Names, read_batches
+from stages.corpus_prep.reading.damage import OnDamage, ReadNotes, Reject
+from stages.corpus_prep.reading.pieces import Piece
+from stages.corpus_prep.reading.readers import read_rows
 from stages.corpus_prep.reading.record_forms import (
     Conversation,
     Document,
     Form,
-    Message,
     PreferencePair,
+    Refused,
     recognise,
 )
-from stages.corpus_prep.sampling import Smallest, hashed_id, in_fraction
+from stages.corpus_prep.reading.rows import ReadRow, licence_of
 from stages.corpus_prep.reading.sources import SourceFile
-from stages.corpus_prep.text_repair import repair_text
+from stages.corpus_prep.sampling import hashed_id, in_fraction
+from stages.corpus_prep.screening.screen_records import (
+    duplicate_key,
+    judge_record,
+    record_text,
+    repaired_record,
+)
 
 TEXTS_NAME = "texts.parquet"
 MEASURES_NAME = "measures.parquet"
@@ -37,9 +51,9 @@ REJECTS_NAME = "rejects"
 
 @dataclass(frozen=True)
 class Share:
-    """A file, and which fraction of its documents is wanted."""
+    """A piece of a file, and which fraction of its documents is wanted."""
 
-    file: SourceFile
+    piece: Piece
     fraction: float
     is_ours: bool = False
     """Whether its rows are documents that we made: {"source", "title", "kind", "text"}."""
@@ -52,47 +66,9 @@ class Preparation:
     shares: tuple[Share, ...]
     text_field: str
     title_field: str
-    languages: tuple[str, ...]
+    on_damage: OnDamage
     max_conversations: int
     max_preferences: int
-
-
-@dataclass
-class Records:
-    """Conversations and pairs by source, the ones with the smallest ids."""
-
-    max_conversations: int
-    max_preferences: int
-    conversations: dict[str, Smallest[Conversation]] = field(default_factory=dict)
-    preferences: dict[str, Smallest[PreferencePair]] = field(default_factory=dict)
-
-    def add(self, source: str, key: str, record: Conversation | PreferencePair) -> None:
-        """Offer one record."""
-        if isinstance(record, Conversation):
-            self.conversations.setdefault(source, Smallest(self.max_conversations)).add(key, record)
-        else:
-            self.preferences.setdefault(source, Smallest(self.max_preferences)).add(key, record)
-
-    def write(self, path: Path) -> None:
-        """As JSON lines, for `read`."""
-        with path.open("w", encoding="utf-8") as file:
-            for held in (self.conversations, self.preferences):
-                for source, sample in held.items():
-                    for key, record in sample.items():
-                        file.write(json.dumps([source, key, _as_json(record)], ensure_ascii=False) + "\n")
-
-    def read(self, path: Path) -> None:
-        """Offer the records that `write` wrote."""
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                source, key, fields = json.loads(line)
-                self.add(source, key, _from_json(fields))
-
-    def __iter__(self) -> Iterator[tuple[str, Conversation | PreferencePair]]:
-        """(source, record) in a fixed order."""
-        for held in (self.conversations, self.preferences):
-            for source, sample in held.items():
-                yield from ((source, record) for _, record in sample.items())
 
 
 def prepare(task: Preparation, folder: Path) -> dict[str, Any]:
@@ -106,126 +82,96 @@ class _Preparer:
         self.folder = folder
         self.funnel = Funnel(folder / REJECTS_NAME)
         self.records = Records(task.max_conversations, task.max_preferences)
-        self.forms: Counter[str] = Counter()
+        self.forms: dict[tuple[str, ...], Form | None] = {}
         self.files: dict[str, dict[str, Any]] = {}
 
     def run(self) -> dict[str, Any]:
         tables = (self.folder / TEXTS_NAME, self.folder / MEASURES_NAME)
-        with Cleaner(*tables, self.funnel, self.task.languages) as self.cleaner:
+        with Cleaner(*tables, self.funnel) as self.cleaner:
             for share in self.task.shares:
-                self._read(share)
+                self._read_ours(share) if share.is_ours else self._read(share)
         self.funnel.close()
         self.records.write(self.folder / RECORDS_NAME)
         return {
             "num_documents": self.cleaner.num_documents,
-            "bad": dict(self.cleaner.bad),
             "repairs": dict(self.cleaner.repairs),
-            "forms": dict(self.forms),
             "files": self.files,
             "funnel": self.funnel.counts(),
         }
 
+    def _read_ours(self, share: Share) -> None:
+        """Documents of our own making, which are of many sources."""
+        for row in read_rows(share.piece.file, ReadNotes()):
+            self._count_read(np.array([utf8_length(row["text"])]), np.array([True]))
+            self.cleaner.add(RawDocument(row["title"], row["kind"], row["text"]), row["source"])
+
     def _read(self, share: Share) -> None:
-        file, notes = share.file, ReadNotes()
-        if share.is_ours:
-            for row in read_rows(file, notes):
-                self._take_document(RawDocument(row["source"], row["title"], row["kind"], row["text"]), 1.0)
-            return
+        file = share.piece.file
+        notes = ReadNotes(self.task.on_damage, on_reject=lambda reject: self._reject(file, reject))
         num_rows = 0
-        forms: dict[tuple[str, ...], Form | None] = {}
-        for row in read_rows(file, notes):
-            num_rows += 1
-            self._take_row(file, num_rows, row, share.fraction, forms)
-        for number, start in notes.bad_lines:
-            self._reject_row(file, start, "bad_json", f"line {number}")
-        self.files[file.name] = {
-            "rows": num_rows,
-            "bad_lines": len(notes.bad_lines),
-            "encodings": notes.encodings,
-        }
+        for found in read_batches(share.piece, notes, Names(self.task.text_field, self.task.title_field)):
+            if isinstance(found, pa.RecordBatch):
+                num_rows += found.num_rows
+                self._take_documents(file, found, share.fraction)
+            else:
+                num_rows += len(found)
+                for row in found:
+                    self._take_row(file, row, share.fraction)
+        about = self.files.setdefault(file.name, {"rows": 0, "rejects": {}, "encodings": {}})
+        about["rows"] += num_rows
+        about["rejects"] = dict(Counter(about["rejects"]) + notes.reasons)
+        about["encodings"] |= notes.encodings
 
-    def _take_row(
-        self,
-        file: SourceFile,
-        number: int,
-        row: Row,
-        fraction: float,
-        forms: dict[tuple[str, ...], Form | None],
-    ) -> None:
-        shape = tuple(sorted(row))
-        if shape not in forms:
-            forms[shape] = recognise(row, self.task.text_field, self.task.title_field)
-        form = forms[shape]
-        record = form.convert(row) if form is not None else None
-        self.forms[form.name if form is not None else "unknown"] += 1
+    def _take_documents(self, file: SourceFile, documents: pa.RecordBatch, fraction: float) -> None:
+        wanted = np.ones(documents.num_rows, bool)
+        texts = documents.column("text")
+        if fraction < 1.0:
+            wanted[:] = [in_fraction(text.as_py(), "sample", fraction) for text in texts]
+        self._count_read(text_bytes(texts), wanted)
+        chosen = documents.select(RAW_SCHEMA.names).filter(pa.array(wanted))
+        self.cleaner.add_batch(chosen, file.name, file.origin, file.language)
+
+    def _take_row(self, file: SourceFile, row: ReadRow, fraction: float) -> None:
+        shape = tuple(sorted(row.fields))
+        if shape not in self.forms:
+            self.forms[shape] = recognise(row.fields, self.task.text_field, self.task.title_field)
+        form = self.forms[shape]
+        record = form.convert(row.fields) if form is not None else Refused("unknown_fields")
         if isinstance(record, Document):
-            document = RawDocument(file.name, record.title, record.kind, record.text, origin=file.name)
-            self._take_document(document, fraction)
-        elif isinstance(record, (Conversation, PreferencePair)):
-            mended = _mended_record(record)
-            self.records.add(file.name, key_of(mended), mended)
+            self._take_document(file, row, record, fraction)
+        elif isinstance(record, Conversation | PreferencePair):
+            self._take_record(file, record)
         else:
-            reason = "empty_record" if form is not None else "unknown_fields"
-            text = json.dumps(row, ensure_ascii=False, default=str)[:400]
-            self._reject_row(file, text, reason, f"row {number}")
+            text = json.dumps(row.fields, ensure_ascii=False, default=str)[:400]
+            place = f"row {row.number + 1}" if row.number >= 0 else f"at byte {row.begin:,}"
+            self._reject_row(file, text, record.reason, "; ".join(filter(None, (record.detail, place))))
 
-    def _take_document(self, document: RawDocument, fraction: float) -> None:
-        size = utf8_length(document.text)
-        self.funnel.passed("read", size)
-        if fraction < 1.0 and not in_fraction(document.text, "sample", fraction):
-            self.funnel.left_out("sampled", size)
-            return
-        self.funnel.passed("sampled", size)
-        self.cleaner.add(document)
+    def _take_document(self, file: SourceFile, row: ReadRow, record: Document, fraction: float) -> None:
+        wanted = fraction >= 1.0 or in_fraction(record.text, "sample", fraction)
+        self._count_read(np.array([utf8_length(record.text)]), np.array([wanted]))
+        if wanted:
+            licence = licence_of(row.fields, file)
+            document = RawDocument(record.title, record.kind, record.text, licence, row.begin, row.end)
+            self.cleaner.add(document, file.name, file.origin, file.language)
+
+    def _count_read(self, sizes: NDArray[np.int64], wanted: NDArray[np.bool_]) -> None:
+        self.funnel.passed("read", int(sizes.sum()), documents=len(sizes))
+        self.funnel.left_out("sampled", int(sizes[~wanted].sum()), int((~wanted).sum()))
+        self.funnel.passed("sampled", int(sizes[wanted].sum()), documents=int(wanted.sum()))
+
+    def _take_record(self, file: SourceFile, record: Conversation | PreferencePair) -> None:
+        mended = repaired_record(record)
+        said = record_text(mended)
+        reason, detail = judge_record(mended, detect_language(said))
+        if reason:
+            self._reject_row(file, said, reason, detail)
+        else:
+            self.records.add(file.name, duplicate_key(mended), mended)
+
+    def _reject(self, file: SourceFile, reject: Reject) -> None:
+        place = f"line {reject.line}" if reject.line else ""
+        self._reject_row(file, reject.excerpt, reject.reason, ": ".join(filter(None, (place, reject.detail))))
 
     def _reject_row(self, file: SourceFile, text: str, reason: str, detail: str) -> None:
         about = {"doc_id": hashed_id("row", file.name, text), "source": file.name, "title": ""}
         self.funnel.dropped("records", reason, text, detail, num_bytes=utf8_length(text), **about)
-
-
-def record_id(kind: str, messages: Iterable[Message]) -> str:
-    """Id of a record: a hash of what is said in it."""
-    return hashed_id(kind, *(json.dumps(message.as_row(), ensure_ascii=False) for message in messages))
-
-
-def key_of(record: Conversation | PreferencePair) -> str:
-    """Id of a conversation or pair."""
-    if isinstance(record, Conversation):
-        return record_id("conversation", record.messages)
-    answers = (Message("assistant", record.chosen), Message("assistant", record.rejected))
-    return record_id("pair", (*record.prompt, *answers))
-
-
-def said(record: Conversation | PreferencePair) -> str:
-    """What is said in a record, as a text."""
-    if isinstance(record, PreferencePair):
-        return "\n\n".join([*(message.content for message in record.prompt), record.chosen])
-    return "\n\n".join(message.content for message in record.messages if message.content)
-
-
-def _mended_record(record: Conversation | PreferencePair) -> Conversation | PreferencePair:
-    if isinstance(record, Conversation):
-        return Conversation(tuple(map(_mended, record.messages)))
-    chosen, rejected = (repair_text(text).text for text in (record.chosen, record.rejected))
-    return PreferencePair(tuple(map(_mended, record.prompt)), chosen, rejected)
-
-
-def _mended(message: Message) -> Message:
-    return Message(message.role, repair_text(message.content).text, message.tool_calls)
-
-
-def _as_json(record: Conversation | PreferencePair) -> dict[str, Any]:
-    if isinstance(record, Conversation):
-        return {"messages": [vars(message) for message in record.messages]}
-    prompt = [vars(message) for message in record.prompt]
-    return {"prompt": prompt, "chosen": record.chosen, "rejected": record.rejected}
-
-
-def _from_json(fields: dict[str, Any]) -> Conversation | PreferencePair:
-    turns = tuple(
-        Message(m["role"], m["content"], tuple(m["tool_calls"]))
-        for m in fields.get("messages") or fields.get("prompt") or ()
-    )
-    if "messages" in fields:
-        return Conversation(turns)
-    return PreferencePair(turns, fields["chosen"], fields["rejected"])

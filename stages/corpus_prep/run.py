@@ -16,18 +16,21 @@ from stages.corpus_prep.benchmark_forms import Question
 from stages.corpus_prep.corpus_writer import WriteTask, collect, write_questions, write_shard
 from stages.corpus_prep.decontamination import ContaminationIndex
 from stages.corpus_prep.entries import of_split
+from stages.corpus_prep.filtering import Filters
 from stages.corpus_prep.findings import (
     headline,
     show_conversations,
     show_corpus,
+    show_duplicates,
     show_funnel,
     show_records,
     show_rejects,
 )
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.gathering import Gathered, Gatherer, read_own_questions
+from stages.corpus_prep.inputs import earlier_folders
 from stages.corpus_prep.sampling import Smallest
-from stages.corpus_prep.selection import select
+from stages.corpus_prep.selection import KEPT, Choice, Selection, Shards, select
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.corpus_prep.survey import (
     LEAKS_NAME,
@@ -40,6 +43,7 @@ from stages.corpus_prep.survey import (
     write_held_out,
 )
 from stages.corpus_prep.training_records import RecordWriter, make_questions, write_benchmark
+from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
 from stages.runtime.shard_map import ShardMap, peak_worker_memory_bytes
 
@@ -66,14 +70,20 @@ def _build(
     work.mkdir(parents=True, exist_ok=True)
     own_questions = read_own_questions(config, session)
     funnel = Funnel(outputs["rejects"])
-    gathered = Gatherer(config, shards, funnel, session).gather()
+    gatherer = Gatherer(config, shards, funnel, session)
+    gathered = gatherer.gather()
     _log_repairs(session, gathered)
 
-    max_bytes = int(config.max_megabytes * 1e6)
-    # The harvest has shared the limit out already; it must not be cut again for a few bytes.
-    limit = max_bytes if config.sources else 2 * max_bytes
-    selection = select(gathered.measures, gathered.num_documents, limit, work, config.validation_fraction)
-    decided = list(zip(gathered.texts, selection.write(work / "decisions"), strict=True))
+    selection = _select(config, gathered, work)
+    if not (selection.verdicts == KEPT).any():
+        gatherer.add_documents_of_records()
+        selection = _select(config, gathered, work)
+    if not (selection.verdicts == KEPT).any():
+        raise UserError(
+            "corpus_prep found no document that it could keep", hint=gatherer.why_nothing(selection.bad)
+        )
+    show_duplicates(session, selection)
+    decided = list(zip(gathered.texts, selection.write(work / "decisions", gathered.counts), strict=True))
 
     found = Survey()
     for shard in shards.run("survey", survey_shard, [SurveyTask(*pair) for pair in decided]):
@@ -90,10 +100,19 @@ def _build(
     own_items = _items_of(own_questions)
     write_questions(own_items, [question.doc_id for question in questions], work / "questions.json")
     orders = [
-        WriteTask(texts, measures, decision, leaks, work / "questions.json")
+        WriteTask(
+            texts,
+            measures,
+            decision,
+            leaks,
+            work / "questions.json",
+            config.filters,
+            config.thresholds,
+            tuple(sorted(gathered.switches.items())),
+        )
         for (texts, decision), measures, leaks in zip(decided, gathered.measures, leak_files, strict=True)
     ]
-    written = collect(shards.run("write", write_shard, orders), outputs["documents"], funnel)
+    written = collect(shards.run("write", write_shard, orders), outputs, funnel)
     session.log(
         f"kept {sum(written.sources.values()):,} documents, {sum(written.source_bytes.values()) / 1e6:.1f} MB"
     )
@@ -113,6 +132,22 @@ def _build(
     show_records(session, {"conversations": kinds, "preferences": pairs, "benchmark": tasks})
     show_conversations(session, conversations)
     return headline(written, funnel, kinds, pairs, tasks, len(records.scenarios.rows))
+
+
+def _select(config: CorpusPrepConfig, gathered: Gathered, work: Path) -> Selection:
+    limit = int(config.max_megabytes * 1e6)
+    choice = Choice(
+        # The harvest has shared the limit out already; it must not be cut again for a few bytes.
+        max_bytes=limit if config.sources else 2 * limit,
+        validation_fraction=config.validation_fraction,
+        filters=Filters(config.filters, config.thresholds),
+        languages=config.languages,
+        similarity=config.near_duplicate_similarity,
+        earlier=earlier_folders(config.earlier_corpora),
+        switches=gathered.switches,
+        weights=gathered.weights,
+    )
+    return select(Shards(gathered.texts, gathered.measures, gathered.counts), choice, work)
 
 
 def _log_repairs(session: StageSession, gathered: Gathered) -> None:

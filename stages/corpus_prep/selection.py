@@ -1,142 +1,285 @@
 """Which documents stay, decided over all shards on skinny columns: quality, duplicates, size limit, splits.
 
-DuckDB sees no text. It is told how much memory it may use, and spills to the work folder. What comes out is a
-small table per shard, with one row per document in the shard's order.
+No text is read, but for pairs that are nearly near-duplicates. What comes out is a small table per shard, with
+one row per document in the shard's order. DuckDB is told how much memory it may use, and spills to the work folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from stages.corpus_prep.duplicates.clusters import rank_documents
+from stages.corpus_prep.duplicates.deduplication import KEPT as UNIQUE
+from stages.corpus_prep.duplicates.deduplication import NEAR_DUPLICATE as NEAR
+from stages.corpus_prep.duplicates.deduplication import Decisions, Deduplicator
+from stages.corpus_prep.duplicates.near_duplicates import NearDuplicateReport, NearDuplicateSettings
+from stages.corpus_prep.filtering import Filters, judge_documents
+from stages.corpus_prep.measuring.measures import word_hashes
+from stages.corpus_prep.measuring.rules import REASONS
 from stages.corpus_prep.sampling import fair_shares, split_of
 
 MEMORY_LIMIT = "256MB"
+BATCH_ROWS = 8192
 
-KEPT, LOW_QUALITY, DUPLICATE, OVER_LIMIT = 0, 1, 2, 3
+KEPT, LOW_QUALITY, DUPLICATE, NEAR_DUPLICATE, OVER_LIMIT, OTHER_LANGUAGE = range(6)
 SPLIT_NAMES = ("train", "validation")
-DECISION_SCHEMA = pa.schema({"verdict": pa.uint8(), "split": pa.uint8()})
+NO_KEEPER = ""
+DECISION_SCHEMA = pa.schema(
+    {
+        "verdict": pa.uint8(),
+        "split": pa.uint8(),
+        "keeper": pa.string(),  # the document that stays in the place of a duplicate
+        "similarity": pa.float32(),
+        "split_key": pa.string(),  # the id whose hash decides on the split: near-duplicates share it
+    }
+)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The tables of all shards, in order. counts: documents in each."""
+
+    texts: Sequence[Path]
+    measures: Sequence[Path]
+    counts: Sequence[int]
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """int64 [shards + 1]: position of each shard's first document in the corpus."""
+        return np.concatenate(([0], np.cumsum(self.counts))).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user set of what is decided here."""
+
+    max_bytes: int
+    validation_fraction: float = 0.05
+    filters: Filters = field(default_factory=lambda: Filters(("documentation",)))
+    languages: Sequence[str] = ()
+    similarity: float = 0.0
+    """From which near-duplicates go; 0 keeps them."""
+    earlier: Sequence[Path] = ()
+    switches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What becomes of every document. verdicts: uint8 [documents]; splits: uint8 [documents], an index of
-    SPLIT_NAMES, which says nothing about documents that do not stay."""
+    """What becomes of every document; arrays of [documents], splits say nothing of those that do not stay."""
 
     verdicts: NDArray[np.uint8]
     splits: NDArray[np.uint8]
-    counts: Sequence[int]
-    """Documents per shard."""
+    keepers: Sequence[str]
+    similarities: NDArray[np.float32]
+    split_keys: Sequence[str]
+    bad: Counter[str]
+    """First reason of documents of low quality -> how many."""
+    report: NearDuplicateReport
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: Path, counts: Sequence[int]) -> list[Path]:
         """One Parquet file per shard."""
         folder.mkdir(parents=True, exist_ok=True)
         paths, start = [], 0
-        for number, count in enumerate(self.counts):
+        for number, count in enumerate(counts):
             rows = slice(start, start + count)
-            columns = [pa.array(self.verdicts[rows]), pa.array(self.splits[rows])]
+            columns = (self.verdicts, self.splits, self.keepers, self.similarities, self.split_keys)
+            arrays = [pa.array(c[rows], f.type) for c, f in zip(columns, DECISION_SCHEMA, strict=True)]
             path = folder / f"{number:05d}.parquet"
-            pq.write_table(pa.Table.from_arrays(columns, schema=DECISION_SCHEMA), path)
+            pq.write_table(pa.Table.from_arrays(arrays, schema=DECISION_SCHEMA), path)
             paths.append(path)
             start += count
         return paths
 
 
-def select(
-    measures: Sequence[Path],
-    counts: Sequence[int],
-    max_bytes: int,
-    work_dir: Path,
-    validation_fraction: float = 0.05,
-    weights: Mapping[str, float] | None = None,
-) -> Selection:
-    """Keep what is good, the first document of each id, and of each source its fair share of `max_bytes`.
+def select(shards: Shards, choice: Choice, work_dir: Path) -> Selection:
+    """Decide. Of equal documents, and of near ones, the one stays whose source comes first, then the smaller id.
 
-    measures: the table of each shard, of `counts` rows. Where a source is too large, the documents with the
-    smallest ids stay: ids are hashes, so that is a uniform sample which depends on nothing but the documents.
+    Where a source is over its share, the documents with the smallest ids stay: ids are hashes, so that is a
+    uniform sample which depends on nothing but the documents.
     """
-    verdicts = np.zeros(sum(counts), np.uint8)
-    with _connect(work_dir) as database:
-        _fill(database, measures, counts)
-        bad = database.execute("select position from skinny where reason <> ''").fetchnumpy()["position"]
-        verdicts[bad] = LOW_QUALITY
-        database.execute("delete from skinny where reason <> ''")
-        verdicts[database.execute(_DUPLICATES).fetchnumpy()["position"]] = DUPLICATE
-        database.execute("delete from skinny where position in (select position from duplicates)")
-        for over in _over_shares(database, max_bytes, weights):
-            verdicts[over] = OVER_LIMIT
-        kept = database.execute("select position, doc_id from skinny order by position")
-        splits = _splits(kept, verdicts, validation_fraction)
-    return Selection(verdicts, splits, tuple(counts))
+    work_dir.mkdir(parents=True, exist_ok=True)
+    return _Selecting(shards, choice, work_dir).run()
 
 
-def _fill(database: duckdb.DuckDBPyConnection, measures: Sequence[Path], counts: Sequence[int]) -> None:
-    """One row per document: its position in the corpus, and what decisions are made by."""
-    columns = "doc_id, source, num_bytes, reason"
-    database.execute(
-        "create table skinny (position bigint, doc_id varchar, source varchar, "
-        "num_bytes bigint, reason varchar)"
-    )
-    start = 0
-    for path, count in zip(measures, counts, strict=True):
-        database.execute(
-            f"insert into skinny select file_row_number + ?, {columns} "
-            "from read_parquet(?, file_row_number = true)",
-            [start, str(path)],
-        )
-        start += count
+class _Selecting:
+    def __init__(self, shards: Shards, choice: Choice, work_dir: Path) -> None:
+        self.shards, self.choice, self.work_dir = shards, choice, work_dir
+        total = int(shards.starts[-1])
+        self.verdicts = np.zeros(total, np.uint8)
+        self.keepers = np.full(total, NO_KEEPER, object)
+        self.similarities = np.zeros(total, np.float32)
+        self.bad: Counter[str] = Counter()
+
+    def run(self) -> Selection:
+        self._judge()
+        skinny = self._skinny()
+        good = np.flatnonzero(self.verdicts == KEPT)
+        decisions, report = self._deduplicate(good, skinny)
+        self._apply_duplicates(good, skinny, decisions)
+        self._apply_limit(skinny)
+        split_keys = self._split_keys(good, skinny, decisions)
+        splits = self._splits(split_keys, good, decisions)
+        return Selection(self.verdicts, splits, self.keepers, self.similarities, split_keys, self.bad, report)
+
+    def _batches(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+        """(position of the first row, rows) of all shards' measures."""
+        for start, path in zip(self.shards.starts.tolist(), self.shards.measures, strict=False):
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
+                    yield start, pa.Table.from_batches([batch])
+                    start += batch.num_rows
+
+    def _judge(self) -> None:
+        skip = {"doc_id", "num_bytes", "text_hash", "signature", "language_score"}
+        names = [name for name in pq.read_schema(self.shards.measures[0]).names if name not in skip]
+        for start, measures in self._batches(names):
+            rows = slice(start, start + measures.num_rows)
+            masks = judge_documents(measures, self.choice.filters, self.choice.switches)
+            self.bad.update(first_reasons(masks))
+            verdicts = np.where(masks != 0, LOW_QUALITY, KEPT).astype(np.uint8)
+            if self.choice.languages:
+                wanted = pc.is_in(measures["language"], pa.array(self.choice.languages)).to_numpy()
+                verdicts[(verdicts == KEPT) & ~wanted] = OTHER_LANGUAGE
+                self.bad["other_language"] += int((verdicts == OTHER_LANGUAGE).sum())
+            self.verdicts[rows] = verdicts
+
+    def _skinny(self) -> pa.Table:
+        """doc_id, source and num_bytes of all documents."""
+        tables = [table for _, table in self._batches(["doc_id", "source", "num_bytes"])]
+        return pa.concat_tables(tables).combine_chunks()
+
+    def _deduplicate(
+        self, good: NDArray[np.int64], skinny: pa.Table
+    ) -> tuple[Decisions, NearDuplicateReport]:
+        """Decisions about the good documents, numbered as in `good`."""
+        # A threshold over 1 lets no pair through: only equal texts are duplicates then.
+        settings = NearDuplicateSettings(threshold=self.choice.similarity or 1.01)
+        dedup = Deduplicator(self.work_dir / "dedup", settings, self.choice.earlier)
+        for start, batch in self._batches(["text_hash", "signature"]):
+            chosen = pa.array(self.verdicts[start : start + batch.num_rows] == KEPT)
+            kept = batch.filter(chosen).combine_chunks()
+            if kept.num_rows:
+                dedup.add(_whole(kept["text_hash"]), _whole(kept["signature"]))
+        ids = skinny["doc_id"].take(pa.array(good)).combine_chunks()
+        priority = _first_seen(skinny["source"]).take(pa.array(good))
+        rank = rank_documents(np.zeros(len(good)), priority, ids)
+        found = dedup.decide(rank, self._fetch_words(good) if self.choice.similarity else None)
+        dedup.near.remove()
+        return found
+
+    def _fetch_words(self, good: NDArray[np.int64]):  # type: ignore[no-untyped-def]
+        def fetch(numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+            for texts in texts_at(self.shards, good[numbers]):
+                yield word_hashes(texts)
+
+        return fetch
+
+    def _apply_duplicates(self, good: NDArray[np.int64], skinny: pa.Table, decisions: Decisions) -> None:
+        out = decisions.verdict != UNIQUE
+        verdicts = np.where(decisions.verdict == NEAR, NEAR_DUPLICATE, DUPLICATE)
+        self.verdicts[good[out]] = verdicts[out]
+        self.similarities[good[out]] = decisions.similarity[out]
+        earlier = decisions.earlier_documents()
+        ids = skinny["doc_id"]
+        for place in np.flatnonzero(out).tolist():
+            keeper = int(decisions.keeper[place])
+            self.keepers[good[place]] = (
+                f"{earlier[keeper].doc_id} of an earlier corpus"
+                if keeper < 0
+                else ids[int(good[keeper])].as_py()
+            )
+
+    def _apply_limit(self, skinny: pa.Table) -> None:
+        kept = pa.array(self.verdicts == KEPT)
+        positions = pa.array(np.arange(skinny.num_rows))
+        left = skinny.append_column("position", positions).filter(kept)
+        with _connect(self.work_dir) as database:
+            database.register("skinny", left)
+            by_source = "select source, sum(num_bytes)::bigint from skinny group by source"
+            sizes = dict(sorted(database.execute(by_source).fetchall()))
+            shares = fair_shares(sizes, self.choice.max_bytes, self.choice.weights)
+            for source, share in shares.items():
+                if share < sizes[source]:
+                    over = database.execute(_OVER_SHARE, [source, share]).fetchnumpy()["position"]
+                    self.verdicts[over] = OVER_LIMIT
+
+    def _split_keys(
+        self, good: NDArray[np.int64], skinny: pa.Table, decisions: Decisions
+    ) -> NDArray[np.object_]:
+        """Own id, or that of the best document of the cluster."""
+        ids = np.array(skinny["doc_id"].to_pylist(), object)
+        keys = ids.copy()
+        shared = decisions.representative != np.arange(len(good))
+        earlier = decisions.earlier_documents()
+        for place in np.flatnonzero(shared).tolist():
+            other = int(decisions.representative[place])
+            keys[good[place]] = earlier[other].split_key if other < 0 else ids[good[other]]
+        return keys
+
+    def _splits(
+        self, keys: NDArray[np.object_], good: NDArray[np.int64], decisions: Decisions
+    ) -> NDArray[np.uint8]:
+        """Train or validation by hash of the key; a corpus of a few documents still gets one of each."""
+        validation = SPLIT_NAMES.index("validation")
+        splits = np.zeros(len(keys), np.uint8)
+        kept = np.flatnonzero(self.verdicts == KEPT)
+        held = [split_of(keys[position], self.choice.validation_fraction) for position in kept.tolist()]
+        splits[kept] = [SPLIT_NAMES.index(name) for name in held]
+        splits[good[decisions.train_only]] = 0
+        chosen = splits[kept] == validation
+        if len(kept) > 1 and not chosen.any():
+            splits[min(kept.tolist(), key=lambda position: keys[position])] = validation
+        elif len(kept) and chosen.all():
+            splits[max(kept.tolist(), key=lambda position: keys[position])] = 0
+        return splits
 
 
-def _over_shares(
-    database: duckdb.DuckDBPyConnection, max_bytes: int, weights: Mapping[str, float] | None
-) -> list[NDArray[np.int64]]:
-    """Positions that are over the share of their source, and are deleted."""
-    by_source = "select source, sum(num_bytes)::bigint from skinny group by source"
-    sizes = dict(database.execute(by_source).fetchall())
-    shares = fair_shares(dict(sorted(sizes.items())), max_bytes, weights)
+def first_reasons(masks: NDArray[np.uint64]) -> list[str]:
+    """The first reason of each document that has one."""
     found = []
-    for source, share in shares.items():
-        if share < sizes[source]:
-            database.execute(f"create or replace temp table over_share as {_OVER_SHARE}", [source, share])
-            found.append(database.execute("select position from over_share").fetchnumpy()["position"])
-            database.execute("delete from skinny where position in (select position from over_share)")
+    for mask in masks[masks != 0].tolist():
+        found.append(REASONS[(mask & -mask).bit_length() - 1])
     return found
 
 
-def _splits(
-    kept: duckdb.DuckDBPyConnection, verdicts: NDArray[np.uint8], validation_fraction: float
-) -> NDArray[np.uint8]:
-    """Train or validation by hash of the id; a corpus of a few documents still gets one of each."""
-    splits = np.zeros(len(verdicts), np.uint8)
-    smallest, largest, held_out, total = ("g", -1), ("", -1), 0, 0  # ids are hexadecimal
-    while rows := kept.fetchmany(10_000):
-        for position, doc_id in rows:
-            smallest, largest = min(smallest, (doc_id, position)), max(largest, (doc_id, position))
-            splits[position] = SPLIT_NAMES.index(split_of(doc_id, validation_fraction))
-            held_out += int(splits[position])
-            total += 1
-    if total > 1 and not held_out:
-        splits[smallest[1]] = SPLIT_NAMES.index("validation")
-    elif total and held_out == total:
-        splits[largest[1]] = SPLIT_NAMES.index("train")
-    return splits
+def texts_at(shards: Shards, positions: NDArray[np.int64]) -> Iterator[pa.LargeStringArray]:
+    """The texts of some documents (ascending positions), a row group of a shard at a time."""
+    for number, path in enumerate(shards.texts):
+        low, high = shards.starts[number], shards.starts[number + 1]
+        inside = positions[(positions >= low) & (positions < high)] - low
+        if not len(inside):
+            continue
+        with pq.ParquetFile(path) as file:
+            begin = 0
+            for group in range(file.num_row_groups):
+                end = begin + file.metadata.row_group(group).num_rows
+                wanted = inside[(inside >= begin) & (inside < end)] - begin
+                if len(wanted):
+                    column = file.read_row_group(group, columns=["text"], use_threads=False).column(0)
+                    yield _whole(column.take(pa.array(wanted)))
+                begin = end
 
 
-_DUPLICATES = """
-create temp table duplicates as
-select skinny.position
-from skinny
-join (select doc_id, min(position) as first from skinny group by doc_id having count(*) > 1) as groups
-  on skinny.doc_id = groups.doc_id and skinny.position <> groups.first;
-select position from duplicates order by position
-"""
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    joined = column.combine_chunks()
+    return pa.concat_arrays(joined.chunks) if isinstance(joined, pa.ChunkedArray) else joined
+
+
+def _first_seen(values: pa.ChunkedArray) -> pa.Array:
+    """int32 [values]: which distinct value it is, in the order in which they come first."""
+    return _whole(values.dictionary_encode()).indices
+
 
 _OVER_SHARE = """
 select position from (

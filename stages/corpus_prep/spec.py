@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from data_contracts import (
     AGENT_SCENARIOS,
     BENCHMARK,
     CONVERSATIONS,
+    DEDUP_INDEX,
     DOCUMENTS,
     FUNNEL,
     PREFERENCES,
     REJECTS,
 )
-from stages.corpus_prep.reading.outside import outside_inputs
-from stages.corpus_prep.reading.sources import source_digests
+from stages.corpus_prep.inputs import external_inputs, outside_inputs
 from stages.runtime.spec import StageConfig, StageSpec
 
 
@@ -34,6 +36,17 @@ class CorpusPrepConfig(StageConfig):
     """Name of the field that holds the title, where it is none of the known names."""
     max_megabytes: float = Field(default=12.0, gt=0)
     """Most text to keep, shared out evenly among the sources. What is over is left out by hash of its id."""
+    on_damage: Literal["stop", "skip"] = "stop"
+    """What becomes of a file that cannot be read, or not to its end: it stops the stage, or is a reject."""
+    filters: tuple[str, ...] = ("documentation",)
+    """Rules for quality: "documentation" (wide), "web" (Gopher, C4, FineWeb; FineWeb2's for Chinese), or rule sets
+    such as gopher_repetition. A source switches them by `PATH;filters=-NAME`."""
+    thresholds: tuple[str, ...] = ()
+    """Thresholds that you move: gopher_repetition.top_2_gram=0.25, or RULE=off."""
+    near_duplicate_similarity: float = Field(default=0.8, ge=0, le=1)
+    """Jaccard similarity of word 5-grams from which one of two documents goes; 0 keeps near-duplicates."""
+    earlier_corpora: tuple[str, ...] = ()
+    """Folders of `dedup_index` parts of earlier builds: what they hold is dropped here."""
     languages: tuple[str, ...] = ()
     """Languages to keep, such as en zh ar code other; empty keeps all."""
     validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
@@ -64,7 +77,7 @@ class CorpusPrepConfig(StageConfig):
 
 SPEC = StageSpec(
     name="corpus_prep",
-    version=1,
+    version=2,
     config=CorpusPrepConfig,
     writes={
         "documents": DOCUMENTS,
@@ -74,11 +87,14 @@ SPEC = StageSpec(
         "scenarios": AGENT_SCENARIOS,
         "rejects": REJECTS,
         "funnel": FUNNEL,
+        "dedup_index": DEDUP_INDEX,
     },
     image="data",
     summary="text repair, quality filters, deduplication, decontamination; conversations, pairs, questions",
-    external_inputs=source_digests,
+    external_inputs=external_inputs,
     outside=outside_inputs,
     # Sources count by the content of what they name, so that a data set may move. Who works changes nothing.
-    not_in_key=frozenset({"sources", "benchmark_sources", "num_workers", "dask_scheduler"}),
+    not_in_key=frozenset(
+        {"sources", "benchmark_sources", "earlier_corpora", "num_workers", "dask_scheduler"}
+    ),
 )

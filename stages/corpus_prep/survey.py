@@ -79,18 +79,20 @@ class DecidedBatch:
         places = np.flatnonzero(where)
         return zip(places.tolist(), self.texts.take(places).to_pylist(), strict=True)
 
-    def kept(self, split: str = "") -> Iterator[tuple[Row, str]]:
-        """(row, split) of the documents that stay so far, of one split if that is asked for."""
-        where = self.verdicts == KEPT
-        if split:
-            where &= self.splits == SPLIT_NAMES.index(split)
-        return ((row, SPLIT_NAMES[self.splits[place]]) for place, row in self.rows(where))
+    def kept_of(self, split: str) -> NDArray[np.bool_]:
+        """bool [documents]: whether it stays so far, in this split."""
+        return (self.verdicts == KEPT) & (self.splits == SPLIT_NAMES.index(split))
+
+    def kept(self) -> Iterator[tuple[Row, str]]:
+        """(row, split) of the documents that stay so far."""
+        kept = self.rows(self.verdicts == KEPT)
+        return ((row, SPLIT_NAMES[self.splits[place]]) for place, row in kept)
 
 
 def decided(texts: Path, decision: Path) -> Iterator[DecidedBatch]:
     """A shard's documents with what was decided about them, streamed."""
     with pq.ParquetFile(decision) as file:
-        table = file.read()
+        table = file.read(columns=["verdict", "split"])
     verdicts, splits = (table.column(name).to_numpy() for name in ("verdict", "split"))
     start = 0
     for batch in stream(texts):
@@ -117,9 +119,11 @@ def find_leaks(task: LeakTask, folder: Path) -> dict[str, Any]:
     index = ContaminationIndex([tuple(item) for item in json.loads(task.held_out.read_text("utf-8"))])
     leaks: dict[str, list[dict[str, str]]] = {}
     for batch in decided(task.texts, task.decision):
-        for row, _ in batch.kept("train"):
-            if found := index.find_all(row["text"]):
-                leaks[row["doc_id"]] = [asdict(overlap) for overlap in found]
+        places = pa.array(np.flatnonzero(batch.kept_of("train")))
+        documents = batch.texts.select(["doc_id", "text"]).take(places)
+        found = index.find_batch(documents.column("text"))
+        for number, overlap in zip(found.document.tolist(), index.overlaps(found), strict=True):
+            leaks.setdefault(documents.column("doc_id")[number].as_py(), []).append(asdict(overlap))
     (folder / LEAKS_NAME).write_text(json.dumps(leaks), encoding="utf-8")
     return {}
 

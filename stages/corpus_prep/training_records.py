@@ -22,7 +22,7 @@ from stages.corpus_prep.decontamination import ContaminationIndex, Overlap
 from stages.corpus_prep.derived_preferences import Answered, derive_pairs
 from stages.corpus_prep.entries import Entry, of_split
 from stages.corpus_prep.funnel import Funnel
-from stages.corpus_prep.preparation import Records, record_id
+from stages.corpus_prep.held_records import Records, record_id
 from stages.corpus_prep.question_conversations import Exchange, question_exchanges, small_talk
 from stages.corpus_prep.reading.messages import Message
 from stages.corpus_prep.reading.record_forms import Conversation

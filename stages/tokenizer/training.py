@@ -223,6 +223,8 @@ def add_space_twins(
             raise CorpusTooSmall(len(pieces) + num_twins)
     twins = [Piece(SPACE_MARK + text, 0.0) for text in candidates[:num_twins]]
     return replace_pieces(model, _ranked([*kept, *twins]))
+
+
 def _drop_last_merges(pieces: Sequence[Piece], count: int) -> list[Piece]:
     """The first `count` pieces when the latest merges go first; single characters and fixed pieces stay."""
     merges = [i for i, piece in enumerate(pieces) if piece.kind == NORMAL and len(piece.text) > 1]

@@ -101,7 +101,7 @@ def repeated_records(
 
 def seen_again(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """bool [hashes]: whether the hash occurs at least twice, or, seldom, shares its bit with another one."""
-    bits = max(16, int(len(hashes)).bit_length() + 4)
+    bits = max(16, len(hashes).bit_length() + 4)
     return _seen_again(hashes, np.uint64(2**bits - 1))
 
 

@@ -61,7 +61,8 @@ def working_space(longest):
     """Space for documents of up to `longest` bytes. Pages that no document reaches cost nothing."""
     slots = 1 << max(4, (2 * longest + 2).bit_length())
     hashes, places = (
-        [np.empty(longest + 2, dtype) for _ in range(number)] for dtype, number in ((np.uint64, 4), (np.int32, 5))
+        [np.empty(longest + 2, dtype) for _ in range(number)]
+        for dtype, number in ((np.uint64, 4), (np.int32, 5))
     )
     words = Words(*places[:2], *hashes, *places[2:], np.empty(slots, np.int32), np.empty(slots, np.int32))
     table = np.zeros(slots, np.uint64), np.zeros(1, np.int64)

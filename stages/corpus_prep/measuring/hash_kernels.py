@@ -18,7 +18,9 @@ _LAST_GENERATION = (1 << 20) - 1
 PRIME = np.uint64(0x9E3779B97F4A7C15)  # an odd number without pattern: 2**64 by the golden ratio
 _MIX_FIRST, _MIX_SECOND = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 _SQUARE, _CUBE, _FOURTH = (np.uint64(pow(int(PRIME), power, 2**64)) for power in (2, 3, 4))
-_ONES = np.uint64(sum(pow(int(PRIME), power, 2**64) for power in range(4)) % 2**64)  # 1 is added to each character
+_ONES = np.uint64(
+    sum(pow(int(PRIME), power, 2**64) for power in range(4)) % 2**64
+)  # 1 is added to each character
 _33, _32, _1 = np.uint64(33), np.uint64(32), np.uint64(1)
 
 

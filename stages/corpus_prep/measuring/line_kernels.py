@@ -83,7 +83,12 @@ def count_characters(characters, kinds, number, row):
         for place in range(number):
             found += (kinds[place] >> SCRIPT_SHIFT) == script
         row[OTHER_SCRIPT + script] = found
-    row[CHARACTERS], row[VISIBLE], row[LETTERS], row[SYMBOLS] = number, number - spaces, letters, number - plain
+    row[CHARACTERS], row[VISIBLE], row[LETTERS], row[SYMBOLS] = (
+        number,
+        number - spaces,
+        letters,
+        number - plain,
+    )
     row[HASHES], row[NEWLINES], row[REPLACEMENTS] = hashes, feeds, replacements
     row[ELLIPSES] = signs + _count_dots(characters, number)
 

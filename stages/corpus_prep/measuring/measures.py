@@ -142,7 +142,9 @@ def _placed(texts: pa.LargeStringArray, splitter: Splitter) -> tuple[NDArray[Any
         spans = np.array(splitter.spans(text), np.int32).reshape(-1, 2)
         flat = spans.ravel()
         if len(flat) and (flat[0] < 0 or flat[-1] > len(text) or (np.diff(flat) < 0).any()):
-            raise ValueError(f"the splitter's words are not in order inside the text of {len(text)} characters")
+            raise ValueError(
+                f"the splitter's words are not in order inside the text of {len(text)} characters"
+            )
         places.append(spans)
         ends.append(ends[-1] + len(spans))
     joined = np.concatenate(places)

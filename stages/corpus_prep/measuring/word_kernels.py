@@ -198,9 +198,7 @@ def _repeated(words, left, size, table):
     repeated, factor, prefixes = 0, _factor(size), words.prefixes
     for number in range(left):
         start = words.places[number]
-        repeated += find_or_add(
-            slots, generation, mask, prefixes[start + size] - prefixes[start] * factor
-        )[1]
+        repeated += find_or_add(slots, generation, mask, prefixes[start + size] - prefixes[start] * factor)[1]
     return repeated
 
 

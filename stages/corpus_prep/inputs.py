@@ -1,0 +1,62 @@
+"""Everything that comes from outside the store, for planning: sources, questions, and what earlier builds kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from stages.corpus_prep.reading.outside import outside_inputs as outside_sources
+from stages.corpus_prep.reading.sources import InputConfig, source_digests
+from stages.runtime.errors import UserError
+from stages.runtime.spec import Outside
+
+
+class CorpusInputs(InputConfig, Protocol):
+    """The settings that say where the input comes from."""
+
+    @property
+    def earlier_corpora(self) -> Sequence[str]:
+        """Folders of `dedup_index` parts."""
+
+
+def external_inputs(config: CorpusInputs) -> dict[str, str]:
+    """Name -> digest of everything that is read from outside the store. Raises UserError for what is not there."""
+    digests = source_digests(config)
+    for number, folder in enumerate(earlier_folders(config.earlier_corpora)):
+        joined = hashlib.sha256()
+        for path in _files(folder):
+            with path.open("rb") as file:
+                joined.update(hashlib.file_digest(file, "sha256").digest())
+        digests[f"earlier corpus {number:03d}"] = joined.hexdigest()
+    return digests
+
+
+def outside_inputs(config: CorpusInputs) -> Outside:
+    """Where all of it is, for who has to bring it to where the stage runs."""
+    found = outside_sources(config)
+    return replace(found, same_place=(*found.same_place, *earlier_folders(config.earlier_corpora)))
+
+
+def earlier_folders(names: Sequence[str]) -> list[Path]:
+    """The `dedup_index` parts that the user named: the part itself, or the artifact that has it.
+
+    Raises UserError where there is none.
+    """
+    folders = []
+    for name in names:
+        named = Path(name).expanduser()
+        found = next((folder for folder in (named / "dedup_index", named) if _files(folder)), None)
+        if found is None:
+            raise UserError(
+                f"corpus_prep.earlier_corpora: {named} holds no dedup_index",
+                hint="name an artifact of corpus_prep, such as STORE/artifacts/corpus_prep/FINGERPRINT",
+            )
+        folders.append(found)
+    return folders
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.parquet"))
