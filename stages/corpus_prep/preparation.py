@@ -169,8 +169,7 @@ class _Preparer:
             self.records.add(file.name, duplicate_key(mended), mended)
 
     def _reject(self, file: SourceFile, reject: Reject) -> None:
-        place = f"line {reject.line}" if reject.line else ""
-        self._reject_row(file, reject.excerpt, reject.reason, ": ".join(filter(None, (place, reject.detail))))
+        self._reject_row(file, reject.excerpt, reject.reason, reject.detail)
 
     def _reject_row(self, file: SourceFile, text: str, reason: str, detail: str) -> None:
         about = {"doc_id": hashed_id("row", file.name, text), "source": file.name, "title": ""}

@@ -30,7 +30,7 @@ from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.gathering import Gathered, Gatherer, read_own_questions
 from stages.corpus_prep.inputs import earlier_folders
 from stages.corpus_prep.sampling import Smallest
-from stages.corpus_prep.selection import KEPT, Choice, Selection, Shards, select
+from stages.corpus_prep.selection import Choice, Selection, Shards, select
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.corpus_prep.survey import (
     LEAKS_NAME,
@@ -75,10 +75,10 @@ def _build(
     _log_repairs(session, gathered)
 
     selection = _select(config, gathered, work)
-    if not (selection.verdicts == KEPT).any():
+    if not selection.keeps_any:
         gatherer.add_documents_of_records()
         selection = _select(config, gathered, work)
-    if not (selection.verdicts == KEPT).any():
+    if not selection.keeps_any:
         raise UserError(
             "corpus_prep found no document that it could keep", hint=gatherer.why_nothing(selection.bad)
         )

@@ -1,7 +1,8 @@
 """Which documents stay, decided over all shards on skinny columns: quality, duplicates, size limit, splits.
 
-No text is read, but for pairs that are nearly near-duplicates. What comes out is a small table per shard, with
-one row per document in the shard's order. DuckDB is told how much memory it may use, and spills to the work folder.
+No text is read, but for pairs that are nearly near-duplicates. What comes out is a small table per shard,
+with one row per document in the shard's order. DuckDB is told how much memory it may use, and spills to the
+work folder.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from stages.corpus_prep.cleaning import MEASURES_SCHEMA
 from stages.corpus_prep.duplicates.clusters import rank_documents
 from stages.corpus_prep.duplicates.deduplication import KEPT as UNIQUE
 from stages.corpus_prep.duplicates.deduplication import NEAR_DUPLICATE as NEAR
@@ -87,6 +89,11 @@ class Selection:
     """First reason of documents of low quality -> how many."""
     report: NearDuplicateReport
 
+    @property
+    def keeps_any(self) -> bool:
+        """Whether any document stays."""
+        return bool((self.verdicts == KEPT).any())
+
     def write(self, folder: Path, counts: Sequence[int]) -> list[Path]:
         """One Parquet file per shard."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +110,7 @@ class Selection:
 
 
 def select(shards: Shards, choice: Choice, work_dir: Path) -> Selection:
-    """Decide. Of equal documents, and of near ones, the one stays whose source comes first, then the smaller id.
+    """Decide. Of equal or near documents the one stays whose source comes first, then the one of smaller id.
 
     Where a source is over its share, the documents with the smallest ids stay: ids are hashes, so that is a
     uniform sample which depends on nothing but the documents.
@@ -134,11 +141,12 @@ class _Selecting:
 
     def _batches(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """(position of the first row, rows) of all shards' measures."""
-        for start, path in zip(self.shards.starts.tolist(), self.shards.measures, strict=False):
+        for first, path in zip(self.shards.starts.tolist(), self.shards.measures, strict=False):
+            position = first
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
-                    yield start, pa.Table.from_batches([batch])
-                    start += batch.num_rows
+                    yield position, pa.Table.from_batches([batch])
+                    position += batch.num_rows
 
     def _judge(self) -> None:
         skip = {"doc_id", "num_bytes", "text_hash", "signature", "language_score"}
@@ -156,8 +164,9 @@ class _Selecting:
 
     def _skinny(self) -> pa.Table:
         """doc_id, source and num_bytes of all documents."""
-        tables = [table for _, table in self._batches(["doc_id", "source", "num_bytes"])]
-        return pa.concat_tables(tables).combine_chunks()
+        names = ["doc_id", "source", "num_bytes"]
+        none = MEASURES_SCHEMA.empty_table().select(names)
+        return pa.concat_tables([none, *(table for _, table in self._batches(names))]).combine_chunks()
 
     def _deduplicate(
         self, good: NDArray[np.int64], skinny: pa.Table

@@ -39,8 +39,8 @@ class CorpusPrepConfig(StageConfig):
     on_damage: Literal["stop", "skip"] = "stop"
     """What becomes of a file that cannot be read, or not to its end: it stops the stage, or is a reject."""
     filters: tuple[str, ...] = ("documentation",)
-    """Rules for quality: "documentation" (wide), "web" (Gopher, C4, FineWeb; FineWeb2's for Chinese), or rule sets
-    such as gopher_repetition. A source switches them by `PATH;filters=-NAME`."""
+    """Rules for quality: "documentation" (wide), "web" (Gopher, C4, FineWeb; FineWeb2's for Chinese), or rule
+    sets such as gopher_repetition. A source switches them by `PATH;filters=-NAME`."""
     thresholds: tuple[str, ...] = ()
     """Thresholds that you move: gopher_repetition.top_2_gram=0.25, or RULE=off."""
     near_duplicate_similarity: float = Field(default=0.8, ge=0, le=1)

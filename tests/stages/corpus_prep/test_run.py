@@ -128,7 +128,7 @@ def test_each_planted_text_is_dropped_for_its_reason(run_stage, sources, questio
     assert reasons == {
         "again": ("deduplicated", "exact_duplicate"),
         "same": ("deduplicated", "exact_duplicate"),
-        "short": ("quality", "too_short"),
+        "short": ("quality", "documentation.too_short"),
         "empty": ("repaired", "empty"),
         "leaking": ("decontaminated", "benchmark_overlap"),
     }
@@ -219,7 +219,7 @@ def test_a_tight_limit_is_shared_out_and_small_sources_stay_whole(run_stage, tmp
             text = " ".join(words[(i * 7 + k * (i % 11 + 1)) % 12] + str(i * k % 97) for k in range(40))
             file.write(json.dumps({"text": text}) + "\n")
     small = str(FIXTURES / "corpus_english.jsonl")
-    result = run_stage(sources=(str(large), small), max_megabytes=0.1, **SMALL)
+    result = run_stage(sources=(str(large), small), max_megabytes=0.1, near_duplicate_similarity=0, **SMALL)
     kept = Counter(row["source"] for row in result.rows("documents"))
     assert kept["corpus_english.jsonl"] == len(english)
     assert 100 < kept["large.jsonl"] < 1000
@@ -257,7 +257,7 @@ def test_odd_rows_are_rejects_and_do_not_stop_the_build(run_stage, tmp_path, sou
     odd.write_text(f'{{"text": "{PLANTED}"}}\nnot json\n{{"weather": "fine"}}\n', encoding="utf-8")
     result = run_stage(sources=(*sources, str(odd)), **SMALL)
     reasons = {row["reason"]: row["detail"] for row in result.rows("rejects") if row["source"] == "odd.jsonl"}
-    assert reasons == {"bad_json": "line 2", "unknown_fields": "row 2"}
+    assert reasons == {"bad_json": "line 2", "unknown_fields": "at byte 124"}
 
 
 def test_benchmark_questions_do_not_become_training_data(run_stage, questions) -> None:
@@ -292,7 +292,7 @@ def test_a_named_field_is_read(run_stage, tmp_path) -> None:
     path = tmp_path / "books.jsonl"
     rows = [{"book": f"Book {i}", "source": f"{PLANTED} Chapter {i} of the long story."} for i in range(6)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    result = run_stage(sources=(str(path),), text_field="source", title_field="book", **SMALL)
+    result = run_stage(sources=(str(path),), text_field="source", title_field="book", near_duplicate_similarity=0, **SMALL)
     assert {row["title"] for row in result.rows("documents")} == {f"Book {i}" for i in range(6)}
 
 
@@ -317,7 +317,7 @@ def test_what_the_stage_shows(run_stage, sources) -> None:
     tables = {event["name"]: event for event in events if event["event"] == "table"}
     assert set(tables) == {"funnel", "rejects", "languages", "sources", "records"}
     assert [row[0] for row in tables["funnel"]["rows"]] == list(STEPS)
-    assert ["quality", "too_short", 1, "short"] in tables["rejects"]["rows"]
+    assert ["quality", "documentation.too_short", 1, "short"] in tables["rejects"]["rows"]
     (chart,) = (event for event in events if event["event"] == "chart")
     assert chart["kind"] == "bar"
     assert any(event["event"] == "progress" and event["done"] == event["total"] for event in events)

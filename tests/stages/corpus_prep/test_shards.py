@@ -42,7 +42,7 @@ def sources(tmp_path: Path) -> tuple[str, ...]:
 def test_one_process_two_processes_two_nodes(
     run_stage: Any, sources: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gathering, "SHARD_BYTES", 1)
+    monkeypatch.setattr(gathering, "SHARD_BYTES", 5_000)
     one = run_stage(sources=sources, num_workers=1, **SMALL)
     two = run_stage(sources=sources, num_workers=2, **SMALL)
     (tmp_path / "cluster").mkdir()
@@ -58,7 +58,7 @@ def test_the_size_of_shards_changes_only_the_files(
     run_stage: Any, sources: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_stage(sources=sources, **SMALL)
-    monkeypatch.setattr(gathering, "SHARD_BYTES", 1)
+    monkeypatch.setattr(gathering, "SHARD_BYTES", 5_000)
     cut = run_stage(sources=sources, **SMALL)
     for part in ("documents", "funnel", "benchmark", "scenarios", "conversations", "preferences"):
         assert list(read_rows(whole.parts[part])) == list(read_rows(cut.parts[part])), part
@@ -73,7 +73,7 @@ from stages.corpus_prep import gathering
 from stages.corpus_prep.run import run
 from stages.corpus_prep.spec import SPEC
 from stages.runtime.main import main
-gathering.SHARD_BYTES = 1
+gathering.SHARD_BYTES = 5_000
 if __name__ == "__main__":
     main(SPEC, run, sys.argv[1:])
 """
