@@ -6,13 +6,14 @@ whole, without its menus. Barbaresi 2021, "Trafilatura: A Web Scraping Library a
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from stages.corpus_prep.reading.damage import DamagedFile, ReadNotes
 from stages.corpus_prep.reading.json_files import whole
-from stages.corpus_prep.reading.markup import markdown_of
+from stages.corpus_prep.reading.markup import markdown_of, with_marks
 from stages.corpus_prep.reading.packages import needed
 from stages.corpus_prep.reading.plain_text import decoded
 from stages.corpus_prep.reading.rows import ReadRow
@@ -58,9 +59,9 @@ def page(html: str) -> tuple[str, str]:
     if tree is None:
         return "", ""
     title = " ".join(tree.findtext(".//title", "").split())[:200]
-    everything = body_markdown(tree)
+    everything = body_markdown(copy.deepcopy(tree))
     kept = trafilatura.extract(
-        html,
+        with_marks(tree),
         output_format="html",
         include_tables=True,
         include_formatting=True,
@@ -69,10 +70,7 @@ def page(html: str) -> tuple[str, str]:
     )
     body = parsed_html(kept) if kept else None
     main = markdown_of(body) if body is not None else ""
-    # It joins the lines of code and drops code that stands alone, and then the whole page is the better text.
-    lost_code = everything.count("\n```") > main.count("\n```") + (main.startswith("```"))
-    found = len(main) >= LEAST_MAIN_SHARE * len(everything) and not lost_code
-    return title, _unfenced(main if found else everything)
+    return title, _unfenced(main if len(main) >= LEAST_MAIN_SHARE * len(everything) else everything)
 
 
 def _unfenced(text: str) -> str:
