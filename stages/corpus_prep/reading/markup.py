@@ -97,8 +97,8 @@ _LANGUAGE_MARK, _NUMBER_MARK = "\ue000", "\ue001"
 def with_marks(tree: Any) -> Any:
     """The tree (changed in place) with what trafilatura forgets written into its text.
 
-    It makes code in a line a block, a quotation of a block without <code>, forgets the language of blocks, and
-    that a list is numbered.
+    It makes a block of code in a line and a quotation of a block without <code>, and forgets the language of
+    blocks and that a list is numbered.
     """
     for element in tree.iter("code", "kbd", "samp", "tt"):
         inside_block = any(_tag(parent) == "pre" for parent in element.iterancestors())

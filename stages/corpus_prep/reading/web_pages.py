@@ -14,7 +14,7 @@ from typing import Any
 from stages.corpus_prep.reading.damage import DamagedFile, ReadNotes
 from stages.corpus_prep.reading.json_files import whole
 from stages.corpus_prep.reading.markup import markdown_of, with_marks
-from stages.corpus_prep.reading.packages import needed
+from stages.corpus_prep.reading.packages import needs
 from stages.corpus_prep.reading.plain_text import decoded
 from stages.corpus_prep.reading.rows import ReadRow
 from stages.corpus_prep.reading.sources import SourceFile
@@ -54,7 +54,8 @@ def _text(data: bytes, notes: ReadNotes) -> str:
 
 def page(html: str) -> tuple[str, str]:
     """(title, Markdown of the main content) of an HTML page."""
-    trafilatura = needed("trafilatura", "trafilatura", "HTML")
+    with needs("trafilatura", "HTML"):
+        import trafilatura
     tree = parsed_html(html)
     if tree is None:
         return "", ""
@@ -81,14 +82,15 @@ def _unfenced(text: str) -> str:
 
 def parsed_html(text: str) -> Any:
     """The tree of a page, however broken it is; None for nothing."""
-    html = needed("lxml.html", "lxml", "HTML")
+    with needs("lxml", "HTML"):
+        from lxml import etree, html
     # Without the declaration of an encoding, which lxml does not want in text that is decoded already.
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text.lstrip("\ufeff")).replace("\x00", "")
     try:
         return (
             html.document_fromstring(text, parser=html.HTMLParser(huge_tree=True)) if text.strip() else None
         )
-    except (ValueError, html.etree.ParserError):
+    except (ValueError, etree.ParserError):
         return None
 
 
