@@ -236,7 +236,7 @@ class FsspecStore:
     def _files(self, address: Address) -> Any:
         package = _PACKAGES.get(address.scheme, "the fsspec package for it")
         try:
-            # Not a plain import, so that its version does not count in the fingerprint: what it brings counts by
+            # Not a plain import, so that its version is not in the fingerprint: what it brings counts by its
             # content, and hosts with and without the extra `s3` would build all anew for each other.
             fsspec = import_module("fsspec")
             # A listing from before is no answer to what is there now.
