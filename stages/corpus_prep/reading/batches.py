@@ -125,7 +125,7 @@ def _rows_per_batch(table: Any, groups: range) -> int:
     """So many that a batch is about 16 MB."""
     sizes = [table.metadata.row_group(index) for index in groups]
     num_bytes, num_rows = sum(g.total_byte_size for g in sizes), sum(g.num_rows for g in sizes)
-    return max(1, min(ROWS_PER_BATCH, BATCH_BYTES * num_rows // max(1, num_bytes)))
+    return max(1, min(ROWS_PER_BATCH, int(BATCH_BYTES * num_rows // max(1, num_bytes))))
 
 
 Places = tuple[np.ndarray, np.ndarray, np.ndarray]

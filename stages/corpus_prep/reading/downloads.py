@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.corpus_prep.reading.addresses import Address, parse_address
-from stages.corpus_prep.reading.remote_stores import RemoteState, RemoteStore, store_of
 from stages.runtime.errors import RetryableError, UserError
+
+if TYPE_CHECKING:  # it imports urllib, and most plans have no remote source
+    from stages.corpus_prep.reading.remote_stores import RemoteState, RemoteStore
 
 FOLDER_VARIABLE = "GLASSWORKS_DOWNLOADS"
 OFFLINE_VARIABLE = "GLASSWORKS_OFFLINE"
@@ -78,7 +80,7 @@ class Downloads:
         elif self._offline:
             raise _not_here(address, self.folder)
         else:
-            found = store_of(address).list(address)
+            found = _store_of(address).list(address)
             _write_json(kept, [str(file) for file in found])
         if not found:
             raise UserError(f"{address.url} holds no file", hint="look at the address")
@@ -90,7 +92,7 @@ class Downloads:
         """What the content counts by: its sha256, or the commit. What is not pinned is fetched for it."""
         if address.sha256:
             return address.sha256
-        return f"commit {address.commit}" if address.commit else self.fetch(address).sha256
+        return address.commit or self.fetch(address).sha256
 
     def fetch(self, address: Address) -> Fetched:
         """Bring the file here, if it is not. Raises UserError for a sha256 that is not the pinned one."""
@@ -105,7 +107,7 @@ class Downloads:
             known = _known(place)  # another process may have brought it meanwhile
             if known and (address.sha256 or address.commit):
                 return known
-            store = store_of(address)
+            store = _store_of(address)
             state = store.state(address)
             if known and state.mark and (known.mark, known.size) == (state.mark, state.size):
                 return known
@@ -146,6 +148,12 @@ class Downloads:
                 f"{address.url}: the transfer ended after {done:,} of {state.size:,} bytes",
                 hint="try again; what has come so far is kept",
             )
+
+
+def _store_of(address: Address) -> RemoteStore:
+    from stages.corpus_prep.reading.remote_stores import store_of
+
+    return store_of(address)
 
 
 def _blocks(stream: Any, address: Address) -> Iterator[bytes]:

@@ -67,8 +67,8 @@ def read_notebook(file: SourceFile, stream: IO[bytes], notes: ReadNotes) -> Iter
     """
     value = _loaded(stream, notes, "open it in Jupyter and save it again")
     cells = value.get("cells") if isinstance(value, dict) else None
-    if cells is None and isinstance(value, dict):
-        cells = [cell for sheet in value.get("worksheets") or [] for cell in sheet.get("cells", [])]
+    if cells is None and isinstance(value, dict) and value.get("worksheets"):
+        cells = [cell for sheet in value["worksheets"] for cell in sheet.get("cells", [])]
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise DamagedFile("broken", "is no notebook: it has no cells", "open it in Jupyter and save it again")
     language = _language(value)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 from collections.abc import Iterator
-from email.message import EmailMessage
-from typing import cast
+from email.message import MIMEPart
 
 from stages.corpus_prep.reading.damage import DamagedFile, ReadNotes
 from stages.corpus_prep.reading.json_files import whole
@@ -21,7 +20,7 @@ def read_eml(file: SourceFile, notes: ReadNotes) -> Iterator[ReadRow]:
     """The plain text of a letter, or its HTML where it has no other; attachments are left out."""
     with opened(file, notes) as stream:
         data = whole(stream, MAX_LETTER_BYTES, "save it without its attachments")
-    letter = cast("EmailMessage", email.message_from_bytes(data, policy=email.policy.default))
+    letter = email.message_from_bytes(data, policy=email.policy.default)
     try:
         body = letter.get_body(("plain", "html"))
         text = _text(body) if body is not None else ""
@@ -33,7 +32,7 @@ def read_eml(file: SourceFile, notes: ReadNotes) -> Iterator[ReadRow]:
     yield ReadRow({"title": title or file.path.stem, "text": text.strip("\n") + "\n"}, number=0)
 
 
-def _text(body: EmailMessage) -> str:
+def _text(body: MIMEPart) -> str:
     content = str(body.get_content()).replace("\r\n", "\n")
     if body.get_content_type() != "text/html":
         return content

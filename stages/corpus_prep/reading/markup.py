@@ -90,6 +90,41 @@ def markdown_of(element: Any) -> str:
     return "\n\n".join(_blocks(element, 0)).strip("\n")
 
 
+#: Private characters, which no text has: before the language of code, and before the number of an item.
+_LANGUAGE_MARK, _NUMBER_MARK = "\ue000", "\ue001"
+
+
+def with_marks(tree: Any) -> Any:
+    """The tree (changed in place) with what trafilatura forgets written into its text.
+
+    It makes a block of code in a line and a quotation of a block without <code>, and forgets the language of
+    blocks and that a list is numbered.
+    """
+    for element in tree.iter("code", "kbd", "samp", "tt"):
+        inside_block = any(_tag(parent) == "pre" for parent in element.iterancestors())
+        text = "".join(element.itertext())
+        if not inside_block and text.strip() and "`" not in text:
+            for inner in list(element):
+                element.remove(inner)
+            element.text, element.tag = f"`{text.strip()}`", "span"
+    for element in tree.iter("pre"):
+        code = element.makeelement("code")
+        code.text = f"{_LANGUAGE_MARK}{_language(element)}\n{_code_text(element)}"
+        for inner in list(element):
+            element.remove(inner)
+        element.text = None
+        element.append(code)
+    for element in tree.iter("ol"):
+        for number, item in enumerate((e for e in element if _tag(e) == "li"), start=_start(element)):
+            item.text = f"{_NUMBER_MARK}{number}. {item.text or ''}"
+    return tree
+
+
+def _start(element: Any) -> int:
+    start = element.get("start") or "1"
+    return int(start) if start.isdigit() else 1
+
+
 def table_markdown(rows: list[list[str]]) -> str:
     """A Markdown table, its first row as the header; a table of one column is its lines."""
     rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
@@ -169,12 +204,20 @@ def _block(tag: str, element: Any, depth: int) -> Iterator[str]:
         yield from filter(None, _MAKERS.get(tag, _blocks)(element, depth))
 
 
-def _code(element: Any, _depth: int) -> Iterator[str]:
+def _code_text(element: Any) -> str:
     for line_break in [c for c in element.iter() if _tag(c) == "br"]:
         line_break.tail = "\n" + (line_break.tail or "")
-    text = "".join(element.itertext()).replace("\r\n", "\n").strip("\n").expandtabs(4)
+    return "".join(element.itertext()).replace("\r\n", "\n").strip("\n").expandtabs(4)
+
+
+def _code(element: Any, _depth: int) -> Iterator[str]:
+    text = _code_text(element)
+    language = _language(element)
+    if text.lstrip().startswith(_LANGUAGE_MARK):
+        language, _, text = text.lstrip()[1:].partition("\n")
     if text.strip():
-        yield f"```{_language(element)}\n{text.rstrip()}\n```"
+        text = text.strip("\n").rstrip()
+        yield f"```{language}\n{text}\n```"
 
 
 def _language(element: Any) -> str:
@@ -195,7 +238,7 @@ def _quote(element: Any, depth: int) -> Iterator[str]:
 
 def _list(element: Any, depth: int) -> Iterator[str]:
     items = []
-    number = int(element.get("start") or 1) if (element.get("start") or "1").isdigit() else 1
+    number = _start(element)
     for child in element:
         mark = f"{number}. " if _tag(element) == "ol" else "- "
         inner = list(_blocks(child, depth)) if _tag(child) and _tag(child) not in DROPPED else []
@@ -206,6 +249,9 @@ def _list(element: Any, depth: int) -> Iterator[str]:
             continue
         number += 1
         text = "\n".join(inner)
+        if text.startswith(_NUMBER_MARK):
+            mark, _, text = text[1:].partition(" ")
+            mark += " "
         items.append(mark + text.replace("\n", "\n" + " " * len(mark)))
     if items:
         yield "\n".join(items)

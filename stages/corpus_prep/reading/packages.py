@@ -1,17 +1,21 @@
-"""Libraries that read one kind of file each, imported when the first such file comes."""
+"""Libraries that read one kind of file each, imported when the first such file comes.
+
+The imports themselves stand where they are used: the fingerprint finds the packages of a stage by them.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from stages.corpus_prep.reading.damage import DamagedFile
 
 
-def needed(module: str, package: str, kind: str) -> Any:
-    """The module. Raises DamagedFile that says what to install where it is missing."""
+@contextmanager
+def needs(package: str, kind: str) -> Iterator[None]:
+    """Around an import. Raises DamagedFile that says what to install where it fails."""
     try:
-        return import_module(module)
+        yield
     except ImportError as error:
         raise DamagedFile(
             "missing_package",

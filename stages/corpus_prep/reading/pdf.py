@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stages.corpus_prep.reading.damage import DamagedFile, ReadNotes, Reject
-from stages.corpus_prep.reading.packages import needed
+from stages.corpus_prep.reading.packages import needs
 from stages.corpus_prep.reading.pdf_lines import text_of_pages
 from stages.corpus_prep.reading.rows import ReadRow
 from stages.corpus_prep.reading.sources import SourceFile
@@ -24,7 +24,8 @@ LEAST_CHARACTERS = 10
 
 def read_pdf(file: SourceFile, notes: ReadNotes) -> Iterator[ReadRow]:
     """One document per file. A page that cannot be read is a reject of its own; the others are read."""
-    pypdf = needed("pypdf", "pypdf", "a PDF")
+    with needs("pypdf", "a PDF"):
+        import pypdf
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its warnings name no file
     if b"%PDF-" not in read_head(file):
         raise DamagedFile("broken", "is no PDF: it does not begin with %PDF-", "name it as what it is")

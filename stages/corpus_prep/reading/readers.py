@@ -7,7 +7,6 @@ module, imported when the first file of that kind comes, because most runs need 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from typing import IO, Any
 
 from stages.corpus_prep.reading.damage import DamagedFile, ReadNotes, Reject
@@ -16,24 +15,80 @@ from stages.corpus_prep.reading.lines import read_json_lines, read_separated
 from stages.corpus_prep.reading.parquet_files import read_parquet
 from stages.corpus_prep.reading.pieces import TEXT_KINDS, Piece
 from stages.corpus_prep.reading.plain_text import read_text
-from stages.corpus_prep.reading.rows import Fields, ReadRow
+from stages.corpus_prep.reading.rows import Fields, ReadRow, WholeReader
 from stages.corpus_prep.reading.sources import SourceFile
 from stages.corpus_prep.reading.streams import FileState, Transcoded, opened, read_head
 
 Row = Fields
 #: An empty file of these has no rows, which is no damage but is noted; of any other kind it is broken.
 MAY_BE_EMPTY = (*TEXT_KINDS, ".jsonl", ".csv", ".tsv")
-#: kind -> (module, function) of the kinds that need a library or much code.
-LAZY = {
-    ".html": ("web_pages", "read_html"),
-    ".pdf": ("pdf", "read_pdf"),
-    ".docx": ("word", "read_docx"),
-    ".odt": ("open_document", "read_odt"),
-    ".pptx": ("slides", "read_pptx"),
-    ".xlsx": ("spreadsheets", "read_xlsx"),
-    ".epub": ("books", "read_epub"),
-    ".rtf": ("rich_text", "read_rtf"),
-    ".eml": ("mail", "read_eml"),
+
+
+def _web_pages() -> WholeReader:
+    from stages.corpus_prep.reading.web_pages import read_html
+
+    return read_html
+
+
+def _pdf() -> WholeReader:
+    from stages.corpus_prep.reading.pdf import read_pdf
+
+    return read_pdf
+
+
+def _word() -> WholeReader:
+    from stages.corpus_prep.reading.word import read_docx
+
+    return read_docx
+
+
+def _open_document() -> WholeReader:
+    from stages.corpus_prep.reading.open_document import read_odt
+
+    return read_odt
+
+
+def _slides() -> WholeReader:
+    from stages.corpus_prep.reading.slides import read_pptx
+
+    return read_pptx
+
+
+def _spreadsheets() -> WholeReader:
+    from stages.corpus_prep.reading.spreadsheets import read_xlsx
+
+    return read_xlsx
+
+
+def _books() -> WholeReader:
+    from stages.corpus_prep.reading.books import read_epub
+
+    return read_epub
+
+
+def _rich_text() -> WholeReader:
+    from stages.corpus_prep.reading.rich_text import read_rtf
+
+    return read_rtf
+
+
+def _mail() -> WholeReader:
+    from stages.corpus_prep.reading.mail import read_eml
+
+    return read_eml
+
+
+#: Kinds that need a library or much code: kind -> what imports their reader.
+LAZY: dict[str, Callable[[], WholeReader]] = {
+    ".html": _web_pages,
+    ".pdf": _pdf,
+    ".docx": _word,
+    ".odt": _open_document,
+    ".pptx": _slides,
+    ".xlsx": _spreadsheets,
+    ".epub": _books,
+    ".rtf": _rich_text,
+    ".eml": _mail,
 }
 
 
@@ -70,9 +125,7 @@ def _rows(piece: Piece, notes: ReadNotes) -> Iterator[ReadRow]:
         read_head(file)
         yield from read_parquet(file, None if piece.is_whole else range(piece.begin, piece.end))
     elif file.kind in LAZY:
-        module, function = LAZY[file.kind]
-        read = getattr(import_module(f"stages.corpus_prep.reading.{module}"), function)
-        yield from read(file, notes)
+        yield from LAZY[file.kind]()(file, notes)
     else:
         with opened(file, notes) as stream:
             rows = _streamed(piece, stream, notes)

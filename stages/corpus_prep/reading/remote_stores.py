@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import IO, Any, Protocol, cast
 
 from stages.corpus_prep.reading.addresses import Address
@@ -235,10 +236,11 @@ class FsspecStore:
     def _files(self, address: Address) -> Any:
         package = _PACKAGES.get(address.scheme, "the fsspec package for it")
         try:
-            import fsspec
-
-            # Without its caches: a listing from before is no answer to what is there now.
-            return fsspec.filesystem(address.scheme, skip_instance_cache=True, use_listings_cache=False)
+            # Not a plain import, so that its version is not in the fingerprint: what it brings counts by its
+            # content, and hosts with and without the extra `s3` would build all anew for each other.
+            fsspec = import_module("fsspec")
+            # A listing from before is no answer to what is there now.
+            return fsspec.filesystem(address.scheme, use_listings_cache=False)
         except ImportError as error:
             raise UserError(f"{address.url} needs {package}: {error}", hint=f"install {package}") from None
         except ValueError as error:

@@ -110,7 +110,7 @@ def _file_digests(setting: str, patterns: Sequence[str]) -> dict[str, str]:
     for index, file in enumerate(listing.files):
         digest = downloads.digest(file.address) if file.address else _digest(file.path)
         digests[f"{index:03d} {file.name}"] = digest
-        about = ";".join(filter(None, (file.options, file.address and file.origin)))
+        about = ";".join(filter(None, (file.options, file.origin if file.address else "")))
         if about:
             digests[f"{index:03d} {file.name} options"] = about
     # What is refused by its name alone is a reject of the artifact, and counts by that name.

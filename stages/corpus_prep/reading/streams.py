@@ -176,27 +176,27 @@ class Transcoded:
 def utf16_encoding(head: bytes) -> str:
     """ "utf-16", "utf-16-le", "utf-16-be", or "" for text that is no UTF-16; told from the first 4,096 bytes.
 
-    Without a mark there must be zero bytes, all in even or all in odd places: line ends, spaces and ASCII
-    have them, and no other encoding of text does; and what comes out must be letters that people use.
+    Without a mark there must be zero bytes, as line ends, spaces and ASCII have and no other encoding of text
+    does; and what comes out must be letters that people use, more so than with the bytes of each swapped.
     """
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    even, odd = head[0::2].count(0), head[1::2].count(0)
-    if (even == 0) == (odd == 0):
+    if b"\0" not in head:
         return ""
-    encoding = "utf-16-le" if odd else "utf-16-be"
-    text = head[: len(head) // 2 * 2].decode(encoding, "replace")
-    usual = sum(_is_usual(ord(character)) for character in text)
-    return encoding if usual >= 0.95 * len(text) else ""
+    whole = head[: len(head) // 2 * 2]
+    texts = {encoding: whole.decode(encoding, "replace") for encoding in ("utf-16-le", "utf-16-be")}
+    likely = {
+        encoding: sum(_usualness(ord(character)) for character in text)
+        for encoding, text in texts.items()
+        if sum(_usualness(ord(character)) > 0 for character in text) >= 0.95 * len(text)
+    }
+    return max(likely, key=lambda encoding: likely[encoding], default="")
 
 
-def _is_usual(code: int) -> bool:
-    """ASCII text, Latin to Arabic and Indic, CJK with its punctuation, Hangul, full-width forms."""
-    if code < 0x20:
-        return code in (9, 10, 13)
-    return (
-        code < 0x0E00
-        or 0x2000 <= code < 0x2070
-        or 0x3000 <= code < 0xD7B0
-        or (code >= 0xD800 and code != 0xFFFD)
-    )
+def _usualness(code: int) -> int:
+    """2 for ASCII, spaces and punctuation of any script; 1 for letters of living ones; 0 for all else."""
+    if code < 0x80:
+        return 2 if code >= 0x20 or code in (9, 10, 13) else 0
+    if 0x2000 <= code < 0x2070 or 0x3000 <= code < 0x3030 or 0xFF00 <= code < 0xFFF0:
+        return 2
+    return 1 if code < 0x0E00 or 0x3030 <= code < 0xD7B0 or code > 0xFFFF else 0

@@ -6,14 +6,15 @@ whole, without its menus. Barbaresi 2021, "Trafilatura: A Web Scraping Library a
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from stages.corpus_prep.reading.damage import DamagedFile, ReadNotes
 from stages.corpus_prep.reading.json_files import whole
-from stages.corpus_prep.reading.markup import markdown_of
-from stages.corpus_prep.reading.packages import needed
+from stages.corpus_prep.reading.markup import markdown_of, with_marks
+from stages.corpus_prep.reading.packages import needs
 from stages.corpus_prep.reading.plain_text import decoded
 from stages.corpus_prep.reading.rows import ReadRow
 from stages.corpus_prep.reading.sources import SourceFile
@@ -53,14 +54,15 @@ def _text(data: bytes, notes: ReadNotes) -> str:
 
 def page(html: str) -> tuple[str, str]:
     """(title, Markdown of the main content) of an HTML page."""
-    trafilatura = needed("trafilatura", "trafilatura", "HTML")
+    with needs("trafilatura", "HTML"):
+        import trafilatura
     tree = parsed_html(html)
     if tree is None:
         return "", ""
     title = " ".join(tree.findtext(".//title", "").split())[:200]
-    everything = body_markdown(tree)
+    everything = body_markdown(copy.deepcopy(tree))
     kept = trafilatura.extract(
-        html,
+        with_marks(tree),
         output_format="html",
         include_tables=True,
         include_formatting=True,
@@ -69,10 +71,7 @@ def page(html: str) -> tuple[str, str]:
     )
     body = parsed_html(kept) if kept else None
     main = markdown_of(body) if body is not None else ""
-    # It joins the lines of code and drops code that stands alone, and then the whole page is the better text.
-    lost_code = everything.count("\n```") > main.count("\n```") + (main.startswith("```"))
-    found = len(main) >= LEAST_MAIN_SHARE * len(everything) and not lost_code
-    return title, _unfenced(main if found else everything)
+    return title, _unfenced(main if len(main) >= LEAST_MAIN_SHARE * len(everything) else everything)
 
 
 def _unfenced(text: str) -> str:
@@ -83,14 +82,15 @@ def _unfenced(text: str) -> str:
 
 def parsed_html(text: str) -> Any:
     """The tree of a page, however broken it is; None for nothing."""
-    html = needed("lxml.html", "lxml", "HTML")
+    with needs("lxml", "HTML"):
+        from lxml import etree, html
     # Without the declaration of an encoding, which lxml does not want in text that is decoded already.
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text.lstrip("\ufeff")).replace("\x00", "")
     try:
         return (
             html.document_fromstring(text, parser=html.HTMLParser(huge_tree=True)) if text.strip() else None
         )
-    except (ValueError, html.etree.ParserError):
+    except (ValueError, etree.ParserError):
         return None
 
 

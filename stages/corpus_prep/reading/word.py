@@ -82,8 +82,8 @@ def _note_numbering(numbering: Element, styles: _Styles) -> None:
     for number in numbering:
         of = child(number, "abstractNumId") if local(number) == "num" else None
         if of is not None:
-            for level, counts in formats.get(attribute(of, "val"), {}).items():
-                styles.counted[attribute(number, "numId"), level] = counts
+            for depth, counts in formats.get(attribute(of, "val"), {}).items():
+                styles.counted[attribute(number, "numId"), depth] = counts
 
 
 #: (what it is, text): a list item or a line of code joins the one before it.
