@@ -11,6 +11,9 @@ DUPLICATE_SIZES = (5, 6, 7, 8, 9, 10)
 NGRAM_WORDS = 8
 SHORT_LINE_CHARACTERS = 30
 GLUED_WORD_CHARACTERS = 200
+GOPHER_STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+#: FineWeb2's for Mandarin in Han script (configs/cmn_Hani.yml at d0defb2).
+CHINESE_STOP_WORDS = tuple("的年在月是和日了於·為有被人中为他與後也而由")
 
 COLUMNS: dict[str, str] = {
     "characters": "characters",

@@ -11,8 +11,10 @@ from numba import njit
 
 from stages.corpus_prep.measuring.characters import DENSE, LETTER, MARK, PUNCTUATION, WORD
 from stages.corpus_prep.measuring.columns import (
+    CHINESE_STOP_WORDS,
     DUPLICATE_SIZES,
     GLUED_WORD_CHARACTERS,
+    GOPHER_STOP_WORDS,
     INDEX,
     NGRAM_WORDS,
     TOP_SIZES,
@@ -31,9 +33,6 @@ MAX_STOP_CHARACTERS = 4
 NO_PLACE = np.uint64(0xFF)
 _RUN_FACTOR = np.uint64(0xC2B2AE3D27D4EB4F)
 _1 = np.uint64(1)
-GOPHER_STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-#: FineWeb2's for Mandarin in Han script (configs/cmn_Hani.yml at d0defb2).
-CHINESE_STOP_WORDS = tuple("的年在月是和日了於·為有被人中为他與後也而由")
 
 
 def stop_word_table():
