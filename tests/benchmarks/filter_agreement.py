@@ -80,7 +80,9 @@ def compare(texts: list[str], language: str) -> dict[str, list[int]]:
 def _explain(
     name: str, language: str, number: int, reason: str, ours: list[str], measures: pa.RecordBatch, text: str
 ) -> None:
-    print(f"{language} {name} document {number}: datatrove {reason or 'keeps'}, ours {', '.join(ours) or 'keep'}")
+    print(
+        f"{language} {name} document {number}: datatrove {reason or 'keeps'}, ours {', '.join(ours) or 'keep'}"
+    )
     for rule in our_rules(name, language):
         if rule.reason.split(".")[1] in {reason, *ours}:
             print(f"    {rule}; measured {rule_values(measures, rule)[0]!r}")
@@ -89,7 +91,9 @@ def _explain(
 
 def main() -> None:
     """Compare and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--documents", type=int, default=20_000)
     arguments = parser.parse_args()
@@ -100,7 +104,9 @@ def main() -> None:
             lines.append(
                 f"| {language} | {name} | {number:,} | {kept:,} | {number - same} | {same / number:.3%} | {reason / number:.3%} | {edits / number:.3%} |"
             )
-    print("\n| language | filter | documents | datatrove keeps | differ | decisions agree | its reason is ours | same text left |")
+    print(
+        "\n| language | filter | documents | datatrove keeps | differ | decisions agree | its reason is ours | same text left |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     print("\n".join(lines))
 

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_CODE_POINTS = 0x110000
-SPACE, LETTER, WORD, MARK, DENSE, DIGIT, PUNCTUATION, TERMINAL, PLAIN, BREAK, DECIMAL = (1 << n for n in range(11))
+SPACE, LETTER, WORD, MARK, DENSE, DIGIT, PUNCTUATION, TERMINAL, PLAIN, BREAK, DECIMAL = (
+    1 << n for n in range(11)
+)
 """White space; letter; letter or digit of any kind; combining mark; Han or kana (a word of its own); decimal
 digit; punctuation; sentence end; no symbol; line break; decimal separator."""
 SCRIPT_SHIFT = 16

@@ -1,9 +1,10 @@
 """Hashes and the hash table that the compiled loops share.
 
-**The table.** One array of 64-bit slots serves every document and every n: a slot holds 44 bits of a hash and the
-20-bit number of the generation that wrote it. Starting anew is adding one to the generation; what older ones left
-counts as empty, so nothing is ever cleared. Only as many slots are used as the document needs (a power of two), so
-a short document's table stays in the processor's nearest memory. That is three times as fast as one big table.
+**The table.** One array of 64-bit slots serves every document and every n: a slot holds 44 bits of a hash
+and the 20-bit number of the generation that wrote it. Starting anew is adding one to the generation; what
+older ones left counts as empty, so nothing is ever cleared. Only as many slots are used as the document
+needs (a power of two), so a short document's table stays in the processor's nearest memory. That is three
+times as fast as one big table.
 
 Two different hashes meet as one with a chance of 2**-44 per comparison.
 """
@@ -18,13 +19,16 @@ _LAST_GENERATION = (1 << 20) - 1
 PRIME = np.uint64(0x9E3779B97F4A7C15)  # an odd number without pattern: 2**64 by the golden ratio
 _MIX_FIRST, _MIX_SECOND = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 _SQUARE, _CUBE, _FOURTH = (np.uint64(pow(int(PRIME), power, 2**64)) for power in (2, 3, 4))
-_ONES = np.uint64(sum(pow(int(PRIME), power, 2**64) for power in range(4)) % 2**64)  # 1 is added to each character
+_ONES = np.uint64(
+    sum(pow(int(PRIME), power, 2**64) for power in range(4)) % 2**64
+)  # 1 is added to each character
 _33, _32, _1 = np.uint64(33), np.uint64(32), np.uint64(1)
 
 
 @njit(cache=True)
 def mix(value):
-    """Every bit of the result depends on every bit of `value` (the finaliser of MurmurHash3, Appleby 2011)."""
+    """Every bit of the result depends on every bit of `value` (the finaliser of MurmurHash3, Appleby
+    2011)."""
     value = (value ^ (value >> _33)) * _MIX_FIRST
     value = (value ^ (value >> _33)) * _MIX_SECOND
     return value ^ (value >> _33)

@@ -1,11 +1,12 @@
 """Where the machine code of the compiled loops is kept, so that only the first process on a machine compiles.
 
-Numba looks only at the file of the function that is called, not at those that it calls into; so the folder is named
-after all of our sources, and an old one is never read. An image compiles while it is built (`compile_kernels`) and
-may be started from a folder that nobody can write to: then what is there is copied to a folder of this process.
+Numba looks only at the file of the function that is called, not at those that it calls into; so the folder
+is named after all of our sources, and an old one is never read. An image compiles while it is built
+(`compile_kernels`) and may be started from a folder that nobody can write to: then what is there is copied
+to a folder of this process.
 
-The code is for one kind of processor. On another one numba compiles anew, which takes time and changes nothing:
-the loops count in whole numbers.
+The code is for one kind of processor. On another one numba compiles anew, which takes time and changes
+nothing: the loops count in whole numbers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compiled loops over characters, lines and paragraphs.
 
-A document is an array of code points, decoded once, with another of their kinds (the flags of `characters.py`). Each
-loop adds to `row`, the counts of one document in the order of `columns.py`.
+A document is an array of code points, decoded once, with another of their kinds (the flags of
+`characters.py`). Each loop adds to `row`, the counts of one document in the order of `columns.py`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,12 @@ def count_characters(characters, kinds, number, row):
         for place in range(number):
             found += (kinds[place] >> SCRIPT_SHIFT) == script
         row[OTHER_SCRIPT + script] = found
-    row[CHARACTERS], row[VISIBLE], row[LETTERS], row[SYMBOLS] = number, number - spaces, letters, number - plain
+    row[CHARACTERS], row[VISIBLE], row[LETTERS], row[SYMBOLS] = (
+        number,
+        number - spaces,
+        letters,
+        number - plain,
+    )
     row[HASHES], row[NEWLINES], row[REPLACEMENTS] = hashes, feeds, replacements
     row[ELLIPSES] = signs + _count_dots(characters, number)
 
@@ -118,7 +123,8 @@ def _absorb_other(state, group):
 def hash_folded(characters, kinds, number, folded, text_hash):
     """128 bits of the text without case, white space one blank: equal texts have equal hashes.
 
-    Two chains of 64 bits. Each step takes three characters in and is a bijection, so that texts meet by chance only.
+    Two chains of 64 bits. Each step takes three characters in and is a bijection, so that texts meet by
+    chance only.
     """
     first, second, blank, size, group = np.uint64(1), np.uint64(2), False, 0, np.uint64(0)
     for place in range(number):

@@ -1,8 +1,9 @@
 """The filter rules: each a name, what is measured, how it is compared, with what, and who says so.
 
-A rule drops a document whose measure lies on the wrong side of its threshold. Rules of several sets may stand for
-the same reason with other thresholds (`fineweb2_zh.top_2_gram` and `gopher_repetition.top_2_gram`); the reason gives
-the bit in the mask that `judging.judge` returns, so a bit means the same for every source and language.
+A rule drops a document whose measure lies on the wrong side of its threshold. Rules of several sets may
+stand for the same reason with other thresholds (`fineweb2_zh.top_2_gram` and
+`gopher_repetition.top_2_gram`); the reason gives the bit in the mask that `judging.judge` returns, so a bit
+means the same for every source and language.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ def _runs(top: Iterable[float], duplicate: Iterable[float]) -> list[tuple]:
     """Rows for the most frequent runs of 2 to 4 words and for repeated ones of 5 to 10."""
     sizes = [("top", n, share) for n, share in zip(TOP_SIZES, top, strict=True)]
     sizes += [("duplicate", n, share) for n, share in zip(DUPLICATE_SIZES, duplicate, strict=True)]
-    return [(f"{kind}_{n}_gram", f"{kind}_{n}_gram_characters", "characters", ">", at) for kind, n, at in sizes]
+    return [
+        (f"{kind}_{n}_gram", f"{kind}_{n}_gram_characters", "characters", ">", at) for kind, n, at in sizes
+    ]
 
 
 def _c4(columns: str) -> tuple[tuple, ...]:
@@ -113,7 +116,13 @@ def _c4(columns: str) -> tuple[tuple, ...]:
 
 
 def _documentation(
-    set_name: str, characters: int, mean_word: float, symbols: float, letters: float, lines: float, runs: float
+    set_name: str,
+    characters: int,
+    mean_word: float,
+    symbols: float,
+    letters: float,
+    lines: float,
+    runs: float,
 ) -> tuple[Rule, ...]:
     """The rules for documentation; a document of glued words is dropped as one of long words."""
     rows = (
@@ -192,7 +201,8 @@ MEASURES = (*COLUMNS, *DERIVED)
 def choose_rules(set_names: Iterable[str], thresholds: Mapping[str, float] | None = None) -> tuple[Rule, ...]:
     """The rules of the sets, with thresholds moved: {"gopher_repetition.top_2_gram": 0.25}.
 
-    A threshold of None switches its rule off. A threshold for a rule of a set that was not chosen changes nothing.
+    A threshold of None switches its rule off. A threshold for a rule of a set that was not chosen changes
+    nothing.
 
     Raises:
         UserError: there is no set or no rule of that name.

@@ -1,7 +1,7 @@
 """Compiled loops over words: where they are, what they are like, which runs of them repeat.
 
-A word is a pair of places in the array of code points, from the own splitter or from a caller's; everything here
-is counted on such pairs, so both go through the same code.
+A word is a pair of places in the array of code points, from the own splitter or from a caller's; everything
+here is counted on such pairs, so both go through the same code.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _1 = np.uint64(1)
 
 
 def stop_word_table():
-    """uint64 [256, 2]: hash of a word, and its bit (English below 32) in a table probed from the hash's low bits."""
+    """uint64 [256, 2]: hash of a word, and its bit (English below 32) in a table probed from the hash's low
+    bits."""
     table = np.zeros((256, 2), np.uint64)
     numbered = [*enumerate(GOPHER_STOP_WORDS), *enumerate(CHINESE_STOP_WORDS, start=32)]
     for bit, word in numbered:
@@ -111,12 +112,12 @@ def _stop_bit(value, stops):
 def count_repetitions(words, num_words, glue, table, row):
     """Runs of 2 to 10 words that repeat.
 
-    Runs are compared by their words. With `glue`, runs of five words and more are compared by the text of their
-    words without anything between, as datatrove does ("ab c" is "a bc"); that matters only where a splitter cuts
-    the same text in two ways.
+    Runs are compared by their words. With `glue`, runs of five words and more are compared by the text of
+    their words without anything between, as datatrove does ("ab c" is "a bc"); that matters only where a
+    splitter cuts the same text in two ways.
 
-    A run of n words can only repeat where its first n - 1 words do. So few places are left to look at after the
-    4-grams, and the long runs cost next to nothing in a text that does not repeat itself.
+    A run of n words can only repeat where its first n - 1 words do. So few places are left to look at after
+    the 4-grams, and the long runs cost next to nothing in a text that does not repeat itself.
     """
     prefixes, lengths, places = words.prefixes, words.lengths, words.places
     prefixes[0], lengths[0] = 0, 0
@@ -151,8 +152,8 @@ def _factor(size):
 
 @njit(cache=True)
 def _most_frequent(words, left, size, table):
-    """(characters of all places of the most frequent run, of equals the first, blanks between words included; how
-    many places are left in `words.places`: those whose run occurs twice)."""
+    """(characters of all places of the most frequent run, of equals the first, blanks between words
+    included; how many places are left in `words.places`: those whose run occurs twice)."""
     slots, generation = table
     mask = new_generation(slots, generation, left)
     best, most, factor, prefixes = 0, 1, _factor(size), words.prefixes
@@ -197,9 +198,7 @@ def _repeated(words, left, size, table):
     repeated, factor, prefixes = 0, _factor(size), words.prefixes
     for number in range(left):
         start = words.places[number]
-        repeated += find_or_add(
-            slots, generation, mask, prefixes[start + size] - prefixes[start] * factor
-        )[1]
+        repeated += find_or_add(slots, generation, mask, prefixes[start + size] - prefixes[start] * factor)[1]
     return repeated
 
 

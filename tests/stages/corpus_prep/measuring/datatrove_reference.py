@@ -1,4 +1,5 @@
-"""datatrove's word splitter and filters, to compare with: the splitter as ours takes one, the filters as they are."""
+"""datatrove's word splitter and filters, to compare with: the splitter as ours takes one, the filters as
+they are."""
 
 from __future__ import annotations
 
