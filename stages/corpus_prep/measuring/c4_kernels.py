@@ -29,9 +29,8 @@ PHRASES = ("lorem ipsum", "javascript", *_POLICIES, *CITATIONS)
 _LOREM, _JAVASCRIPT, _FIRST_POLICY, _FIRST_CITATION = 0, 1, 2, 2 + len(_POLICIES)
 PHRASE_CHARACTERS = np.array([ord(c) for phrase in PHRASES for c in phrase], np.uint32)
 PHRASE_ENDS = np.cumsum([0, *map(len, PHRASES)])
-_PAIRS = np.zeros(
-    1024, np.uint16
-)  # which phrases may begin with two characters, by the low five bits of each
+# Which phrases may begin with two characters, by the low five bits of each.
+_PAIRS = np.zeros(1024, np.uint16)
 for _number, _phrase in enumerate(PHRASES[:_FIRST_CITATION]):
     _PAIRS[(ord(_phrase[0]) & 31) << 5 | ord(_phrase[1]) & 31] |= 1 << _number
 _ANY = INDEX["c4_lines"]

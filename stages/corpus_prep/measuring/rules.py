@@ -90,7 +90,7 @@ _GOPHER_REPETITION = (
 )
 _TOP, _DUPLICATE = (0.20, 0.18, 0.16), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
 _FINEWEB = (
-    ("empty", "nonblank_lines", "", "<", 1),
+    ("blank", "nonblank_lines", "", "<", 1),
     ("line_punctuation", "terminal_lines", "nonblank_lines", "<", 0.12),
     ("short_lines", "short_lines", "nonblank_lines", ">", 0.67),
     ("duplicate_characters", "duplicate_nonblank_characters", "characters_without_newlines", ">", 0.01),
@@ -159,6 +159,7 @@ _CHINESE_REPETITION = (
     *_runs((0.256, 0.201, 0.171), (0.198, 0.182, 0.167, 0.154, 0.14, 0.127)),
 )
 _CHINESE_LINES = (
+    ("blank", "nonblank_lines", "", "<", 1),
     ("line_punctuation", "terminal_lines", "nonblank_lines", "<", 0.106),
     ("duplicate_characters", "duplicate_nonblank_characters", "characters_without_newlines", ">", 0.1),
     ("newlines", "newlines", "words", ">", 0.178),

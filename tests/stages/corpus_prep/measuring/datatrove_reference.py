@@ -132,4 +132,6 @@ def reference_decision(name: str, language: str, text: str) -> tuple[str, str]:
     document = Document(text=text, id="0")
     outcome = reference_filters(language)[name](document)
     reason = "" if outcome is True else outcome[1]
+    if (name, reason) == ("fineweb", "empty"):
+        reason = "blank"
     return REASONS.get(reason, reason), document.text
