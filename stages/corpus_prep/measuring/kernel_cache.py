@@ -30,7 +30,7 @@ def kept_machine_code() -> Iterator[Path]:
     from numba import config
 
     before = config.CACHE_DIR
-    folder = _folder(Path(before) if before else HERE / "__pycache__")
+    folder = cache_folder(Path(before) if before else HERE / "__pycache__")
     config.CACHE_DIR = str(folder)
     try:
         yield folder
@@ -39,8 +39,9 @@ def kept_machine_code() -> Iterator[Path]:
 
 
 @lru_cache(maxsize=1)
-def _folder(parent: Path) -> Path:
-    folder = parent / f"kernels-{_digest()}"
+def cache_folder(parent: Path) -> Path:
+    """A folder under `parent` or, where nobody may write there, a copy of it for this process."""
+    folder = parent / f"kernels-{sources_digest()}"
     if _is_writable(folder):
         return folder
     own = Path(tempfile.mkdtemp(prefix="kernels-"))
@@ -50,7 +51,7 @@ def _folder(parent: Path) -> Path:
     return own
 
 
-def _digest() -> str:
+def sources_digest() -> str:
     """Of all sources here: a loop may call into any other."""
     joined = hashlib.sha256()
     for path in sorted(HERE.glob("*.py")):

@@ -28,8 +28,8 @@ WITHOUT_CASE = {
     "fineweb2_zh.long_document",
     "fineweb2_zh.short_words",
 }
-"""A document of 100,000 words takes spaCy seconds (`test_rules` has that threshold), and no word is shorter than
-one character."""
+"""A document of 100,000 words takes spaCy seconds (`test_rules` has that threshold), and no word is shorter
+than one character."""
 
 
 def _sentences(language: str) -> list[str]:
