@@ -119,6 +119,7 @@ def _ready_ours(language: str):
 
 
 def _ready_datatrove(language: str):
+    import xxhash
     from datatrove.data import Document
     from datatrove.pipeline.dedup import MinhashDedupSignature
 
@@ -126,6 +127,7 @@ def _ready_datatrove(language: str):
 
     filters = reference_filters(language)
     signer = MinhashDedupSignature(output_folder=tempfile.mkdtemp(), language=LANGUAGES[language])
+    signer._hash_func = lambda words: xxhash.xxh64_intdigest(words.encode())  # as xxhash 4 wants it
     for name in STEPS:  # loads dictionaries
         filters[name](Document(text="Some words. 一些词。", id="0"))
 

@@ -100,7 +100,7 @@ def test_thresholds_move_and_rules_go() -> None:
     ("call", "message"),
     [
         (lambda: choose_rules(["gopher_qualty"]), "did you mean 'gopher_quality'"),
-        (lambda: choose_rules([], {"gopher_repetition.top_2_grams": 1}), "mean 'gopher_repetition.top_2_gram'"),
+        (lambda: choose_rules([], {"gopher_repetition.top_2_grams": 1}), "'gopher_repetition.top_2_gram'"),
         (lambda: parse_threshold("gopher_repetition.top_2_gram"), "RULE=NUMBER"),
         (lambda: parse_threshold("fineweb.newlines=many"), "not 'fineweb.newlines=many'"),
     ],
