@@ -1,9 +1,11 @@
-"""Compiled loops for the lines of C4 (Raffel et al. 2020, arXiv:1910.10683), in datatrove's order of questions.
+"""Compiled loops for the lines of C4 (Raffel et al. 2020, arXiv:1910.10683), in datatrove's order of
+questions.
 
-Per line of any break, without the white space around it: a word of over 1,000 characters drops it; citations such
-as [12] are cut; it may have to end with terminal punctuation; fewer than three words (counted before the cut) drop
-it; `lorem ipsum` drops the document; `javascript` drops the line; { drops the document; phrases of policies drop
-the line. Words stand between white space here, whatever splitter the other rules use.
+Per line of any break, without the white space around it: a word of over 1,000 characters drops it;
+citations such as [12] are cut; it may have to end with terminal punctuation; fewer than three words
+(counted before the cut) drop it; `lorem ipsum` drops the document; `javascript` drops the line; { drops the
+document; phrases of policies drop the line. Words stand between white space here, whatever splitter the
+other rules use.
 """
 
 from __future__ import annotations
@@ -27,9 +29,8 @@ PHRASES = ("lorem ipsum", "javascript", *_POLICIES, *CITATIONS)
 _LOREM, _JAVASCRIPT, _FIRST_POLICY, _FIRST_CITATION = 0, 1, 2, 2 + len(_POLICIES)
 PHRASE_CHARACTERS = np.array([ord(c) for phrase in PHRASES for c in phrase], np.uint32)
 PHRASE_ENDS = np.cumsum([0, *map(len, PHRASES)])
-_PAIRS = np.zeros(
-    1024, np.uint16
-)  # which phrases may begin with two characters, by the low five bits of each
+# Which phrases may begin with two characters, by the low five bits of each.
+_PAIRS = np.zeros(1024, np.uint16)
 for _number, _phrase in enumerate(PHRASES[:_FIRST_CITATION]):
     _PAIRS[(ord(_phrase[0]) & 31) << 5 | ord(_phrase[1]) & 31] |= 1 << _number
 _ANY = INDEX["c4_lines"]
@@ -127,7 +128,7 @@ def _judge_phrases(line):
 
 @njit(cache=True)
 def _holds(values, character):
-    for value in values:
+    for value in values:  # noqa: SIM110 - numba compiles no generator expression
         if character == value:
             return True
     return False
@@ -158,7 +159,8 @@ def edit_line(text, start, end, flags, edited):
 def count_sentences(line, flags):
     """Sentences of a line: runs with a word that end at a sentence end or with the line.
 
-    An ASCII . ? ! ends one before white space, a quote, a bracket or the end of the line; a full-width one always.
+    An ASCII . ? ! ends one before white space, a quote, a bracket or the end of the line; a full-width one
+    always.
     """
     sentences, begun, size = 0, False, len(line)
     for place in range(size):
@@ -175,7 +177,8 @@ def count_sentences(line, flags):
 
 @njit(cache=True)
 def count_broken_lines(characters, kinds, number, flags, edited, row):
-    """Listed lines; and the lines and sentences that C4 keeps, with and without its rule on terminal punctuation."""
+    """Listed lines; and the lines and sentences that C4 keeps, with and without its rule on terminal
+    punctuation."""
     start, text = 0, (characters, kinds)
     while start < number:
         end, following = next_line(characters, kinds, start, number)

@@ -11,6 +11,9 @@ DUPLICATE_SIZES = (5, 6, 7, 8, 9, 10)
 NGRAM_WORDS = 8
 SHORT_LINE_CHARACTERS = 30
 GLUED_WORD_CHARACTERS = 200
+GOPHER_STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+#: FineWeb2's for Mandarin in Han script (configs/cmn_Hani.yml at d0defb2).
+CHINESE_STOP_WORDS = tuple("的年在月是和日了於·為有被人中为他與後也而由")
 
 COLUMNS: dict[str, str] = {
     "characters": "characters",
@@ -60,12 +63,12 @@ COLUMNS: dict[str, str] = {
     "stop_words_en": "how many of Gopher's eight English words occur",
     "stop_words_zh": "how many of FineWeb2's Chinese words occur",
     "repeated_8_grams": "runs of 8 words that stood before",
-    **{f"top_{n}_gram_characters": f"characters of the most frequent run of {n} words, all its places" for n in TOP_SIZES},
-    **{
-        f"duplicate_{n}_gram_characters": f"characters of runs of {n} words that stood before, not overlapping"
-        for n in DUPLICATE_SIZES
-    },
-}  # fmt: skip
+    "top_2_gram_characters": "characters of the most frequent run of 2 words, at all its places",
+    "top_3_gram_characters": "the same of 3 words",
+    "top_4_gram_characters": "the same of 4 words",
+    "duplicate_5_gram_characters": "characters of runs of 5 words that stood before, not overlapping",
+    **{f"duplicate_{n}_gram_characters": f"the same of {n} words" for n in DUPLICATE_SIZES[1:]},
+}
 """Name -> meaning, in the order of the record batch; each is an int32."""
 
 INDEX = {name: number for number, name in enumerate(COLUMNS)}

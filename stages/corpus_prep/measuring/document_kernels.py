@@ -71,7 +71,8 @@ def working_space(longest):
 
 @njit(cache=True, nogil=True)
 def measure_documents(data, offsets, tables, constants, spans, space, counts, text_hashes, signatures):
-    """Fill in counts int32 [documents, columns], text_hashes uint64 [documents, 2], signatures [documents, 112].
+    """Fill in counts int32 [documents, columns], text_hashes uint64 [documents, 2], signatures [documents,
+    112].
 
     spans: (offsets, starts, ends) of the words in characters; no offsets for the own splitter.
     """
@@ -118,10 +119,11 @@ def hash_words(data, offsets, tables, keep_numbers, space, ends, hashes):
 
 @njit(cache=True, nogil=True)
 def edit_documents(data, offsets, flags, options, space, out, ends, dropped):
-    """Lines that C4 keeps as UTF-8 in `out`; ends[i + 1] is where document i ends, dropped[i] how many lines it lost.
+    """Lines that C4 keeps as UTF-8 in `out`; ends[i + 1] is where document i ends, dropped[i] how many
+    lines it lost.
 
-    options: (only lines with terminal punctuation, without white space around the whole). space: four arrays, for
-    code points, their kinds, an edited line, and what is kept.
+    options: (only lines with terminal punctuation, without white space around the whole). space: four
+    arrays, for code points, their kinds, an edited line, and what is kept.
     """
     punctuation, stripped = options
     characters, kinds, edited, kept = space

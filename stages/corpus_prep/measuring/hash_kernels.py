@@ -1,9 +1,10 @@
 """Hashes and the hash table that the compiled loops share.
 
-**The table.** One array of 64-bit slots serves every document and every n: a slot holds 44 bits of a hash and the
-20-bit number of the generation that wrote it. Starting anew is adding one to the generation; what older ones left
-counts as empty, so nothing is ever cleared. Only as many slots are used as the document needs (a power of two), so
-a short document's table stays in the processor's nearest memory. That is three times as fast as one big table.
+**The table.** One array of 64-bit slots serves every document and every n: a slot holds 44 bits of a hash
+and the 20-bit number of the generation that wrote it. Starting anew is adding one to the generation; what
+older ones left counts as empty, so nothing is ever cleared. Only as many slots are used as the document
+needs (a power of two), so a short document's table stays in the processor's nearest memory. That is three
+times as fast as one big table.
 
 Two different hashes meet as one with a chance of 2**-44 per comparison.
 """
@@ -26,7 +27,8 @@ _33, _32, _1 = np.uint64(33), np.uint64(32), np.uint64(1)
 
 @njit(cache=True)
 def mix(value):
-    """Every bit of the result depends on every bit of `value` (the finaliser of MurmurHash3, Appleby 2011)."""
+    """Every bit of the result depends on every bit of `value` (the finaliser of MurmurHash3, Appleby
+    2011)."""
     value = (value ^ (value >> _33)) * _MIX_FIRST
     value = (value ^ (value >> _33)) * _MIX_SECOND
     return value ^ (value >> _33)

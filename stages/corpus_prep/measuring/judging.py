@@ -15,9 +15,9 @@ from stages.corpus_prep.measuring.rules import COMPARISONS, DERIVED, REASONS, Ru
 def judge(measures: pa.RecordBatch | pa.Table, rules: Iterable[Rule]) -> NDArray[np.uint64]:
     """uint64 [documents]: bit i is set where a rule with the reason REASONS[i] drops the document; 0 is kept.
 
-    measures: what `measures.measure` gave, or as many of its columns as the rules name. All rules are asked, so the
-    mask holds every reason, not only the first. A ratio is one division of whole numbers in float64, as Python
-    divides, so a document on the threshold is decided as a plain loop would.
+    measures: what `measures.measure` gave, or as many of its columns as the rules name. All rules are
+    asked, so the mask holds every reason, not only the first. A ratio is one division of whole numbers in
+    float64, as Python divides, so a document on the threshold is decided as a plain loop would.
     """
     masks = np.zeros(measures.num_rows, np.uint64)
     for rule in rules:
@@ -48,7 +48,8 @@ def failing(measures: pa.RecordBatch | pa.Table, rule: Rule) -> NDArray[np.bool_
 
 
 def rule_values(measures: pa.RecordBatch | pa.Table, rule: Rule) -> NDArray[np.float64]:
-    """float64 [documents]: what the rule compares with its threshold; NaN where it would divide by nothing."""
+    """float64 [documents]: what the rule compares with its threshold; NaN where it would divide by
+    nothing."""
     values = _column(measures, rule.measure)
     if not rule.per:
         return values
@@ -61,9 +62,9 @@ def calibrate(
 ) -> dict[str, float]:
     """Rule name -> the threshold at which it drops at most this share of these documents.
 
-    The threshold is a value that occurs, so it keeps its meaning when it is written down. A rule that asks for a
-    number of at most 0 or 1 of something (`empty`, `lorem_ipsum`) has no quantile worth naming and is left out, as
-    is one that concerns none of the documents. Pass the result to `rules.choose_rules`.
+    The threshold is a value that occurs, so it keeps its meaning when it is written down. A rule that asks
+    for a number of at most 0 or 1 of something (`empty`, `lorem_ipsum`) has no quantile worth naming and is
+    left out, as is one that concerns none of the documents. Pass the result to `rules.choose_rules`.
 
     Raises:
         ValueError: the quantile is not between 0 and 1.

@@ -1,11 +1,12 @@
 """Where the machine code of the compiled loops is kept, so that only the first process on a machine compiles.
 
-Numba looks only at the file of the function that is called, not at those that it calls into; so the folder is named
-after all of our sources, and an old one is never read. An image compiles while it is built (`compile_kernels`) and
-may be started from a folder that nobody can write to: then what is there is copied to a folder of this process.
+Numba looks only at the file of the function that is called, not at those that it calls into; so the folder
+is named after all of our sources, and an old one is never read. An image compiles while it is built
+(`compile_kernels`) and may be started from a folder that nobody can write to: then what is there is copied
+to a folder of this process.
 
-The code is for one kind of processor. On another one numba compiles anew, which takes time and changes nothing:
-the loops count in whole numbers.
+The code is for one kind of processor. On another one numba compiles anew, which takes time and changes
+nothing: the loops count in whole numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def kept_machine_code() -> Iterator[Path]:
     from numba import config
 
     before = config.CACHE_DIR
-    folder = _folder(Path(before) if before else HERE / "__pycache__")
+    folder = cache_folder(Path(before) if before else HERE / "__pycache__")
     config.CACHE_DIR = str(folder)
     try:
         yield folder
@@ -38,8 +39,9 @@ def kept_machine_code() -> Iterator[Path]:
 
 
 @lru_cache(maxsize=1)
-def _folder(parent: Path) -> Path:
-    folder = parent / f"kernels-{_digest()}"
+def cache_folder(parent: Path) -> Path:
+    """A folder under `parent` or, where nobody may write there, a copy of it for this process."""
+    folder = parent / f"kernels-{sources_digest()}"
     if _is_writable(folder):
         return folder
     own = Path(tempfile.mkdtemp(prefix="kernels-"))
@@ -49,7 +51,7 @@ def _folder(parent: Path) -> Path:
     return own
 
 
-def _digest() -> str:
+def sources_digest() -> str:
     """Of all sources here: a loop may call into any other."""
     joined = hashlib.sha256()
     for path in sorted(HERE.glob("*.py")):

@@ -17,9 +17,10 @@ def edit_c4_lines(
 ) -> tuple[pa.LargeStringArray, NDArray[np.int32]]:
     """(texts of the kept lines, how many lines each text lost).
 
-    The text that datatrove's `C4QualityFilter` leaves of a document that it keeps. terminal_punctuation: also drop
-    lines that do not end with . ? ! or a quotation mark, as C4 did and FineWeb did not. Whether the document stays
-    is for the rules `c4` or `c4_fineweb` to say, from the measures of the text before the edit.
+    The text that datatrove's `C4QualityFilter` leaves of a document that it keeps. terminal_punctuation:
+    also drop lines that do not end with . ? ! or a quotation mark, as C4 did and FineWeb did not. Whether
+    the document stays is for the rules `c4` or `c4_fineweb` to say, from the measures of the text before
+    the edit.
     """
     return _edit(texts, terminal_punctuation, True)
 

@@ -1,7 +1,7 @@
 """Compiled loops over characters, lines and paragraphs.
 
-A document is an array of code points, decoded once, with another of their kinds (the flags of `characters.py`). Each
-loop adds to `row`, the counts of one document in the order of `columns.py`.
+A document is an array of code points, decoded once, with another of their kinds (the flags of
+`characters.py`). Each loop adds to `row`, the counts of one document in the order of `columns.py`.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def _absorb_other(state, group):
 def hash_folded(characters, kinds, number, folded, text_hash):
     """128 bits of the text without case, white space one blank: equal texts have equal hashes.
 
-    Two chains of 64 bits. Each step takes three characters in and is a bijection, so that texts meet by chance only.
+    Two chains of 64 bits. Each step takes three characters in and is a bijection, so that texts meet by
+    chance only.
     """
     first, second, blank, size, group = np.uint64(1), np.uint64(2), False, 0, np.uint64(0)
     for place in range(number):

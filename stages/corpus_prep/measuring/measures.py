@@ -1,4 +1,5 @@
-"""Texts to statistics, hashes and signatures: one pass over the bytes of an Arrow array, no string per document."""
+"""Texts to statistics, hashes and signatures: one pass over the bytes of an Arrow array, no string per
+document."""
 
 from __future__ import annotations
 
@@ -41,17 +42,19 @@ class Splitter(Protocol):
 def measure(texts: pa.LargeStringArray, splitter: Splitter | None = None) -> pa.RecordBatch:
     """Statistics (int32, see `columns.py`), `text_hash` and `signature` of each text; one row per text.
 
-    Words, without a `splitter`: runs of letters, digits and combining marks of any script, except that each Han and
-    kana character is a word of its own; all else separates words and is none. So "don't" is two words, `snake_case`
-    two, 湖边 two, and a run of Thai, which has no spaces, is one. With a `splitter`, the statistics count its words
-    and sentences; punctuation may then be words. Thresholds mean nothing without the name of the splitter.
+    Words, without a `splitter`: runs of letters, digits and combining marks of any script, except that each
+    Han and kana character is a word of its own; all else separates words and is none. So "don't" is two
+    words, `snake_case` two, 湖边 two, and a run of Thai, which has no spaces, is one. With a `splitter`, the
+    statistics count its words and sentences; punctuation may then be words. Thresholds mean nothing without
+    the name of the splitter.
 
-    text_hash: 128 bits of the text without case (`str.casefold`, where that is one character) and with white space
-    as single blanks. signature: 112 MinHashes of the 5-grams of the words of `word_hashes`, whatever the splitter
-    (one shingle of a text with fewer words); all 0xFFFFFFFF for a text without words.
+    text_hash: 128 bits of the text without case (`str.casefold`, where that is one character) and with
+    white space as single blanks. signature: 112 MinHashes of the 5-grams of the words of `word_hashes`,
+    whatever the splitter (one shingle of a text with fewer words); all 0xFFFFFFFF for a text without words.
 
-    A null counts as an empty text. Working memory is at most 90 bytes per byte of the longest text, mostly 15 to 25.
-    The same texts give the same bytes on every machine (with the same Unicode version, which is Python's).
+    A null counts as an empty text. Working memory is at most 90 bytes per byte of the longest text, mostly
+    15 to 25. The same texts give the same bytes on every machine (with the same Unicode version, which is
+    Python's).
 
     Raises:
         ValueError: spans of the splitter are out of order or outside of the text.
@@ -73,11 +76,12 @@ def measure(texts: pa.LargeStringArray, splitter: Splitter | None = None) -> pa.
 def word_hashes(
     texts: pa.LargeStringArray, keep_numbers: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """(offsets int64 [texts + 1], hashes): hashes[offsets[i]:offsets[i + 1]] are those of the words of text i.
+    """(offsets int64 [texts + 1], hashes): hashes[offsets[i]:offsets[i + 1]] are those of the words of text
+    i.
 
-    Words are the own splitter's (see `measure`), simplified as datatrove's `simplify_text` does: lower case, without
-    accents, and each number one 0 (3.14 is one number; with `keep_numbers` numbers stay what they are, and 3.14 is
-    two words). These are the words of which the signature is made.
+    Words are the own splitter's (see `measure`), simplified as datatrove's `simplify_text` does: lower
+    case, without accents, and each number one 0 (3.14 is one number; with `keep_numbers` numbers stay what
+    they are, and 3.14 is two words). These are the words of which the signature is made.
     """
     loops = kernels()
     data, offsets = text_buffers(texts)
@@ -89,7 +93,8 @@ def word_hashes(
 
 
 def compile_kernels() -> None:
-    """Compile everything, or find it compiled: 20 s of a processor the first time. For the build of an image."""
+    """Compile everything, or find it compiled: 20 s of a processor the first time. For the build of an
+    image."""
     from stages.corpus_prep.measuring.line_edits import edit_c4_lines
 
     texts = pa.array(["A few words, to call each loop once."], pa.large_string())

@@ -1,8 +1,9 @@
 """The filter rules: each a name, what is measured, how it is compared, with what, and who says so.
 
-A rule drops a document whose measure lies on the wrong side of its threshold. Rules of several sets may stand for
-the same reason with other thresholds (`fineweb2_zh.top_2_gram` and `gopher_repetition.top_2_gram`); the reason gives
-the bit in the mask that `judging.judge` returns, so a bit means the same for every source and language.
+A rule drops a document whose measure lies on the wrong side of its threshold. Rules of several sets may
+stand for the same reason with other thresholds (`fineweb2_zh.top_2_gram` and
+`gopher_repetition.top_2_gram`); the reason gives the bit in the mask that `judging.judge` returns, so a bit
+means the same for every source and language.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ _GOPHER_REPETITION = (
 )
 _TOP, _DUPLICATE = (0.20, 0.18, 0.16), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
 _FINEWEB = (
-    ("empty", "nonblank_lines", "", "<", 1),
+    ("blank", "nonblank_lines", "", "<", 1),
     ("line_punctuation", "terminal_lines", "nonblank_lines", "<", 0.12),
     ("short_lines", "short_lines", "nonblank_lines", ">", 0.67),
     ("duplicate_characters", "duplicate_nonblank_characters", "characters_without_newlines", ">", 0.01),
@@ -158,6 +159,7 @@ _CHINESE_REPETITION = (
     *_runs((0.256, 0.201, 0.171), (0.198, 0.182, 0.167, 0.154, 0.14, 0.127)),
 )
 _CHINESE_LINES = (
+    ("blank", "nonblank_lines", "", "<", 1),
     ("line_punctuation", "terminal_lines", "nonblank_lines", "<", 0.106),
     ("duplicate_characters", "duplicate_nonblank_characters", "characters_without_newlines", ">", 0.1),
     ("newlines", "newlines", "words", ">", 0.178),
@@ -200,7 +202,8 @@ MEASURES = (*COLUMNS, *DERIVED)
 def choose_rules(set_names: Iterable[str], thresholds: Mapping[str, float] | None = None) -> tuple[Rule, ...]:
     """The rules of the sets, with thresholds moved: {"gopher_repetition.top_2_gram": 0.25}.
 
-    A threshold of None switches its rule off. A threshold for a rule of a set that was not chosen changes nothing.
+    A threshold of None switches its rule off. A threshold for a rule of a set that was not chosen changes
+    nothing.
 
     Raises:
         UserError: there is no set or no rule of that name.

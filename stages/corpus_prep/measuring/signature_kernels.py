@@ -1,8 +1,9 @@
 """Compiled loops for MinHash signatures (Broder 1997): words of simplified text, their 5-grams, 112 minima.
 
-A shingle (5 words) is hashed to 32 well mixed bits x. The j-th permutation is a_j x + b_j modulo 2**32 with an odd
-a_j, and the j-th hash is the least value over all shingles. The share of equal hashes in two signatures estimates
-the Jaccard similarity of the two sets of shingles, with a standard error of sqrt(J (1 - J) / 112).
+A shingle (5 words) is hashed to 32 well mixed bits x. The j-th permutation is a_j x + b_j modulo 2**32 with
+an odd a_j, and the j-th hash is the least value over all shingles. The share of equal hashes in two
+signatures estimates the Jaccard similarity of the two sets of shingles, with a standard error of sqrt(J (1
+- J) / 112).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def permutations():
 def simplified_words(characters, kinds, number, simplified, keep_numbers, hashes):
     """Hashes of the words of the simplified text, in order; how many.
 
-    Simplified as datatrove does before MinHash: lower case, no accents, each number one 0, the rest as spaces.
+    Simplified as datatrove does before MinHash: lower case, no accents, each number one 0, the rest as
+    spaces.
     """
     words, begun, in_number, in_fraction = 0, False, False, False
     value = np.uint64(0)
@@ -47,10 +49,10 @@ def simplified_words(characters, kinds, number, simplified, keep_numbers, hashes
                 value = value * PRIME + _ZERO + _1
             begun = in_number = True
             continue
-        if in_number and flag & DECIMAL and not in_fraction and place + 1 < number:
-            if kinds[place + 1] & DIGIT:
-                in_fraction = True
-                continue
+        separator = in_number and flag & DECIMAL and not in_fraction and place + 1 < number
+        if separator and kinds[place + 1] & DIGIT:
+            in_fraction = True
+            continue
         in_number = in_fraction = False
         if begun and (flag & DENSE or not flag & (WORD | MARK)):
             hashes[words] = mix(value)

@@ -1,7 +1,7 @@
 """Compiled loops over words: where they are, what they are like, which runs of them repeat.
 
-A word is a pair of places in the array of code points, from the own splitter or from a caller's; everything here
-is counted on such pairs, so both go through the same code.
+A word is a pair of places in the array of code points, from the own splitter or from a caller's; everything
+here is counted on such pairs, so both go through the same code.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from numba import njit
 
 from stages.corpus_prep.measuring.characters import DENSE, LETTER, MARK, PUNCTUATION, WORD
 from stages.corpus_prep.measuring.columns import (
+    CHINESE_STOP_WORDS,
     DUPLICATE_SIZES,
     GLUED_WORD_CHARACTERS,
+    GOPHER_STOP_WORDS,
     INDEX,
     NGRAM_WORDS,
     TOP_SIZES,
@@ -31,13 +33,11 @@ MAX_STOP_CHARACTERS = 4
 NO_PLACE = np.uint64(0xFF)
 _RUN_FACTOR = np.uint64(0xC2B2AE3D27D4EB4F)
 _1 = np.uint64(1)
-GOPHER_STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-#: FineWeb2's for Mandarin in Han script (configs/cmn_Hani.yml at d0defb2).
-CHINESE_STOP_WORDS = tuple("的年在月是和日了於·為有被人中为他與後也而由")
 
 
 def stop_word_table():
-    """uint64 [256, 2]: hash of a word, and its bit (English below 32) in a table probed from the hash's low bits."""
+    """uint64 [256, 2]: hash of a word, and its bit (English below 32) in a table probed from the hash's low
+    bits."""
     table = np.zeros((256, 2), np.uint64)
     numbered = [*enumerate(GOPHER_STOP_WORDS), *enumerate(CHINESE_STOP_WORDS, start=32)]
     for bit, word in numbered:
@@ -112,12 +112,12 @@ def _stop_bit(value, stops):
 def count_repetitions(words, num_words, glue, table, row):
     """Runs of 2 to 10 words that repeat.
 
-    Runs are compared by their words. With `glue`, runs of five words and more are compared by the text of their
-    words without anything between, as datatrove does ("ab c" is "a bc"); that matters only where a splitter cuts
-    the same text in two ways.
+    Runs are compared by their words. With `glue`, runs of five words and more are compared by the text of
+    their words without anything between, as datatrove does ("ab c" is "a bc"); that matters only where a
+    splitter cuts the same text in two ways.
 
-    A run of n words can only repeat where its first n - 1 words do. So few places are left to look at after the
-    4-grams, and the long runs cost next to nothing in a text that does not repeat itself.
+    A run of n words can only repeat where its first n - 1 words do. So few places are left to look at after
+    the 4-grams, and the long runs cost next to nothing in a text that does not repeat itself.
     """
     prefixes, lengths, places = words.prefixes, words.lengths, words.places
     prefixes[0], lengths[0] = 0, 0
@@ -152,8 +152,8 @@ def _factor(size):
 
 @njit(cache=True)
 def _most_frequent(words, left, size, table):
-    """(characters of all places of the most frequent run, of equals the first, blanks between words included; how
-    many places are left in `words.places`: those whose run occurs twice)."""
+    """(characters of all places of the most frequent run, of equals the first, blanks between words
+    included; how many places are left in `words.places`: those whose run occurs twice)."""
     slots, generation = table
     mask = new_generation(slots, generation, left)
     best, most, factor, prefixes = 0, 1, _factor(size), words.prefixes
