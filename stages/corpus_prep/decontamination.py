@@ -5,7 +5,8 @@ et al. 2020, arXiv:2005.14165), or at least half of its 8-grams (PaLM asks for 7
 arXiv:2204.02311), or, where it is shorter than that, all of it. Han and kana characters count as words. Case,
 accents, punctuation, white space and invisible characters do not count.
 
-Memory is bounded by the questions, not by the corpus: an index of hashes, and one batch of documents at a time.
+Memory is bounded by the questions, not by the corpus: an index of hashes, and one batch of documents at a
+time.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Overlap:
 class Leaks:
     """What a batch of documents gives away, in the order of the documents, then of the index.
 
-    document: int64 [leaks], place in the batch. item: int64, place in `ContaminationIndex.names`. longest_run: int64,
-    words. share: float64, of the item's distinct n-grams.
+    document: int64 [leaks], place in the batch. item: int64, place in `ContaminationIndex.names`.
+    longest_run: int64, words. share: float64, of the item's distinct n-grams.
     """
 
     document: NDArray[np.int64]
@@ -157,8 +158,8 @@ def _is_dense(text: str) -> bool:
 def _runs(texts, first_words, grams, owned, owners, num_items):
     """(text, item, longest run of n-grams, distinct n-grams) of each text and item with a hit.
 
-    All counters belong to the text that is being read: `text_of` tells for which one an item's are, `seen_in` for
-    which one an item's n-gram was counted. So memory is that of the index, however often a phrase occurs.
+    All counters belong to the text that is being read: `text_of` tells for which one an item's are, `seen_in`
+    for which one an item's n-gram was counted. So memory is that of the index, however often a phrase occurs.
     """
     text_of, seen_in = np.full(num_items, -1, np.int64), np.full(len(owners), -1, np.int64)
     last, run = np.zeros(num_items, np.int64), np.zeros(num_items, np.int64)

@@ -2,9 +2,9 @@
 
     bands on disk -> candidate pairs on disk -> verified pairs -> clusters -> survivors
 
-In memory are only: one partition of the bands, one block of signatures, the verified pairs (12 bytes each), and a
-few numbers per document (about 40 bytes). On disk: 448 + 336 bytes per document with the default bands, and 8 per
-candidate.
+In memory are only: one partition of the bands, one block of signatures, the verified pairs (12 bytes each),
+and a few numbers per document (about 40 bytes). On disk: 448 + 336 bytes per document with the default bands,
+and 8 per candidate.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class NearDuplicateSettings:
     """How similar is too similar, and how similar pairs are looked for."""
 
     threshold: float = 0.72
-    """Jaccard similarity of word 5-grams from which two documents are near-duplicates (FineWeb's bands: 0.72)."""
+    """Jaccard similarity of word 5-grams from which two documents are near-duplicates (FineWeb's bands:
+    0.72)."""
     bands: int = 28
     rows: int = 4
     margin: float = 0.1
@@ -114,9 +115,9 @@ class NearDuplicates:
     ) -> tuple[Survivors, NearDuplicateReport]:
         """Who stays.
 
-        rank: int64 [documents of this build] of `rank_documents`. fetch: where the words of documents of this build
-        come from, numbered from 0, for the exact comparison; without it the estimate decides alone. include: bool
-        [all documents], those to look at.
+        rank: int64 [documents of this build] of `rank_documents`. fetch: where the words of documents of this
+        build come from, numbered from 0, for the exact comparison; without it the estimate decides alone.
+        include: bool [all documents], those to look at.
         """
         ranks = self.ranks(rank)
         report, chosen = NearDuplicateReport(), self.settings

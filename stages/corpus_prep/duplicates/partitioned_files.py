@@ -1,8 +1,9 @@
-"""Fixed-size records on disk, divided by key, so that what belongs together fits into memory one part at a time.
+"""Fixed-size records on disk, divided by key, so that what belongs together fits into memory one part at a
+time.
 
-This is the shuffle of the deduplication: each worker writes its own folder, whoever reads takes one partition of
-all folders. Files are raw little-endian records in the order in which they were appended, hence the same bytes
-from the same input, whatever the number of workers.
+This is the shuffle of the deduplication: each worker writes its own folder, whoever reads takes one partition
+of all folders. Files are raw little-endian records in the order in which they were appended, hence the same
+bytes from the same input, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def append_hashes(
 def repeated_records(
     sources: Sequence[PartitionedFiles],
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint32]]]:
-    """Per partition (hashes, documents) of the hashes that occur twice, sorted by hash; documents ascend if appended so.
+    """Per partition (hashes, documents) of the hashes that occur twice, sorted by hash; documents ascend if
+    appended so.
 
     Most hashes occur once. Two bitmaps sort them out in two passes without sorting; only the rest is sorted.
     """
@@ -101,7 +103,7 @@ def repeated_records(
 
 def seen_again(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """bool [hashes]: whether the hash occurs at least twice, or, seldom, shares its bit with another one."""
-    bits = max(16, int(len(hashes)).bit_length() + 4)
+    bits = max(16, len(hashes).bit_length() + 4)
     return _seen_again(hashes, np.uint64(2**bits - 1))
 
 

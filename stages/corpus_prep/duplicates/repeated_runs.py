@@ -1,18 +1,19 @@
-"""Runs of words that stand in several documents, cut out of all but the first (exact substrings, Lee et al. 2021,
-arXiv:2107.06499, who do it with a suffix array).
+"""Runs of words that stand in several documents, cut out of all but the first (exact substrings, Lee et al.
+2021, arXiv:2107.06499, who do it with a suffix array).
 
-A suffix array needs the whole corpus in memory, five to nine bytes per byte. Hashes of runs of N words find the same
-repeats (every repeat of N or more words, nothing shorter) shard by shard, and need no package. Writing the hash of
-every run would be twice the text, so three passes do it:
+A suffix array needs the whole corpus in memory, five to nine bytes per byte. Hashes of runs of N words find
+the same repeats (every repeat of N or more words, nothing shorter) shard by shard, and need no package.
+Writing the hash of every run would be twice the text, so three passes do it:
 
-    1. fingerprints of half runs, winnowed (Schleimer, Wilkerson and Aiken 2003): of every N - k + 1 neighbouring hashes
-       of k words the smallest is kept, so two texts with N words in common share one. About one word in 13 for N = 50.
+    1. fingerprints of half runs, winnowed (Schleimer, Wilkerson and Aiken 2003): of every N - k + 1
+       neighbouring hashes of k words the smallest is kept, so two texts with N words in common share one. About one word in 13
+       for N = 50.
     2. near repeated fingerprints only: hashes of all runs of N words.
     3. what such a run of several documents covers is cut out, but for the first document.
 
-Limits: words are those of `split_words`, so a repeat counts up to case and punctuation, and what stands between its words
-goes with it. A repeat inside one document stays. Hashes have 64 bits. Disk: about 1 byte per word, and 12 per word that
-lies near a repeat; memory: 12 bytes per repeated run of N words.
+Limits: words are those of `split_words`, so a repeat counts up to case and punctuation, and what stands
+between its words goes with it. A repeat inside one document stays. Hashes have 64 bits. Disk: about 1 byte
+per word, and 12 per word that lies near a repeat; memory: 12 bytes per repeated run of N words.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from stages.corpus_prep.duplicates.words import Words, split_words
 
 
 class RepeatedRuns:
-    """Three passes over the same texts in the same order: `add`, `near`, `find`, with `count` after the first two."""
+    """Three passes over the same texts in the same order: `add`, `near`, `find`, with `count` after the first
+    two."""
 
     def __init__(self, folder: Path, num_words: int = 50, more_than_documents: int = 1) -> None:
         """num_words: shortest run that counts as repeated.
@@ -106,7 +108,8 @@ class RepeatedRuns:
 def winnowed(hashes: NDArray[np.uint64], window: int) -> NDArray[np.int64]:
     """Ascending places of the smallest hash of every window (the last one of equals), each once.
 
-    Texts that share `window` neighbouring hashes share a place's hash; about 2 of window + 1 places are chosen.
+    Texts that share `window` neighbouring hashes share a place's hash; about 2 of window + 1 places are
+    chosen.
     """
     return _winnowed(hashes, window)
 

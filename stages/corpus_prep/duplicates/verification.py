@@ -1,8 +1,8 @@
-"""Every candidate pair is verified: by its 112 equal or unequal hashes, and where that is close, by the texts.
+"""Every candidate pair is verified: by its 112 hashes, and where that is close, by the texts.
 
 The share of equal MinHashes estimates the Jaccard similarity with a standard deviation of at most 0.047 (112
-hashes; 0.042 at 0.72). Within 0.1 of the threshold the sets of word 5-grams decide, which are made of the texts of
-those documents only, in one more streamed pass.
+hashes; 0.042 at 0.72). Within 0.1 of the threshold the sets of word 5-grams decide, which are made of the
+texts of those documents only, in one more streamed pass.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ PAIRS_AT_ONCE = 1 << 15
 GRAMS_AT_ONCE = 1 << 22
 
 FetchWords = Callable[[NDArray[np.int64]], Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]]
-"""Given ascending numbers of documents, yields (offsets int64 [k + 1], word hashes uint64) for batches of them, in
-order: what `word_hashes(texts)` gives for the texts of these documents. Reads no more than a batch at once."""
+"""Given ascending numbers of documents, yields (offsets int64 [k + 1], word hashes uint64) for batches of
+them, in order: what `word_hashes(texts)` gives for the texts of these documents. Reads no more than a batch
+at once."""
 
 _GRAM_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
@@ -64,7 +65,8 @@ class VerificationCounts:
 
 
 def estimate_bounds(threshold: float, margin: float, num_hashes: int) -> tuple[int, int]:
-    """(least, sure): fewer equal hashes than `least` reject a pair, `sure` or more accept it, both by estimate."""
+    """(least, sure): fewer equal hashes than `least` reject a pair, `sure` or more accept it, both by
+    estimate."""
     least = int(np.ceil((threshold - margin) * num_hashes - 1e-9))
     sure = int(np.ceil((threshold + margin) * num_hashes - 1e-9))
     return max(1, least), min(num_hashes, max(sure, least))
@@ -99,8 +101,8 @@ def verify(
 ) -> tuple[Edges, VerificationCounts]:
     """The candidates whose Jaccard similarity reaches the threshold.
 
-    fetch: where the texts' words come from for the pairs within `margin`; without it the estimate decides alone, and
-    so it does for pairs with a document of an earlier build, whose text is not here.
+    fetch: where the texts' words come from for the pairs within `margin`; without it the estimate decides
+    alone, and so it does for pairs with a document of an earlier build, whose text is not here.
     """
     counts, accepted, close = VerificationCounts(), [], []
     margin = margin if fetch is not None else 0.0
@@ -145,7 +147,8 @@ def exact_similarities(
 
 
 def _write_gram_sets(documents: NDArray[np.int64], fetch: FetchWords, scratch: Path) -> NDArray[np.int64]:
-    """Write the sorted distinct 5-grams of each document; returns int64 [documents + 1] offsets into the file."""
+    """Write the sorted distinct 5-grams of each document; returns int64 [documents + 1] offsets into the
+    file."""
     sizes: list[NDArray[np.int64]] = []
     with scratch.open("wb") as file:
         for offsets, hashes in fetch(documents):
@@ -173,7 +176,8 @@ def _read_gram_sets(
 def gram_sets(
     offsets: NDArray[np.int64], hashes: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """(sorted distinct 5-gram hashes, how many per document int64). A shorter document is one gram of all its words."""
+    """(sorted distinct 5-gram hashes, how many per document int64). A shorter document is one gram of all its
+    words."""
     return _gram_sets(offsets, hashes, NGRAM_WORDS)
 
 

@@ -1,4 +1,5 @@
-"""Near-duplicates against exact Jaccard by Python sets, on texts with planted duplicates; every step by itself."""
+"""Near-duplicates against exact Jaccard by Python sets, on texts with planted duplicates; every step by
+itself."""
 
 from __future__ import annotations
 
