@@ -6,8 +6,8 @@ the same repeats (every repeat of N or more words, nothing shorter) shard by sha
 Writing the hash of every run would be twice the text, so three passes do it:
 
     1. fingerprints of half runs, winnowed (Schleimer, Wilkerson and Aiken 2003): of every N - k + 1
-       neighbouring hashes of k words the smallest is kept, so two texts with N words in common share one. About one word in 13
-       for N = 50.
+       neighbouring hashes of k words the smallest is kept, so two texts with N words in common
+       share one. About one word in 13 for N = 50.
     2. near repeated fingerprints only: hashes of all runs of N words.
     3. what such a run of several documents covers is cut out, but for the first document.
 
