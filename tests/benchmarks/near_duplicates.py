@@ -273,10 +273,10 @@ def duckdb_edges(number: int) -> dict[str, float]:
         before = cpu_seconds()
         for partition in range(bands.files.num_partitions):
             records = bands.files.read(partition)
-            table = pa.table(  # noqa: F841 -- DuckDB finds it by its name
+            arrow = pa.table(  # noqa: F841 -- DuckDB finds it by its name
                 {"h": np.ascontiguousarray(records["hash"]), "doc": np.ascontiguousarray(records["document"])}
             )
-            database.execute("insert into bands select * from table")
+            database.execute("insert into bands select * from arrow")
         query = """with g as (select h, min(doc) m from bands group by h having count(*) > 1)
             select count(*) from (select distinct doc, m from bands join g using (h) where doc <> m)"""
         edges = database.execute(query).fetchone()[0]

@@ -58,7 +58,7 @@ class GramHits:
 
 def gram_hashes(words: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
     """uint64 [words - size + 1] hashes of the n-grams of `size` words; empty if there are too few words."""
-    return _gram_hashes(words, size)
+    return rolled_hashes(words, size)
 
 
 def places_of(hashes: NDArray[np.uint64], table: GramTable) -> NDArray[np.int64]:
@@ -83,7 +83,8 @@ def _salted(state, size):
 
 
 @njit(cache=True)
-def _gram_hashes(words, size):
+def rolled_hashes(words, size):
+    """`gram_hashes` for compiled loops."""
     found = np.empty(max(0, len(words) - size + 1), np.uint64)
     top, state = np.uint64(1), np.uint64(0)
     for _ in range(size):
@@ -146,7 +147,7 @@ def _find(words, offsets, size, grams, slots, bloom, hits):
     fit."""
     count = 0
     for text in range(len(offsets) - 1):
-        hashes = _gram_hashes(words[offsets[text] : offsets[text + 1]], size)
+        hashes = rolled_hashes(words[offsets[text] : offsets[text + 1]], size)
         for first in range(len(hashes)):
             found = _place(hashes[first], grams, slots, bloom)
             if found >= 0:

@@ -136,18 +136,16 @@ def split_spans(
     empty line and takes no indentation away.
     """
     data, bounds = text_buffers(texts)
-    room = 1024
-    while True:
-        places, hashes = np.empty((3, room), np.int64), np.empty(room, np.uint64)
-        count = _split_spans(data, bounds, unit == "paragraph", min_characters, places, hashes)
-        if count <= room:
-            return places[0, :count], places[1, :count], places[2, :count], hashes[:count]
-        room = count
+    # Each span has so many bytes and, but for the last one, a line feed. Pages not used cost nothing.
+    room = int(bounds[-1] - bounds[0]) // (max(1, min_characters) + 1) + len(texts)
+    places, hashes = np.empty((3, room), np.int64), np.empty(room, np.uint64)
+    count = _split_spans(data, bounds, unit == "paragraph", min_characters, places, hashes)
+    return places[0, :count], places[1, :count], places[2, :count], hashes[:count]
 
 
 @njit(cache=True)
 def _split_spans(data, bounds, paragraphs, min_characters, places, hashes):
-    """Fill `places` [3, room] and `hashes`; returns how many spans there are, which may be more than fit."""
+    """Fill `places` [3, room] and `hashes`; returns how many spans there are."""
     count = 0
     for text in range(len(bounds) - 1):
         start, stop = bounds[text], bounds[text + 1]
@@ -160,14 +158,10 @@ def _split_spans(data, bounds, paragraphs, min_characters, places, hashes):
             ended = feeds >= (2 if paragraphs else 1) or place == stop
             if (ended and not blank) or place == stop:
                 end = stop if place == stop else line
-                if characters >= min_characters and characters > 0:
-                    if count < len(hashes):
-                        places[0, count], places[1, count], places[2, count] = (
-                            text,
-                            begin - start,
-                            end - start,
-                        )
-                        hashes[count] = finished(state)
+                if characters >= max(1, min_characters):
+                    places[0, count], places[1, count] = text, begin - start
+                    places[2, count] = end - start
+                    hashes[count] = finished(state)
                     count += 1
                 begin, state, characters, space = end, _BASIS, 0, False
             if byte == 10:

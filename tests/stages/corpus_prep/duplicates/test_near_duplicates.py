@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.corpus_prep.duplicates.candidates import MAX_ALL_PAIRS
+from stages.corpus_prep.duplicates.candidates import MAX_ALL_PAIRS, MAX_LEADERS
 from stages.corpus_prep.duplicates.clusters import (
     TRAIN_ONLY,
     choose_survivors,
@@ -123,6 +123,31 @@ def test_a_huge_bucket_is_resolved_by_leaders_in_the_order_of_rank(tmp_path: Pat
     assert (text_of == text_of[survivors.keeper]).all()
     # A star on the bucket's first document would have verified the pairs of one text only.
     assert report.num_dropped == len(rows) - 12
+
+
+def test_strangers_that_share_boilerplate_stay_and_who_was_not_compared_is_counted(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 2**32, (MAX_LEADERS + 40, 112), np.uint32)
+    rows[:, :4] = 5
+    rows[-1, 4:] = rows[0, 4:]
+    survivors, report = _find(rows, tmp_path)
+    assert np.flatnonzero(~survivors.kept).tolist() == [len(rows) - 1]
+    assert report.candidates.num_unresolved == 39
+
+
+@pytest.mark.parametrize("size", [7, 1000])
+def test_batches_change_nothing(size: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.integers(0, 2**32, (400, 112), np.uint32)
+    rows[200:, :90] = rows[:200, :90]
+    rank = rng.permutation(400)
+    whole, _ = _find(rows, tmp_path / "whole", rank)
+    near = NearDuplicates(tmp_path / "parts")
+    for begin in range(0, 400, size):
+        near.add(rows[begin : begin + size])
+    parts, _ = near.find(rank)
+    assert parts.keeper.tobytes() == whole.keeper.tobytes()
+    assert parts.similarity.tobytes() == whole.similarity.tobytes()
+    assert whole.kept.sum() == 200
 
 
 def _find(rows, folder, rank=None, **settings):
