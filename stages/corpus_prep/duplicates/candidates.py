@@ -42,8 +42,8 @@ class CandidateCounts:
     num_huge_buckets: int = 0
     largest_bucket: int = 0
     num_unresolved: int = 0
-    """Documents in huge buckets that were compared with 64 leaders, are like none, and had no place to lead.
-    """
+    """Times that a document of a huge bucket was like none of its 64 leaders and had no place to lead. Other
+    bands may still find its pairs."""
 
 
 class BandFiles:

@@ -61,7 +61,8 @@ def text_buffers(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
     """The UTF-8 bytes of an array of texts and int64 [texts + 1] bounds into them, without a copy where
     possible."""
     texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    texts = texts.cast(pa.large_string()) if texts.type != pa.large_string() else texts
+    if texts.type not in {pa.large_string(), pa.large_binary()}:
+        texts = texts.cast(pa.large_string())
     texts = texts.fill_null("") if texts.null_count else texts
     if len(texts) == 0:
         return np.zeros(0, np.uint8), np.zeros(1, np.int64)

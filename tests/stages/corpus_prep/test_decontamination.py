@@ -164,3 +164,8 @@ def test_the_length_of_a_chinese_run_is_its_own_setting() -> None:
     assert ContaminationIndex([("q", QUESTION)], LeakRules(long_run_characters=20)).find(
         " ".join(QUESTION.split()[:13])
     )
+
+
+def test_lone_surrogates_are_no_obstacle() -> None:
+    index = ContaminationIndex([("q", f"\ud800 {QUESTION}")])
+    assert index.find(f"before \udfff {QUESTION}") is not None
