@@ -176,8 +176,8 @@ def _runs(texts, first_words, grams, owned, owners, counters, counted_in, first_
     """(text, item, longest run of n-grams, distinct n-grams) of each text and item with a hit.
 
     All counters belong to the text that is being read: `number_of` tells for which one an item's are,
-    `counted_in` in which one an item's n-gram was counted. So memory is that of the index, however often a phrase
-    occurs.
+    `counted_in` in which one an item's n-gram was counted. So memory is that of the index, however often a
+    phrase occurs.
     """
     number_of, last, run, longest, distinct = counters
     touched = np.empty(len(number_of), np.int64)

@@ -29,6 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.corpus_prep.duplicates.candidates import BandFiles
+from stages.corpus_prep.duplicates.dedup_index import signature_column
+from stages.corpus_prep.duplicates.deduplication import KEPT, Deduplicator
 from stages.corpus_prep.duplicates.near_duplicates import NearDuplicates, NearDuplicateSettings
 
 LANGUAGES = {
@@ -232,16 +234,18 @@ def synthetic(number: int, begin: int, end: int) -> np.ndarray:
 
 def one_size(number: int) -> dict[str, float]:
     """Figures of one run; making the signatures is not counted."""
-    made, peak = 0.0, 0.0
+    made = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        near = NearDuplicates(Path(folder) / "near")
+        dedup = Deduplicator(Path(folder) / "dedup")
         begun = cpu_seconds()
         for begin in range(0, number, 20_000):
             before = cpu_seconds()
             rows = synthetic(number, begin, min(number, begin + 20_000))
+            text_hashes = pa.array([row.tobytes() for row in rows[:, :4]], pa.binary(16))
+            signatures = signature_column(rows)
             made += cpu_seconds() - before
-            near.add(rows)
-        survivors, report = near.find(np.arange(number))
+            dedup.add(text_hashes, signatures)
+        decisions, report = dedup.decide(np.arange(number))
         seconds = cpu_seconds() - begun - made
         disk = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -251,7 +255,7 @@ def one_size(number: int) -> dict[str, float]:
         "rss_mb": peak,
         "disk_mb": disk / 1e6,
         "candidates": report.verification.num_candidates,
-        "dropped": int((~survivors.kept).sum()),
+        "dropped": int((decisions.verdict != KEPT).sum()),
         "largest_bucket": report.candidates.largest_bucket,
         "unresolved": report.candidates.num_unresolved,
     }

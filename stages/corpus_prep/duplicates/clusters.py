@@ -149,14 +149,21 @@ def split_representatives(
     TRAIN_ONLY for a cluster of more than max_cluster documents: by hash it could make validation mostly one
     text.
     """
-    order = np.argsort(rank)
-    _, best, inverse, sizes = np.unique(
-        cluster[order], return_index=True, return_inverse=True, return_counts=True
-    )
-    chosen = np.where(sizes > max_cluster, TRAIN_ONLY, order[best])
-    found = np.empty(len(cluster), np.int64)
-    found[order] = chosen[inverse]
+    found = np.arange(len(cluster), dtype=np.int64)
+    _, members, sizes = cluster_members(cluster)
+    members = members[np.lexsort((rank[members], cluster[members]))]
+    best = members[np.cumsum(sizes) - sizes]
+    found[members] = np.repeat(np.where(sizes > max_cluster, TRAIN_ONLY, best), sizes)
     return found
+
+
+def cluster_members(
+    cluster: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(names, documents, sizes) of the clusters of two and more; the documents in no order."""
+    followers = np.flatnonzero(cluster != np.arange(len(cluster)))
+    names, sizes = np.unique(cluster[followers], return_counts=True)
+    return names, np.concatenate((names, followers)), sizes + 1
 
 
 @njit(cache=True)

@@ -83,7 +83,9 @@ class Deduplicator:
         """Who stays. rank, fetch: as for `NearDuplicates.find`."""
         num_earlier, ranks = self.near.num_earlier, self.near.ranks(rank)
         halves = np.concatenate(self._halves) if self._halves else np.empty((0, 2), np.uint64)
+        self._halves.clear()
         same = exact_keepers(halves, ranks)
+        del halves
         survivors, report = self.near.find(rank, fetch, include=same == np.arange(len(same)))
         keeper, similarity = survivors.keeper[same], survivors.similarity[same]
         representative = split_representatives(survivors.cluster[same], ranks, self.near.settings.max_cluster)

@@ -26,6 +26,7 @@ from stages.corpus_prep.duplicates.clusters import (
     SplitCluster,
     Survivors,
     choose_survivors,
+    cluster_members,
     guarded_clusters,
 )
 from stages.corpus_prep.duplicates.minhash_bands import NUM_HASHES
@@ -138,9 +139,9 @@ class NearDuplicates:
         clusters = guarded_clusters(len(ranks), edges, chosen.threshold, chosen.max_cluster)
         report.split_clusters = clusters.split
         survivors = choose_survivors(edges, clusters, ranks)
-        sizes = np.unique(clusters.cluster, return_counts=True)[1]
-        report.num_clusters = int((sizes > 1).sum())
-        report.largest_cluster = int(sizes.max(initial=0))
+        _, _, sizes = cluster_members(clusters.cluster)
+        report.num_clusters = len(sizes)
+        report.largest_cluster = int(sizes.max(initial=min(1, len(ranks))))
         report.num_dropped = int((~survivors.kept).sum())
         return survivors, report
 
