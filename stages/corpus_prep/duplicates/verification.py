@@ -7,11 +7,13 @@ texts of those documents only, in one more streamed pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numba import njit
 from numpy.typing import NDArray
 
@@ -29,6 +31,32 @@ them, in order: what `word_hashes(texts)` gives for the texts of these documents
 at once."""
 
 _GRAM_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+
+def words_of_parquet(
+    paths: Sequence[Path],
+    column: str,
+    hash_words: Callable[[pa.Array], tuple[NDArray[np.int64], NDArray[np.uint64]]],
+) -> FetchWords:
+    """Fetches words of documents that are numbered by their rows in these files; memory holds one row group.
+
+    hash_words: texts (large_string) to (offsets int64 [texts + 1], word hashes uint64), as `word_hashes`.
+    """
+
+    def fetch(documents: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+        begin = 0
+        for path in paths:
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    end = begin + file.metadata.row_group(group).num_rows
+                    first, last = np.searchsorted(documents, (begin, end))
+                    if last > first:
+                        texts = file.read_row_group(group, [column])[column].cast(pa.large_string())
+                        chosen = pa.array(documents[first:last] - begin)
+                        yield hash_words(texts.combine_chunks().take(chosen))
+                    begin = end
+
+    return fetch
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stages.corpus_prep.duplicates.candidates import MAX_ALL_PAIRS, MAX_LEADERS
@@ -21,7 +23,7 @@ from stages.corpus_prep.duplicates.clusters import (
 )
 from stages.corpus_prep.duplicates.minhash_bands import band_hashes, candidate_probability, s_curve
 from stages.corpus_prep.duplicates.near_duplicates import NearDuplicates, NearDuplicateSettings
-from stages.corpus_prep.duplicates.verification import Edges, exact_similarities
+from stages.corpus_prep.duplicates.verification import Edges, exact_similarities, words_of_parquet
 
 THRESHOLD = 0.72
 
@@ -92,6 +94,21 @@ def test_exact_similarities_are_those_of_python_sets(corpus, make_text, perturb,
     found = exact_similarities(packed, corpus(texts).fetch, tmp_path / "grams")
     assert found.tolist() == [jaccard(texts[a], texts[b]) for a, b in pairs]
     assert not (tmp_path / "grams").exists()
+
+
+def test_words_are_fetched_from_the_row_groups_that_hold_them(tmp_path: Path) -> None:
+    texts = [f"text number {number}" for number in range(25)]
+    for name, part in (("a", texts[:12]), ("b", texts[12:])):
+        pq.write_table(pa.table({"text": part}), tmp_path / name, row_group_size=5)
+    seen: list[list[str]] = []
+
+    def hash_words(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(array.to_pylist())
+        return np.arange(len(array) + 1), np.zeros(len(array), np.uint64)
+
+    fetch = words_of_parquet([tmp_path / "a", tmp_path / "b"], "text", hash_words)
+    assert len(list(fetch(np.array([0, 4, 11, 12, 24])))) == 4
+    assert seen == [[texts[0], texts[4]], [texts[11]], [texts[12]], [texts[24]]]
 
 
 def test_a_pair_is_found_although_the_first_of_its_bucket_is_a_stranger(tmp_path: Path) -> None:
