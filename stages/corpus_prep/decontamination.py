@@ -5,7 +5,8 @@ et al. 2020, arXiv:2005.14165), or at least half of its 8-grams (PaLM asks for 7
 arXiv:2204.02311), or, where it is shorter than that, all of it. Han and kana characters count as words. Case,
 accents, punctuation, white space and invisible characters do not count.
 
-Memory is bounded by the questions, not by the corpus: an index of hashes, and one batch of documents at a time.
+Memory is bounded by the questions, not by the corpus: an index of hashes, and one batch of documents at a
+time.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Overlap:
 class Leaks:
     """What a batch of documents gives away, in the order of the documents, then of the index.
 
-    document: int64 [leaks], place in the batch. item: int64, place in `ContaminationIndex.names`. longest_run: int64,
-    words. share: float64, of the item's distinct n-grams.
+    document: int64 [leaks], place in the batch. item: int64, place in `ContaminationIndex.names`.
+    longest_run: int64, words. share: float64, of the item's distinct n-grams.
     """
 
     document: NDArray[np.int64]
@@ -62,13 +63,13 @@ class Leaks:
 
 
 class ContaminationIndex:
-    """Finds texts of questions inside documents."""
+    """Finds texts of questions inside documents. Not for several threads at once: counters are kept."""
 
     def __init__(self, items: Sequence[tuple[str, str]], rules: LeakRules | None = None) -> None:
         """items: (name, text); a name may have several texts (a question and its right answer)."""
         self.rules = rules = rules or LeakRules()
-        words = split_words(pa.array([text for _, text in items], pa.large_string()))
-        usable = np.flatnonzero(np.diff(words.offsets) >= rules.min_words)
+        words = split_words(_as_array([text for _, text in items]))
+        usable = np.flatnonzero(np.diff(words.offsets) >= max(1, rules.min_words))
         self.names = [items[number][0] for number in usable]
         self.num_too_short = len(items) - len(usable)
         dense = np.array([_is_dense(items[number][1]) for number in usable], np.bool_)
@@ -84,6 +85,9 @@ class ContaminationIndex:
         places = self._places(grams)
         self._owners = np.repeat(np.arange(len(grams)), self.sizes)[np.argsort(places, kind="stable")]
         self._owned = np.concatenate(([0], np.cumsum(np.bincount(places)))).astype(np.int64)
+        self._counters = np.full((5, len(self.names)), -1, np.int64)
+        self._counted_in = np.full(len(self._owners), -1, np.int64)
+        self._num_texts = 0
 
     def _table(self, size: int, grams: list[NDArray[np.uint64]]) -> GramTable:
         own = [grams[item] for item in np.flatnonzero(self._gram_words == size)]
@@ -116,11 +120,20 @@ class ContaminationIndex:
 
     def find_batch(self, texts: pa.Array) -> Leaks:
         """Every question that the documents (large_string) give away."""
-        if not self.names:
+        hits = self._hits(texts) if self.names else None
+        if hits is None or not len(hits.text):
             return Leaks(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.int64, np.float64)))
-        hits = self._hits(texts)
+        # Texts are numbered through all batches, so that the counters need never be cleared.
+        number, self._num_texts = self._num_texts, self._num_texts + len(texts)
         document, item, run, seen = _runs(
-            hits.text, hits.first_word, hits.gram, self._owned, self._owners, len(self.names)
+            hits.text,
+            hits.first_word,
+            hits.gram,
+            self._owned,
+            self._owners,
+            self._counters,
+            self._counted_in,
+            number,
         )
         share, longest = seen / self.sizes[item], run + self._gram_words[item] - 1
         leaks = ((run > 1) & (longest >= self._long_run[item])) | (share >= self.rules.min_overlap)
@@ -128,7 +141,7 @@ class ContaminationIndex:
 
     def find_all(self, text: str) -> list[Overlap]:
         """Every question that the text gives away, in the order of the index."""
-        return self.overlaps(self.find_batch(pa.array([text], pa.large_string())))
+        return self.overlaps(self.find_batch(_as_array([text])))
 
     def find(self, text: str) -> Overlap | None:
         """The first question (in the order of the index) that the text gives away, or None."""
@@ -147,6 +160,11 @@ class ContaminationIndex:
         return f"{share:.0%} of its {NGRAM_WORDS}-grams"
 
 
+def _as_array(texts: Sequence[str]) -> pa.Array:
+    """large_binary: lone surrogates, which UTF-8 has not, become question marks."""
+    return pa.array([text.encode("utf-8", "replace") for text in texts], pa.large_binary())
+
+
 def _is_dense(text: str) -> bool:
     kinds, _ = character_tables()
     own = kinds[[ord(character) for character in text]]
@@ -154,37 +172,36 @@ def _is_dense(text: str) -> bool:
 
 
 @njit(cache=True)
-def _runs(texts, first_words, grams, owned, owners, num_items):
+def _runs(texts, first_words, grams, owned, owners, counters, counted_in, first_number):
     """(text, item, longest run of n-grams, distinct n-grams) of each text and item with a hit.
 
-    All counters belong to the text that is being read: `text_of` tells for which one an item's are, `seen_in` for
-    which one an item's n-gram was counted. So memory is that of the index, however often a phrase occurs.
+    All counters belong to the text that is being read: `number_of` tells for which one an item's are,
+    `counted_in` in which one an item's n-gram was counted. So memory is that of the index, however often a
+    phrase occurs.
     """
-    text_of, seen_in = np.full(num_items, -1, np.int64), np.full(len(owners), -1, np.int64)
-    last, run = np.zeros(num_items, np.int64), np.zeros(num_items, np.int64)
-    longest, distinct = np.zeros(num_items, np.int64), np.zeros(num_items, np.int64)
-    touched = np.empty(num_items, np.int64)
+    number_of, last, run, longest, distinct = counters
+    touched = np.empty(len(number_of), np.int64)
     found, count, num_touched = np.empty((64, 4), np.int64), 0, 0
     for hit in range(len(texts)):
-        text, first, gram = texts[hit], first_words[hit], grams[hit]
+        text, first, gram = first_number + texts[hit], first_words[hit], grams[hit]
         for entry in range(owned[gram], owned[gram + 1]):
             item = owners[entry]
-            if text_of[item] != text:
-                text_of[item], run[item], longest[item], distinct[item] = text, 0, 0, 0
+            if number_of[item] != text:
+                number_of[item], run[item], longest[item], distinct[item] = text, 0, 0, 0
                 touched[num_touched] = item
                 num_touched += 1
             run[item] = run[item] + 1 if run[item] and last[item] == first - 1 else 1
             last[item] = first
             longest[item] = max(longest[item], run[item])
-            if seen_in[entry] != text:
-                seen_in[entry] = text
+            if counted_in[entry] != text:
+                counted_in[entry] = text
                 distinct[item] += 1
-        if hit + 1 == len(texts) or texts[hit + 1] != text:
+        if hit + 1 == len(texts) or texts[hit + 1] != texts[hit]:
             touched[:num_touched].sort()
             for item in touched[:num_touched]:
                 if count == len(found):
                     found = np.concatenate((found, np.empty_like(found)))
-                found[count, 0], found[count, 1] = text, item
+                found[count, 0], found[count, 1] = texts[hit], item
                 found[count, 2], found[count, 3] = longest[item], distinct[item]
                 count += 1
             num_touched = 0

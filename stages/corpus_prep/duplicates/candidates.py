@@ -1,9 +1,9 @@
 """Pairs of documents that share a band, written as candidates for verification.
 
 Of a small bucket every pair is a candidate. Star edges (each document with the bucket's first one) would be
-fewer, but miss a pair whose first one is a stranger to both. A huge bucket (boilerplate that thousands share) has
-too many pairs, so it is read once, the best-ranked document first, against up to 64 leaders: a document that is
-surely similar to a leader follows it, any other becomes a leader itself.
+fewer, but miss a pair whose first one is a stranger to both. A huge bucket (boilerplate that thousands share)
+has too many pairs, so it is read once, the best-ranked document first, against up to 64 leaders: a document
+that is surely similar to a leader follows it, any other becomes a leader itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class CandidateCounts:
     num_huge_buckets: int = 0
     largest_bucket: int = 0
     num_unresolved: int = 0
-    """Documents in huge buckets that were compared with 64 leaders, are like none, and had no place to lead."""
+    """Times that a document of a huge bucket was like none of its 64 leaders and had no place to lead. Other
+    bands may still find its pairs."""
 
 
 class BandFiles:
@@ -74,16 +75,16 @@ def write_candidates(
 ) -> tuple[PartitionedFiles, CandidateCounts]:
     """Write every candidate pair (smaller number << 32 | larger number) into blocks by its smaller number.
 
-    rank: int64 [documents], 0 is the best. sure_hashes: with fewer equal hashes than the first number two documents
-    are surely strangers, from the second on they are surely duplicates.
+    rank: int64 [documents], 0 is the best. sure_hashes: with fewer equal hashes than the first number two
+    documents are surely strangers, from the second on they are surely duplicates.
     """
     block = pair_blocks(len(rank))
     pairs = PartitionedFiles.create(folder, -(-len(rank) // block), PAIR)
     counts = CandidateCounts()
     for hashes, documents in repeated_records(bands):
         for found in _partition_pairs(hashes, documents, signatures, rank, sure_hashes, counts):
-            found = np.unique(found)
-            pairs.append((found >> np.uint64(32)) // np.uint64(block), found)
+            distinct = np.unique(found)
+            pairs.append((distinct >> np.uint64(32)) // np.uint64(block), distinct)
     return pairs, counts
 
 
@@ -124,7 +125,7 @@ def _all_pairs(documents, starts, sizes):
 def _leader_pairs(
     members: NDArray[np.uint32], signatures: RowFile, sure_hashes: tuple[int, int], counts: CandidateCounts
 ) -> Iterator[NDArray[np.uint64]]:
-    """Pairs of a huge bucket, whose members come in the order of their rank; memory holds one block of them."""
+    """Pairs of a huge bucket, whose members come in the order of their rank; memory holds one block."""
     leaders = np.empty((MAX_LEADERS, signatures.width), signatures.dtype)
     names = np.zeros(MAX_LEADERS, np.uint32)
     num_leaders = 0
@@ -139,7 +140,7 @@ def _leader_pairs(
 
 @njit(cache=True)
 def _follow(members, rows, leaders, names, num_leaders, least, sure):
-    """(leaders now, documents without a place, pairs): one pass; `leaders` and `names` are filled in place."""
+    """(leaders now, documents without a place, pairs); `leaders` and `names` are filled in place."""
     pairs = np.empty(len(members) * len(names), np.uint64)
     count, unresolved = 0, 0
     for index in range(len(members)):

@@ -1,10 +1,11 @@
 """Clusters of near-duplicates, who of a cluster stays, and the guard against clusters that swallow a source.
 
-A cluster is a connected component of verified pairs: its documents go to the same split. Who stays is decided in
-the order of rank (better quality score, then source, then id): the best of a cluster stays, and whatever is a verified
-duplicate of it goes. A document that hangs on the cluster only by others which go themselves is not like the one
-that stays, so it is looked at again, in its turn. So every document that goes has one that stays and is like it,
-and a chain of small differences cannot wipe out a source, as single linkage with one survivor does.
+A cluster is a connected component of verified pairs: its documents go to the same split. Who stays is decided
+in the order of rank (better quality score, then source, then id): the best of a cluster stays, and whatever
+is a verified duplicate of it goes. A document that hangs on the cluster only by others which go themselves is
+not like the one that stays, so it is looked at again, in its turn. So every document that goes has one that
+stays and is like it, and a chain of small differences cannot wipe out a source, as single linkage with one
+survivor does.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def rank_documents(
 def connected_components(
     num: int, first: NDArray[np.integer], second: NDArray[np.integer]
 ) -> NDArray[np.int64]:
-    """int64 [num]: the smallest number of each node's component; the smallest label spreads, paths are halved."""
+    """int64 [num]: the smallest number of each node's component; the smallest label spreads, paths are
+    halved."""
     labels = np.arange(num, dtype=np.int64)
     while True:
         smaller = np.minimum(labels[first], labels[second])
@@ -57,7 +59,8 @@ def connected_components(
 
 @dataclass(frozen=True)
 class SplitCluster:
-    """What the guard did to one cluster that was too large: the most similar pair that it cut, and what was left."""
+    """What the guard did to one cluster that was too large: the most similar pair that it cut, and what was
+    left."""
 
     size: int
     cut_similarity: float
@@ -67,8 +70,8 @@ class SplitCluster:
 
 @dataclass(frozen=True)
 class Clusters:
-    """cluster: int64 [documents], the smallest document of its connected component. used: bool [edges], which pairs the
-    guard left. split: what it divided."""
+    """cluster: int64 [documents], the smallest document of its connected component. used: bool [edges], which
+    pairs the guard left. split: what it divided."""
 
     cluster: NDArray[np.int64]
     used: NDArray[np.bool_]
@@ -78,9 +81,9 @@ class Clusters:
 def guarded_clusters(num_documents: int, edges: Edges, threshold: float, max_cluster: int) -> Clusters:
     """Connected components, with pairs cut out of those of more than max_cluster documents.
 
-    There the threshold rises in steps of 0.05 until the parts are small enough; what still hangs together at 0.95 and
-    above is the same text. Cut pairs drop nobody, but `cluster` stays whole: it decides on the split, and what is
-    similar must not lie astride.
+    There the threshold rises in steps of 0.05 until the parts are small enough; what still hangs together at
+    0.95 and above is the same text. Cut pairs drop nobody, but `cluster` stays whole: it decides on the
+    split, and what is similar must not lie astride.
     """
     nodes = np.unique(np.concatenate((edges.first, edges.second)))
     first, second = np.searchsorted(nodes, edges.first), np.searchsorted(nodes, edges.second)
@@ -107,8 +110,8 @@ def _too_large(labels: NDArray[np.int64], max_cluster: int) -> NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Survivors:
-    """Who stays. keeper: int64 [documents], itself or the document that stays in its place. similarity: float32, to
-    the keeper (1 for itself). cluster: int64, the smallest document of its cluster."""
+    """Who stays. keeper: int64 [documents], itself or the document that stays in its place. similarity:
+    float32, to the keeper (1 for itself). cluster: int64, the smallest document of its cluster."""
 
     keeper: NDArray[np.int64]
     similarity: NDArray[np.float32]
@@ -140,18 +143,27 @@ TRAIN_ONLY = -1
 def split_representatives(
     cluster: NDArray[np.int64], rank: NDArray[np.int64], max_cluster: int
 ) -> NDArray[np.int64]:
-    """int64 [documents]: the best document of each one's cluster, whose id decides on the split of all of them.
+    """int64 [documents]: the best document of each one's cluster, whose id decides on the split of all of
+    them.
 
-    TRAIN_ONLY for a cluster of more than max_cluster documents: by hash it could make validation mostly one text.
+    TRAIN_ONLY for a cluster of more than max_cluster documents: by hash it could make validation mostly one
+    text.
     """
-    order = np.argsort(rank)
-    _, best, inverse, sizes = np.unique(
-        cluster[order], return_index=True, return_inverse=True, return_counts=True
-    )
-    chosen = np.where(sizes > max_cluster, TRAIN_ONLY, order[best])
-    found = np.empty(len(cluster), np.int64)
-    found[order] = chosen[inverse]
+    found = np.arange(len(cluster), dtype=np.int64)
+    _, members, sizes = cluster_members(cluster)
+    members = members[np.lexsort((rank[members], cluster[members]))]
+    best = members[np.cumsum(sizes) - sizes]
+    found[members] = np.repeat(np.where(sizes > max_cluster, TRAIN_ONLY, best), sizes)
     return found
+
+
+def cluster_members(
+    cluster: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(names, documents, sizes) of the clusters of two and more; the documents in no order."""
+    followers = np.flatnonzero(cluster != np.arange(len(cluster)))
+    names, sizes = np.unique(cluster[followers], return_counts=True)
+    return names, np.concatenate((names, followers)), sizes + 1
 
 
 @njit(cache=True)

@@ -1,8 +1,9 @@
 """What a build kept, in the form in which later builds compare with it: a growing corpus never starts again.
 
-A folder of Parquet files, about 0.5 KB per document. The signature is stored and the band hashes are not: they
-follow from it in 0.3 microseconds each, and a later build may choose other bands. A later build reads any number of
-indexes, drops what is in them, and names the earlier document; indexes are merged by joining their files.
+A folder of Parquet files, about 0.5 KB per document. The signature is stored and the band hashes are not:
+they follow from it in 0.3 microseconds each, and a later build may choose other bands. A later build reads
+any number of indexes, drops what is in them, and names the earlier document; indexes are merged by joining
+their files.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from numpy.typing import NDArray
 from stages.corpus_prep.duplicates.exact_duplicates import exact_keepers, hash_halves
 from stages.corpus_prep.duplicates.minhash_bands import NUM_HASHES
 
+SIGNATURE = pa.list_(pa.field("item", pa.uint32(), nullable=False), NUM_HASHES)
 DEDUP_INDEX_SCHEMA = pa.schema(
     {
         "doc_id": pa.string(),
         "source": pa.string(),
-        "split_key": pa.string(),  # the id whose hash decides on the split: of the best document of the cluster
+        "split_key": pa.string(),  # the id whose hash decides on the split: of the best of the cluster
         "text_hash": pa.binary(16),
-        "signature": pa.list_(pa.uint32(), NUM_HASHES),
+        "signature": SIGNATURE,
     }
 )
 FILE_NAME = "part-00000.parquet"
@@ -41,11 +43,11 @@ def signature_rows(column: pa.Array) -> NDArray[np.uint32]:
 
 def signature_column(rows: NDArray[np.uint32]) -> pa.Array:
     """fixed_size_list<uint32>[112] of uint32 [documents, 112]."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).ravel()), rows.shape[1])
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).ravel()), type=SIGNATURE)
 
 
 def write_index(folder: Path, batches: Iterable[pa.RecordBatch | pa.Table]) -> int:
-    """Write the index of a build from batches with the columns of DEDUP_INDEX_SCHEMA; returns its documents."""
+    """Write the index of a build from batches with the schema's columns; returns its documents."""
     folder.mkdir(parents=True, exist_ok=True)
     count, waiting, held = 0, [], 0
     with pq.ParquetWriter(folder / FILE_NAME, DEDUP_INDEX_SCHEMA, compression="zstd") as writer:
@@ -53,7 +55,7 @@ def write_index(folder: Path, batches: Iterable[pa.RecordBatch | pa.Table]) -> i
             table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
             waiting.append(table.select(DEDUP_INDEX_SCHEMA.names).cast(DEDUP_INDEX_SCHEMA))
             held += len(table)
-            # Whole row groups of one chunk each: pages end where chunks do, and the bytes must not tell the batches.
+            # Row groups of one chunk each: pages end where chunks do, and bytes must not tell the batches.
             if held >= ROWS_PER_GROUP:
                 joined = pa.concat_tables(waiting).combine_chunks()
                 whole = held - held % ROWS_PER_GROUP
@@ -73,7 +75,8 @@ def read_index(folders: Sequence[Path], columns: Sequence[str] | None = None) ->
 
 
 def merge_indexes(folders: Sequence[Path], target: Path) -> int:
-    """Write the documents of all indexes, each text once (the first one); returns how many. Memory: 40 bytes each."""
+    """Write the documents of all indexes, each text once (the first one); returns how many. Memory: 40 bytes
+    each."""
     halves = [hash_halves(batch["text_hash"]).copy() for batch in read_index(folders, ["text_hash"])]
     joined = np.concatenate(halves) if halves else np.empty((0, 2), np.uint64)
     numbers = np.arange(len(joined))
@@ -97,7 +100,8 @@ class EarlierDocument:
 
 
 def name_documents(folders: Sequence[Path], rows: NDArray[np.integer]) -> dict[int, EarlierDocument]:
-    """Row number (over all indexes in order) -> document, for the rows asked for; one pass over three columns."""
+    """Row number (over all indexes in order) -> document, for the rows asked for; one pass over three
+    columns."""
     wanted, found, begin = np.unique(rows), {}, 0
     for batch in read_index(folders, ["doc_id", "source", "split_key"]):
         inside = wanted[(wanted >= begin) & (wanted < begin + len(batch))]

@@ -37,10 +37,10 @@ KEPT, EXACT_DUPLICATE, NEAR_DUPLICATE = 0, 1, 2
 class Decisions:
     """Per document of this build, in the order in which they were added.
 
-    verdict: uint8, KEPT, EXACT_DUPLICATE or NEAR_DUPLICATE. keeper: int64, the document that stays in its place (itself
-    where it stays); keepers below 0 are of earlier builds, row ~keeper of their indexes. similarity: float32, to the
-    keeper. representative: int64 in the same numbering, the document whose id decides on the split, or None of them
-    where `train_only` is set.
+    verdict: uint8, KEPT, EXACT_DUPLICATE or NEAR_DUPLICATE. keeper: int64, the document that stays in its
+    place (itself where it stays); keepers below 0 are of earlier builds, row ~keeper of their indexes.
+    similarity: float32, to the keeper. representative: int64 in the same numbering, the document whose id
+    decides on the split, or None of them where `train_only` is set.
     """
 
     verdict: NDArray[np.uint8]
@@ -51,7 +51,8 @@ class Decisions:
     earlier: tuple[Path, ...] = ()
 
     def earlier_documents(self) -> dict[int, EarlierDocument]:
-        """Every document of earlier builds that is named here: its (negative) number -> id, source and split key."""
+        """Every document of earlier builds that is named here: its (negative) number -> id, source and split
+        key."""
         numbers = np.unique(np.concatenate((self.keeper, self.representative)))
         rows = ~numbers[numbers < 0]
         return {~row: document for row, document in name_documents(self.earlier, rows).items()}
@@ -82,7 +83,9 @@ class Deduplicator:
         """Who stays. rank, fetch: as for `NearDuplicates.find`."""
         num_earlier, ranks = self.near.num_earlier, self.near.ranks(rank)
         halves = np.concatenate(self._halves) if self._halves else np.empty((0, 2), np.uint64)
+        self._halves.clear()
         same = exact_keepers(halves, ranks)
+        del halves
         survivors, report = self.near.find(rank, fetch, include=same == np.arange(len(same)))
         keeper, similarity = survivors.keeper[same], survivors.similarity[same]
         representative = split_representatives(survivors.cluster[same], ranks, self.near.settings.max_cluster)

@@ -1,9 +1,10 @@
 """Which n-grams of an index stand in which texts: from hashes of words to hits.
 
-Most texts have none, so nearly all of the time goes into reading words. The hash of the last n words is rolled on
-with two multiplications per word, and looked for in a Bloom filter that is small enough for the cache: 12 to 24 bits
-per n-gram, three of them set, all in one 64-bit word, so that a look costs one access (Putze, Sanders and Singler
-2007); about 2 % of strange n-grams pass. Only what passes is looked up in the table of hashes.
+Most texts have none, so nearly all of the time goes into reading words. The hash of the last n words is
+rolled on with two multiplications per word, and looked for in a Bloom filter that is small enough for the
+cache: 12 to 24 bits per n-gram, three of them set, all in one 64-bit word, so that a look costs one access
+(Putze, Sanders and Singler 2007); about 2 % of strange n-grams pass. Only what passes is looked up in the
+table of hashes.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _SIZE_SALT = np.uint64(0xC2B2AE3D27D4EB4F)
 class GramTable:
     """Hashes of n-grams of `size` words, each once.
 
-    grams: uint64 [grams], sorted. slots: int32 [2^k], a hash table of places in `grams`, -1 where empty. bloom: uint64
-    [2^j].
+    grams: uint64 [grams], sorted. slots: int32 [2^k], a hash table of places in `grams`, -1 where empty.
+    bloom: uint64 [2^j].
     """
 
     size: int
@@ -57,7 +58,7 @@ class GramHits:
 
 def gram_hashes(words: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
     """uint64 [words - size + 1] hashes of the n-grams of `size` words; empty if there are too few words."""
-    return _gram_hashes(words, size)
+    return rolled_hashes(words, size)
 
 
 def places_of(hashes: NDArray[np.uint64], table: GramTable) -> NDArray[np.int64]:
@@ -82,7 +83,8 @@ def _salted(state, size):
 
 
 @njit(cache=True)
-def _gram_hashes(words, size):
+def rolled_hashes(words, size):
+    """`gram_hashes` for compiled loops."""
     found = np.empty(max(0, len(words) - size + 1), np.uint64)
     top, state = np.uint64(1), np.uint64(0)
     for _ in range(size):
@@ -141,10 +143,11 @@ def _place(gram, grams, slots, bloom):
 
 @njit(cache=True)
 def _find(words, offsets, size, grams, slots, bloom, hits):
-    """Fill `hits` [room, 3] with (text, first word, gram); returns how many there are, which may be more than fit."""
+    """Fill `hits` [room, 3] with (text, first word, gram); returns how many there are, which may be more than
+    fit."""
     count = 0
     for text in range(len(offsets) - 1):
-        hashes = _gram_hashes(words[offsets[text] : offsets[text + 1]], size)
+        hashes = rolled_hashes(words[offsets[text] : offsets[text + 1]], size)
         for first in range(len(hashes)):
             found = _place(hashes[first], grams, slots, bloom)
             if found >= 0:

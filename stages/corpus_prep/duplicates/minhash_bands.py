@@ -1,8 +1,8 @@
-"""Bands of MinHash signatures: documents that agree in all rows of a band are candidates (Broder 1997; LSH as in
-Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3).
+"""Bands of MinHash signatures: documents that agree in all rows of a band are candidates (Broder 1997; LSH as
+in Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3).
 
-Many short bands find nearly every pair that is similar enough, and many that are not: that is why every pair is
-verified afterwards. FineWeb's 14 bands of 8 rows without verification miss a quarter of the pairs at 0.75.
+Many short bands find nearly every pair that is similar enough, and many that are not: that is why every pair
+is verified afterwards. FineWeb's 14 bands of 8 rows without verification miss a quarter of the pairs at 0.75.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def s_curve(
 ) -> list[tuple[float, float, float]]:
     """(similarity, P(candidate), P(merged)) for the chosen bands, for a table or a chart.
 
-    A candidate is merged if the similarity that is estimated from its bands * rows hashes reaches the threshold;
-    the estimate is binomial, and taken as independent of the band that was shared. Without exact verification,
-    which only makes the second curve steeper.
+    A candidate is merged if the similarity that is estimated from its bands * rows hashes reaches the
+    threshold; the estimate is binomial, and taken as independent of the band that was shared. Without exact
+    verification, which only makes the second curve steeper.
     """
     count = bands * rows
     least = int(np.ceil(threshold * count - 1e-9))

@@ -2,9 +2,9 @@
 
     bands on disk -> candidate pairs on disk -> verified pairs -> clusters -> survivors
 
-In memory are only: one partition of the bands, one block of signatures, the verified pairs (12 bytes each), and a
-few numbers per document (about 40 bytes). On disk: 448 + 336 bytes per document with the default bands, and 8 per
-candidate.
+In memory are only: one partition of the bands, one block of signatures, the verified pairs (12 bytes each),
+and a few numbers per document (about 40 bytes). On disk: 448 + 336 bytes per document with the default bands,
+and 8 per candidate.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from stages.corpus_prep.duplicates.clusters import (
     SplitCluster,
     Survivors,
     choose_survivors,
+    cluster_members,
     guarded_clusters,
 )
 from stages.corpus_prep.duplicates.minhash_bands import NUM_HASHES
@@ -43,7 +44,8 @@ class NearDuplicateSettings:
     """How similar is too similar, and how similar pairs are looked for."""
 
     threshold: float = 0.72
-    """Jaccard similarity of word 5-grams from which two documents are near-duplicates (FineWeb's bands: 0.72)."""
+    """Jaccard similarity of word 5-grams from which two documents are near-duplicates (FineWeb's bands:
+    0.72)."""
     bands: int = 28
     rows: int = 4
     margin: float = 0.1
@@ -114,9 +116,9 @@ class NearDuplicates:
     ) -> tuple[Survivors, NearDuplicateReport]:
         """Who stays.
 
-        rank: int64 [documents of this build] of `rank_documents`. fetch: where the words of documents of this build
-        come from, numbered from 0, for the exact comparison; without it the estimate decides alone. include: bool
-        [all documents], those to look at.
+        rank: int64 [documents of this build] of `rank_documents`. fetch: where the words of documents of this
+        build come from, numbered from 0, for the exact comparison; without it the estimate decides alone.
+        include: bool [all documents], those to look at.
         """
         ranks = self.ranks(rank)
         report, chosen = NearDuplicateReport(), self.settings
@@ -137,9 +139,9 @@ class NearDuplicates:
         clusters = guarded_clusters(len(ranks), edges, chosen.threshold, chosen.max_cluster)
         report.split_clusters = clusters.split
         survivors = choose_survivors(edges, clusters, ranks)
-        sizes = np.unique(clusters.cluster, return_counts=True)[1]
-        report.num_clusters = int((sizes > 1).sum())
-        report.largest_cluster = int(sizes.max(initial=0))
+        _, _, sizes = cluster_members(clusters.cluster)
+        report.num_clusters = len(sizes)
+        report.largest_cluster = int(sizes.max(initial=min(1, len(ranks))))
         report.num_dropped = int((~survivors.kept).sum())
         return survivors, report
 

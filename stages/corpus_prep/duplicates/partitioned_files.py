@@ -1,8 +1,9 @@
-"""Fixed-size records on disk, divided by key, so that what belongs together fits into memory one part at a time.
+"""Fixed-size records on disk, divided by key, so that what belongs together fits into memory one part at a
+time.
 
-This is the shuffle of the deduplication: each worker writes its own folder, whoever reads takes one partition of
-all folders. Files are raw little-endian records in the order in which they were appended, hence the same bytes
-from the same input, whatever the number of workers.
+This is the shuffle of the deduplication: each worker writes its own folder, whoever reads takes one partition
+of all folders. Files are raw little-endian records in the order in which they were appended, hence the same
+bytes from the same input, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 HASHED_DOCUMENT = np.dtype([("hash", "<u8"), ("document", "<u4")])
 """12 bytes: a hash and the number of the document that it was seen in."""
 MAX_DOCUMENTS = 2**32
-PARTITION_BITS = 6
+PARTITION_BITS = 8
+BUFFERED_RECORDS = 1 << 19
+"""So many are held until they are written: every writing opens each partition's file."""
 
 
 class PartitionedFiles:
@@ -28,6 +31,7 @@ class PartitionedFiles:
         self.folder = folder
         self.num_partitions = num_partitions
         self.dtype = dtype
+        self._held: list[tuple[NDArray[np.uint16], NDArray]] = []
 
     @classmethod
     def create(cls, folder: Path, num_partitions: int, dtype: np.dtype = HASHED_DOCUMENT) -> PartitionedFiles:
@@ -39,10 +43,20 @@ class PartitionedFiles:
     def _path(self, partition: int) -> Path:
         return self.folder / f"partition-{partition:05d}.bin"
 
-    def append(self, partitions: NDArray[np.uint16], records: NDArray) -> None:
+    def append(self, partitions: NDArray[np.integer], records: NDArray) -> None:
         """Append each record to its partition; the order inside a partition stays."""
-        order = np.argsort(partitions.astype(np.uint16, copy=False), kind="stable")  # a radix sort
-        records = records[order]
+        self._held.append((partitions.astype(np.uint16), records.astype(self.dtype, copy=False)))
+        if sum(len(held) for held, _ in self._held) >= BUFFERED_RECORDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held; before another process reads."""
+        if not self._held:
+            return
+        partitions = np.concatenate([held for held, _ in self._held])
+        order = np.argsort(partitions, kind="stable")  # of 16 bits: a radix sort
+        records = np.concatenate([held for _, held in self._held])[order]
+        self._held.clear()
         ends = np.cumsum(np.bincount(partitions, minlength=self.num_partitions))
         begin = 0
         for partition, end in enumerate(ends.tolist()):
@@ -53,11 +67,13 @@ class PartitionedFiles:
 
     def read(self, partition: int) -> NDArray:
         """All records of a partition."""
+        self.flush()
         path = self._path(partition)
         return np.fromfile(path, self.dtype) if path.exists() else np.empty(0, self.dtype)
 
     def remove(self) -> None:
         """Delete the folder."""
+        self._held.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -80,13 +96,14 @@ def append_hashes(
         )
     records = np.empty(len(hashes), HASHED_DOCUMENT)
     records["hash"], records["document"] = hashes, documents
-    files.append((hashes >> np.uint64(64 - PARTITION_BITS)).astype(np.uint16), records)
+    files.append(hashes >> np.uint64(64 - PARTITION_BITS), records)
 
 
 def repeated_records(
     sources: Sequence[PartitionedFiles],
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint32]]]:
-    """Per partition (hashes, documents) of the hashes that occur twice, sorted by hash; documents ascend if appended so.
+    """Per partition (hashes, documents) of the hashes that occur twice, sorted by hash; documents ascend if
+    appended so.
 
     Most hashes occur once. Two bitmaps sort them out in two passes without sorting; only the rest is sorted.
     """

@@ -1,18 +1,19 @@
-"""Runs of words that stand in several documents, cut out of all but the first (exact substrings, Lee et al. 2021,
-arXiv:2107.06499, who do it with a suffix array).
+"""Runs of words that stand in several documents, cut out of all but the first (exact substrings, Lee et al.
+2021, arXiv:2107.06499, who do it with a suffix array).
 
-A suffix array needs the whole corpus in memory, five to nine bytes per byte. Hashes of runs of N words find the same
-repeats (every repeat of N or more words, nothing shorter) shard by shard, and need no package. Writing the hash of
-every run would be twice the text, so three passes do it:
+A suffix array needs the whole corpus in memory, five to nine bytes per byte. Hashes of runs of N words find
+the same repeats (every repeat of N or more words, nothing shorter) shard by shard, and need no package.
+Writing the hash of every run would be twice the text, so three passes do it:
 
-    1. fingerprints of half runs, winnowed (Schleimer, Wilkerson and Aiken 2003): of every N - k + 1 neighbouring hashes
-       of k words the smallest is kept, so two texts with N words in common share one. About one word in 13 for N = 50.
+    1. fingerprints of half runs, winnowed (Schleimer, Wilkerson and Aiken 2003): of every N - k + 1
+       neighbouring hashes of k words the smallest is kept, so two texts with N words in common
+       share one. About one word in 13 for N = 50.
     2. near repeated fingerprints only: hashes of all runs of N words.
     3. what such a run of several documents covers is cut out, but for the first document.
 
-Limits: words are those of `split_words`, so a repeat counts up to case and punctuation, and what stands between its words
-goes with it. A repeat inside one document stays. Hashes have 64 bits. Disk: about 1 byte per word, and 12 per word that
-lies near a repeat; memory: 12 bytes per repeated run of N words.
+Limits: words are those of `split_words`, so a repeat counts up to case and punctuation, and what stands
+between its words goes with it. A repeat inside one document stays. Hashes have 64 bits. Disk: about 1 byte
+per word, and 12 per word that lies near a repeat; memory: 12 bytes per repeated run of N words.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 
-from stages.corpus_prep.duplicates.gram_hits import gram_hashes
+from stages.corpus_prep.duplicates.gram_hits import rolled_hashes
 from stages.corpus_prep.duplicates.partitioned_files import append_hashes, create_hash_files
 from stages.corpus_prep.duplicates.repeated_spans import RepeatedHashes, Spans, count_repeated
-from stages.corpus_prep.duplicates.words import Words, split_words
+from stages.corpus_prep.duplicates.words import split_words
 
 
 class RepeatedRuns:
-    """Three passes over the same texts in the same order: `add`, `near`, `find`, with `count` after the first two."""
+    """Three passes over the same texts in the same order: `add`, `near`, `find`, with `count` after the first
+    two."""
 
     def __init__(self, folder: Path, num_words: int = 50, more_than_documents: int = 1) -> None:
         """num_words: shortest run that counts as repeated.
@@ -58,55 +60,49 @@ class RepeatedRuns:
 
     def add(self, texts: pa.Array) -> None:
         """First pass: fingerprints of a batch (large_string)."""
-        for document, hashes, _ in self._texts(texts):
-            marks = gram_hashes(hashes, self.mark_words)
-            chosen = marks[winnowed(marks, self.num_words - self.mark_words + 1)]
-            append_hashes(self.files, chosen, np.full(len(chosen), document))
+        words = split_words(texts)
+        marks, text, _ = _fingerprints(words.hashes, words.offsets, self.mark_words, self.num_words)
+        append_hashes(self.files, marks, text + self._advance(texts))
 
     def near(self, texts: pa.Array) -> None:
         """Second pass: the runs that hold a repeated fingerprint."""
-        for document, hashes, _ in self._texts(texts):
-            marks = gram_hashes(hashes, self.mark_words)
-            places = winnowed(marks, self.num_words - self.mark_words + 1)
-            repeated = places[self._known(marks[places])]
-            starts = _runs_around(repeated, self.num_words - self.mark_words, len(hashes), self.num_words)
-            runs = gram_hashes(hashes, self.num_words)[starts] if len(starts) else np.empty(0, np.uint64)
-            append_hashes(self.files, runs, np.full(len(runs), document))
+        words = split_words(texts)
+        marks, text, place = _fingerprints(words.hashes, words.offsets, self.mark_words, self.num_words)
+        known = self._repeated().elsewhere(marks, np.full(len(marks), -1))
+        runs, text = _runs_near(
+            words.hashes, words.offsets, text[known], place[known], self.mark_words, self.num_words
+        )
+        append_hashes(self.files, runs, text + self._advance(texts))
 
     def find(self, texts: pa.Array) -> Spans:
         """Third pass: the spans to cut out of the next batch."""
-        found = [np.empty((3, 0), np.int64)]
+        words, repeated = split_words(texts), self._repeated()
+        runs, text, place = _all_runs(words.hashes, words.offsets, self.num_words)
+        gone = repeated.elsewhere(runs, text + self._advance(texts))
+        text, low = text[gone], words.offsets[text[gone]] + place[gone]
+        # Runs that overlap or touch are one span.
+        new = np.ones(len(low), np.bool_)
+        new[1:] = (text[1:] != text[:-1]) | (np.diff(low) > self.num_words)
+        first, last = np.flatnonzero(new), np.flatnonzero(np.append(new, True)[1:])
+        return Spans(text[first], words.begins[low[first]], words.ends[low[last] + self.num_words - 1])
+
+    def _advance(self, texts: pa.Array) -> int:
+        """Number of the batch's first document."""
         first = self._number
-        for document, hashes, (begins, ends) in self._texts(texts):
-            runs = gram_hashes(hashes, self.num_words)
-            starts = np.flatnonzero(self._repeated().elsewhere(runs, np.full(len(runs), document)))
-            if len(starts):
-                low, high = _joined(starts, self.num_words)
-                found.append(np.stack((np.full(len(low), document - first), begins[low], ends[high - 1])))
-        return Spans(*np.concatenate(found, axis=1))
+        self._number += len(texts)
+        return first
 
     def _repeated(self) -> RepeatedHashes:
         if self.repeated is None:
             raise RuntimeError("count() comes between two passes")
         return self.repeated
 
-    def _known(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Whether a hash is repeated, in whichever document."""
-        return self._repeated().elsewhere(hashes, np.full(len(hashes), -1))
-
-    def _texts(self, texts: pa.Array):
-        """(number of the document, hashes of its words, their (begins, ends)) of each text."""
-        words: Words = split_words(texts)
-        for begin, end in zip(words.offsets[:-1].tolist(), words.offsets[1:].tolist(), strict=True):
-            if end - begin >= self.num_words:
-                yield self._number, words.hashes[begin:end], (words.begins[begin:end], words.ends[begin:end])
-            self._number += 1
-
 
 def winnowed(hashes: NDArray[np.uint64], window: int) -> NDArray[np.int64]:
     """Ascending places of the smallest hash of every window (the last one of equals), each once.
 
-    Texts that share `window` neighbouring hashes share a place's hash; about 2 of window + 1 places are chosen.
+    Texts that share `window` neighbouring hashes share a place's hash; about 2 of window + 1 places are
+    chosen.
     """
     return _winnowed(hashes, window)
 
@@ -130,18 +126,48 @@ def _winnowed(hashes, window):
     return chosen[:count].copy()
 
 
-def _runs_around(places: NDArray[np.int64], reach: int, num_words: int, run_words: int) -> NDArray[np.int64]:
-    """Ascending first words of all runs that hold the fingerprint at one of the places."""
-    low = np.maximum(places - reach, 0)
-    high = np.minimum(places, num_words - run_words) + 1
-    marks = np.zeros(num_words + 1, np.int64)
-    some = high > low
-    np.add.at(marks, low[some], 1)
-    np.add.at(marks, high[some], -1)
-    return np.flatnonzero(np.cumsum(marks) > 0)
+@njit(cache=True)
+def _fingerprints(hashes, offsets, mark_words, num_words):
+    """(fingerprint, text, its first word) of the winnowed marks of every text that has a run at all."""
+    marks, texts = np.empty(len(hashes), np.uint64), np.empty(len(hashes), np.int64)
+    places, count = np.empty(len(hashes), np.int64), 0
+    for text in range(len(offsets) - 1):
+        if offsets[text + 1] - offsets[text] >= num_words:
+            own = rolled_hashes(hashes[offsets[text] : offsets[text + 1]], mark_words)
+            for place in _winnowed(own, num_words - mark_words + 1):
+                marks[count], texts[count], places[count] = own[place], text, place
+                count += 1
+    return marks[:count], texts[:count], places[:count]
 
 
-def _joined(starts: NDArray[np.int64], run_words: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(first word, word after the last) of the stretches that runs beginning at `starts` cover."""
-    breaks = np.flatnonzero(np.diff(starts) > run_words)
-    return starts[np.append(0, breaks + 1)], starts[np.append(breaks, len(starts) - 1)] + run_words
+@njit(cache=True)
+def _runs_near(hashes, offsets, texts, places, mark_words, num_words):
+    """(hash, text) of every run of num_words words that holds one of the marks, each once."""
+    runs, owners = np.empty(len(hashes), np.uint64), np.empty(len(hashes), np.int64)
+    count, before, beyond = 0, -1, 0
+    own = np.empty(0, np.uint64)
+    for mark in range(len(texts)):
+        text, place = texts[mark], places[mark]
+        if text != before:
+            own = rolled_hashes(hashes[offsets[text] : offsets[text + 1]], num_words)
+            before, beyond = text, 0
+        stop = min(place + 1, len(own))
+        for start in range(max(place + mark_words - num_words, beyond), stop):
+            runs[count], owners[count] = own[start], text
+            count += 1
+        beyond = max(beyond, stop)
+    return runs[:count], owners[:count]
+
+
+@njit(cache=True)
+def _all_runs(hashes, offsets, num_words):
+    """(hash, text, first word) of every run of num_words words."""
+    runs, texts = np.empty(len(hashes), np.uint64), np.empty(len(hashes), np.int64)
+    places, count = np.empty(len(hashes), np.int64), 0
+    for text in range(len(offsets) - 1):
+        own = rolled_hashes(hashes[offsets[text] : offsets[text + 1]], num_words)
+        runs[count : count + len(own)] = own
+        texts[count : count + len(own)] = text
+        places[count : count + len(own)] = np.arange(len(own))
+        count += len(own)
+    return runs[:count], texts[:count], places[:count]

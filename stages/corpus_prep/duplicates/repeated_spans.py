@@ -5,9 +5,9 @@
     spans.count()                                           # one partition in memory at a time
     for batch in batches: spans.find(batch["text"])         # second pass: what to cut out of each document
 
-A line ends at a line feed, a paragraph at an empty line. Two spans are equal if their characters are, up to the
-amount of white space between them. Hashes have 64 bits: among ten thousand million spans a collision is expected
-with a chance of one in four for the whole corpus.
+A line ends at a line feed, a paragraph at an empty line. Two spans are equal if their characters are, up to
+the amount of white space between them. Hashes have 64 bits: among ten thousand million spans a collision is
+expected with a chance of one in four for the whole corpus.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _BASIS, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
 @dataclass(frozen=True)
 class Spans:
-    """Spans of a batch of texts: text int64 (place in the batch), begin and end int64 (bytes in that text), sorted."""
+    """Spans of a batch of texts: text int64 (place in the batch), begin and end int64 (bytes in that text),
+    sorted."""
 
     text: NDArray[np.int64]
     begin: NDArray[np.int64]
@@ -91,7 +92,7 @@ class RepeatedSpans:
     """Two passes over the same texts in the same order; see the module."""
 
     def __init__(self, folder: Path, unit: Unit, min_characters: int, more_than_documents: int) -> None:
-        """Shorter spans than min_characters are left alone, and so are those in at most more_than_documents."""
+        """Spans shorter than min_characters, or in at most more_than_documents, are left alone."""
         self.files = create_hash_files(folder)
         self.unit: Unit = unit
         self.min_characters = min_characters
@@ -128,24 +129,23 @@ class RepeatedSpans:
 def split_spans(
     texts: pa.Array, unit: Unit, min_characters: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
-    """(text, begin, end, hash) of every line or paragraph with at least min_characters that are no white space.
+    """(text, begin, end, hash) of every line or paragraph with at least min_characters that are no white
+    space.
 
-    A span reaches to the beginning of the line on which the next one begins, so that cutting it out leaves no empty
-    line and takes no indentation away.
+    A span reaches to the beginning of the line on which the next one begins, so that cutting it out leaves no
+    empty line and takes no indentation away.
     """
     data, bounds = text_buffers(texts)
-    room = 1024
-    while True:
-        places, hashes = np.empty((3, room), np.int64), np.empty(room, np.uint64)
-        count = _split_spans(data, bounds, unit == "paragraph", min_characters, places, hashes)
-        if count <= room:
-            return places[0, :count], places[1, :count], places[2, :count], hashes[:count]
-        room = count
+    # Each span has so many bytes and, but for the last one, a line feed. Pages not used cost nothing.
+    room = int(bounds[-1] - bounds[0]) // (max(1, min_characters) + 1) + len(texts)
+    places, hashes = np.empty((3, room), np.int64), np.empty(room, np.uint64)
+    count = _split_spans(data, bounds, unit == "paragraph", min_characters, places, hashes)
+    return places[0, :count], places[1, :count], places[2, :count], hashes[:count]
 
 
 @njit(cache=True)
 def _split_spans(data, bounds, paragraphs, min_characters, places, hashes):
-    """Fill `places` [3, room] and `hashes`; returns how many spans there are, which may be more than fit."""
+    """Fill `places` [3, room] and `hashes`; returns how many spans there are."""
     count = 0
     for text in range(len(bounds) - 1):
         start, stop = bounds[text], bounds[text + 1]
@@ -158,14 +158,10 @@ def _split_spans(data, bounds, paragraphs, min_characters, places, hashes):
             ended = feeds >= (2 if paragraphs else 1) or place == stop
             if (ended and not blank) or place == stop:
                 end = stop if place == stop else line
-                if characters >= min_characters and characters > 0:
-                    if count < len(hashes):
-                        places[0, count], places[1, count], places[2, count] = (
-                            text,
-                            begin - start,
-                            end - start,
-                        )
-                        hashes[count] = finished(state)
+                if characters >= max(1, min_characters):
+                    places[0, count], places[1, count] = text, begin - start
+                    places[2, count] = end - start
+                    hashes[count] = finished(state)
                     count += 1
                 begin, state, characters, space = end, _BASIS, 0, False
             if byte == 10:

@@ -40,7 +40,7 @@ class RowFile:
             np.ascontiguousarray(rows, self.dtype).tofile(file)
 
     def read(self, rows: NDArray[np.integer]) -> NDArray:
-        """[n, width] of the given row numbers, in any order and with repeats; memory is theirs and one run's."""
+        """[n, width] of the given row numbers, in any order and with repeats."""
         wanted, places = np.unique(rows, return_inverse=True)
         found = np.empty((len(wanted), self.width), self.dtype)
         wanted = wanted.astype(np.int64)

@@ -1,17 +1,19 @@
-"""Every candidate pair is verified: by its 112 equal or unequal hashes, and where that is close, by the texts.
+"""Every candidate pair is verified: by its 112 hashes, and where that is close, by the texts.
 
 The share of equal MinHashes estimates the Jaccard similarity with a standard deviation of at most 0.047 (112
-hashes; 0.042 at 0.72). Within 0.1 of the threshold the sets of word 5-grams decide, which are made of the texts of
-those documents only, in one more streamed pass.
+hashes; 0.042 at 0.72). Within 0.1 of the threshold the sets of word 5-grams decide, which are made of the
+texts of those documents only, in one more streamed pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numba import njit
 from numpy.typing import NDArray
 
@@ -24,10 +26,37 @@ PAIRS_AT_ONCE = 1 << 15
 GRAMS_AT_ONCE = 1 << 22
 
 FetchWords = Callable[[NDArray[np.int64]], Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]]
-"""Given ascending numbers of documents, yields (offsets int64 [k + 1], word hashes uint64) for batches of them, in
-order: what `word_hashes(texts)` gives for the texts of these documents. Reads no more than a batch at once."""
+"""Given ascending numbers of documents, yields (offsets int64 [k + 1], word hashes uint64) for batches of
+them, in order: what `word_hashes(texts)` gives for the texts of these documents. Reads no more than a batch
+at once."""
 
 _GRAM_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+
+def words_of_parquet(
+    paths: Sequence[Path],
+    column: str,
+    hash_words: Callable[[pa.Array], tuple[NDArray[np.int64], NDArray[np.uint64]]],
+) -> FetchWords:
+    """Fetches words of documents that are numbered by their rows in these files; memory holds one row group.
+
+    hash_words: texts (large_string) to (offsets int64 [texts + 1], word hashes uint64), as `word_hashes`.
+    """
+
+    def fetch(documents: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+        begin = 0
+        for path in paths:
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    end = begin + file.metadata.row_group(group).num_rows
+                    first, last = np.searchsorted(documents, (begin, end))
+                    if last > first:
+                        texts = file.read_row_group(group, [column])[column].cast(pa.large_string())
+                        chosen = pa.array(documents[first:last] - begin)
+                        yield hash_words(texts.combine_chunks().take(chosen))
+                    begin = end
+
+    return fetch
 
 
 @dataclass(frozen=True)
@@ -64,7 +93,8 @@ class VerificationCounts:
 
 
 def estimate_bounds(threshold: float, margin: float, num_hashes: int) -> tuple[int, int]:
-    """(least, sure): fewer equal hashes than `least` reject a pair, `sure` or more accept it, both by estimate."""
+    """(least, sure): fewer equal hashes than `least` reject a pair, `sure` or more accept it, both by
+    estimate."""
     least = int(np.ceil((threshold - margin) * num_hashes - 1e-9))
     sure = int(np.ceil((threshold + margin) * num_hashes - 1e-9))
     return max(1, least), min(num_hashes, max(sure, least))
@@ -99,8 +129,8 @@ def verify(
 ) -> tuple[Edges, VerificationCounts]:
     """The candidates whose Jaccard similarity reaches the threshold.
 
-    fetch: where the texts' words come from for the pairs within `margin`; without it the estimate decides alone, and
-    so it does for pairs with a document of an earlier build, whose text is not here.
+    fetch: where the texts' words come from for the pairs within `margin`; without it the estimate decides
+    alone, and so it does for pairs with a document of an earlier build, whose text is not here.
     """
     counts, accepted, close = VerificationCounts(), [], []
     margin = margin if fetch is not None else 0.0
@@ -145,7 +175,8 @@ def exact_similarities(
 
 
 def _write_gram_sets(documents: NDArray[np.int64], fetch: FetchWords, scratch: Path) -> NDArray[np.int64]:
-    """Write the sorted distinct 5-grams of each document; returns int64 [documents + 1] offsets into the file."""
+    """Write the sorted distinct 5-grams of each document; returns int64 [documents + 1] offsets into the
+    file."""
     sizes: list[NDArray[np.int64]] = []
     with scratch.open("wb") as file:
         for offsets, hashes in fetch(documents):
@@ -173,7 +204,8 @@ def _read_gram_sets(
 def gram_sets(
     offsets: NDArray[np.int64], hashes: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """(sorted distinct 5-gram hashes, how many per document int64). A shorter document is one gram of all its words."""
+    """(sorted distinct 5-gram hashes, how many per document int64). A shorter document is one gram of all its
+    words."""
     return _gram_sets(offsets, hashes, NGRAM_WORDS)
 
 

@@ -5,8 +5,8 @@ words are those that a reader takes for equal: case, accents, full-width forms a
 count, and all else between words is no more than a boundary. So a copied sentence is found again whatever
 happened to its punctuation and white space.
 
-The trick for speed: what a character is, and what it is folded to, is looked up in two tables with an entry per
-code point; the hash is built while the characters are read, so no word ever exists as a Python object.
+The trick for speed: what a character is, and what it is folded to, is looked up in two tables with an entry
+per code point; the hash is built while the characters are read, so no word ever exists as a Python object.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _MIX_1, _MIX_2 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 class Words:
     """Words of the texts of a batch, text after text.
 
-    offsets: int64 [texts + 1], where each text's words begin. hashes: uint64 [words]. begins, ends: int64 [words],
-    bytes from the beginning of the word's own text.
+    offsets: int64 [texts + 1], where each text's words begin. hashes: uint64 [words]. begins, ends: int64
+    [words], bytes from the beginning of the word's own text.
     """
 
     offsets: NDArray[np.int64]
@@ -58,9 +58,11 @@ def split_words(texts: pa.Array) -> Words:
 
 
 def text_buffers(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The UTF-8 bytes of an array of texts and int64 [texts + 1] bounds into them, without a copy where possible."""
+    """The UTF-8 bytes of an array of texts and int64 [texts + 1] bounds into them, without a copy where
+    possible."""
     texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    texts = texts.cast(pa.large_string()) if texts.type != pa.large_string() else texts
+    if texts.type not in {pa.large_string(), pa.large_binary()}:
+        texts = texts.cast(pa.large_string())
     texts = texts.fill_null("") if texts.null_count else texts
     if len(texts) == 0:
         return np.zeros(0, np.uint8), np.zeros(1, np.int64)

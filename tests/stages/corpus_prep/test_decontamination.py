@@ -90,7 +90,9 @@ def test_an_empty_index_finds_nothing() -> None:
     assert ContaminationIndex([]).find(QUESTION) is None
 
 
-CHINESE = "小明有十二个苹果，他先给了小红三个，又从树上摘了五个，最后把剩下的平均分给两个弟弟，每个弟弟得到几个？"
+CHINESE = (
+    "小明有十二个苹果，他先给了小红三个，又从树上摘了五个，最后把剩下的平均分给两个弟弟，每个弟弟得到几个？"
+)
 RIGHT = "Each of the two brothers gets seven apples and none are left over at the end of it"
 
 
@@ -114,7 +116,11 @@ def test_every_planted_leak_is_found(question: str, disguise: str) -> None:
     rng = random.Random(1)
     items = [(f"other {i}", " ".join(f"w{rng.randrange(500)}" for _ in range(40))) for i in range(50)]
     index = ContaminationIndex([*items, ("q", f"{question} {RIGHT}"), ("q", question)])
-    planted = (f"{question} {RIGHT}", question, question[len(question) // 4 :])  # full item, question, most of it
+    planted = (
+        f"{question} {RIGHT}",
+        question,
+        question[len(question) // 4 :],
+    )  # full item, question, most of it
     for leak in planted:
         filler = " ".join(f"f{rng.randrange(500)}" for _ in range(100))
         text = f"{filler}. {_disguises(leak)[disguise]} {filler}"
@@ -124,7 +130,13 @@ def test_every_planted_leak_is_found(question: str, disguise: str) -> None:
 def test_a_batch_tells_document_item_run_and_share() -> None:
     half = " ".join(QUESTION.split()[:10])
     index = ContaminationIndex([("zh", CHINESE), ("q", QUESTION), ("short", "Count the stones of one well")])
-    texts = ["clean", f"{QUESTION} and {CHINESE}", None, half, "count the stones of one well, count the stones"]
+    texts = [
+        "clean",
+        f"{QUESTION} and {CHINESE}",
+        None,
+        half,
+        "count the stones of one well, count the stones",
+    ]
     leaks = index.find_batch(pa.array(["cut off", *texts], pa.large_string())[1:])
     found = list(zip(leaks.document.tolist(), leaks.item.tolist(), leaks.longest_run.tolist(), strict=True))
     num_characters = sum(c.isalnum() for c in CHINESE)
@@ -152,3 +164,8 @@ def test_the_length_of_a_chinese_run_is_its_own_setting() -> None:
     assert ContaminationIndex([("q", QUESTION)], LeakRules(long_run_characters=20)).find(
         " ".join(QUESTION.split()[:13])
     )
+
+
+def test_lone_surrogates_are_no_obstacle() -> None:
+    index = ContaminationIndex([("q", f"\ud800 {QUESTION}")])
+    assert index.find(f"before \udfff {QUESTION}") is not None

@@ -1,4 +1,4 @@
-"""Plain references: words by a regular expression, MinHash and Jaccard with Python sets; texts from a seed."""
+"""Plain references: words by a regular expression, MinHash and Jaccard with Python sets; made texts."""
 
 from __future__ import annotations
 

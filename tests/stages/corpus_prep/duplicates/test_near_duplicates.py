@@ -1,4 +1,5 @@
-"""Near-duplicates against exact Jaccard by Python sets, on texts with planted duplicates; every step by itself."""
+"""Near-duplicates against exact Jaccard by Python sets, on texts with planted duplicates; every step by
+itself."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from stages.corpus_prep.duplicates.candidates import MAX_ALL_PAIRS
+from stages.corpus_prep.duplicates.candidates import MAX_ALL_PAIRS, MAX_LEADERS
 from stages.corpus_prep.duplicates.clusters import (
     TRAIN_ONLY,
     choose_survivors,
@@ -20,7 +23,7 @@ from stages.corpus_prep.duplicates.clusters import (
 )
 from stages.corpus_prep.duplicates.minhash_bands import band_hashes, candidate_probability, s_curve
 from stages.corpus_prep.duplicates.near_duplicates import NearDuplicates, NearDuplicateSettings
-from stages.corpus_prep.duplicates.verification import Edges, exact_similarities
+from stages.corpus_prep.duplicates.verification import Edges, exact_similarities, words_of_parquet
 
 THRESHOLD = 0.72
 
@@ -93,6 +96,21 @@ def test_exact_similarities_are_those_of_python_sets(corpus, make_text, perturb,
     assert not (tmp_path / "grams").exists()
 
 
+def test_words_are_fetched_from_the_row_groups_that_hold_them(tmp_path: Path) -> None:
+    texts = [f"text number {number}" for number in range(25)]
+    for name, part in (("a", texts[:12]), ("b", texts[12:])):
+        pq.write_table(pa.table({"text": part}), tmp_path / name, row_group_size=5)
+    seen: list[list[str]] = []
+
+    def hash_words(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(array.to_pylist())
+        return np.arange(len(array) + 1), np.zeros(len(array), np.uint64)
+
+    fetch = words_of_parquet([tmp_path / "a", tmp_path / "b"], "text", hash_words)
+    assert len(list(fetch(np.array([0, 4, 11, 12, 24])))) == 4
+    assert seen == [[texts[0], texts[4]], [texts[11]], [texts[12]], [texts[24]]]
+
+
 def test_a_pair_is_found_although_the_first_of_its_bucket_is_a_stranger(tmp_path: Path) -> None:
     # All share the first band; documents 1 and 2 share nothing with document 0 beyond it.
     rng = np.random.default_rng(0)
@@ -122,6 +140,31 @@ def test_a_huge_bucket_is_resolved_by_leaders_in_the_order_of_rank(tmp_path: Pat
     assert (text_of == text_of[survivors.keeper]).all()
     # A star on the bucket's first document would have verified the pairs of one text only.
     assert report.num_dropped == len(rows) - 12
+
+
+def test_strangers_that_share_boilerplate_stay_and_who_was_not_compared_is_counted(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 2**32, (MAX_LEADERS + 40, 112), np.uint32)
+    rows[:, :4] = 5
+    rows[-1, 4:] = rows[0, 4:]
+    survivors, report = _find(rows, tmp_path)
+    assert np.flatnonzero(~survivors.kept).tolist() == [len(rows) - 1]
+    assert report.candidates.num_unresolved == 39
+
+
+@pytest.mark.parametrize("size", [7, 1000])
+def test_batches_change_nothing(size: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.integers(0, 2**32, (400, 112), np.uint32)
+    rows[200:, :90] = rows[:200, :90]
+    rank = rng.permutation(400)
+    whole, _ = _find(rows, tmp_path / "whole", rank)
+    near = NearDuplicates(tmp_path / "parts")
+    for begin in range(0, 400, size):
+        near.add(rows[begin : begin + size])
+    parts, _ = near.find(rank)
+    assert parts.keeper.tobytes() == whole.keeper.tobytes()
+    assert parts.similarity.tobytes() == whole.similarity.tobytes()
+    assert whole.kept.sum() == 200
 
 
 def _find(rows, folder, rank=None, **settings):
