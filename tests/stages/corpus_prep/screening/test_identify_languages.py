@@ -12,7 +12,7 @@ from stages.corpus_prep.screening.identify_languages import identify_languages, 
 
 KNOWN = {
     "en": "The boat lay on the shore all winter, and nobody came to paint it or to look for its oars.",
-    "de": "Das Boot lag den ganzen Winter am Ufer, und niemand kam, um es zu streichen oder Ruder zu suchen.",
+    "de": "Das Boot lag den ganzen Winter am Ufer, und niemand kam, um es zu streichen. Das Dach war grün.",
     "fr": "Le bateau est resté tout l'hiver sur la rive, et personne n'est venu le peindre.",
     "es": "La barca pasó todo el invierno en la orilla y nadie vino a pintarla ni a buscar los remos.",
     "nl": "De boot lag de hele winter aan de oever en niemand kwam hem schilderen of naar de riemen zoeken.",
@@ -45,7 +45,8 @@ def test_without_the_model_scripts_decide() -> None:
     assert [found[one] for one in ("zh", "ja", "ko", "ru", "ar", "code", "en")] == [
         "zh", "ja", "ko", "ru", "ar", "code", "en"
     ]  # fmt: skip
-    assert found["uk"] == "ru" and found["de"] == found["el"] == "other"
+    assert (found["uk"], found["el"]) == ("ru", "other")
+    assert _of([f"{KNOWN['de']} " * 3], use_model=False) == ["other"]
 
 
 def test_texts_without_letters_have_no_language() -> None:
