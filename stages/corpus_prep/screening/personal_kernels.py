@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 WORD, NUMBER = 1, 2
 MIN_DIGITS, MIN_DIGITS_AFTER_PLUS = 11, 8
 
-_DELIMITER, _DIGIT, _HEX, _AT, _DOT, _COLON, _OTHER = range(7)
+_AT, _DOT, _COLON, _DIGIT, _DELIMITER = 1, 2, 4, 8, 16
 _PLUS, _MINUS, _SPACE, _OPEN, _CLOSE, _POINT = 43, 45, 32, 40, 41, 46
 
 
 def byte_classes() -> NDArray[np.uint8]:
-    """Byte -> its class. Everything that is not printable ASCII ends a word."""
+    """Byte -> its class, a bit; 0 for letters. Everything that is not printable ASCII ends a word."""
     classes = np.full(256, _DELIMITER, np.uint8)
-    classes[0x21:0x7F] = _OTHER
+    classes[0x21:0x7F] = 0
     classes[[ord(sign) for sign in "<>()[]{}\"',;|`"]] = _DELIMITER
-    classes[[ord(sign) for sign in "abcdefABCDEF"]] = _HEX
     classes[ord("0") : ord("9") + 1] = _DIGIT
     classes[ord("@")], classes[ord(".")], classes[ord(":")] = _AT, _DOT, _COLON
     return classes
@@ -46,14 +45,33 @@ def _number_end(data: NDArray[np.uint8], start: int, end: int) -> tuple[int, int
             separators = 0
             last = at + 1
         else:
-            separates = byte == _SPACE or byte == _MINUS  # noqa: PLR1714  (a tuple is slower here)
-            if after_plus and (byte == _OPEN or byte == _CLOSE or byte == _POINT):  # noqa: PLR1714
-                separates = True
+            separates = byte in (_SPACE, _MINUS) or (after_plus and byte in (_OPEN, _CLOSE, _POINT))
             separators += 1
             if separators > 2 or (not separates and at > start):
                 break
         at += 1
     return last, digits
+
+
+@njit(cache=True)
+def _may_be_address(data: NDArray[np.uint8], start: int, end: int, classes: NDArray[np.uint8]) -> bool:
+    """Whether a word has the signs of an e-mail address, or enough of those of an IP address."""
+    dots = colons = digits = 0
+    for at in range(start, end):
+        kind = classes[data[at]]
+        if kind == _AT:
+            return True
+        dots += kind == _DOT
+        colons += kind == _COLON
+        digits += kind == _DIGIT
+    return (dots >= 3 and digits >= 4) or (colons >= 2 and digits > 0)
+
+
+@njit(cache=True)
+def _note(found: NDArray[np.int64], count: int, text: int, start: int, end: int, what: int) -> int:
+    if count < len(found):
+        found[count, 0], found[count, 1], found[count, 2], found[count, 3] = text, start, end, what
+    return count + 1
 
 
 @njit(cache=True)
@@ -67,33 +85,24 @@ def find_candidates(
     count = 0
     for text in range(len(offsets) - 1):
         start, end = offsets[text], offsets[text + 1]
-        word, at_signs, dots, colons, digits = start, 0, 0, 0, 0
-        number_end = start
-        for at in range(start, end + 1):
-            kind = classes[data[at]] if at < end else np.uint8(_DELIMITER)
+        word, number_end, seen = start, start, 0
+        for at in range(start, end):
+            kind = classes[data[at]]
+            if kind == 0:  # most bytes are letters
+                continue
             if kind == _DELIMITER:
-                is_address = dots >= 3 and digits >= 4
-                if at_signs > 0 or is_address or (colons >= 2 and digits > 0):
-                    if count < len(found):
-                        found[count, 0], found[count, 1] = text, word
-                        found[count, 2], found[count, 3] = at, WORD
-                    count += 1
-                word, at_signs, dots, colons, digits = at + 1, 0, 0, 0, 0
-            elif kind == _DIGIT:
-                digits += 1
-                if at >= number_end:
-                    first = at - 1 if at > start and data[at - 1] == _PLUS else at
-                    number_end, length = _number_end(data, first, end)
-                    if length >= MIN_DIGITS or (first < at and length >= MIN_DIGITS_AFTER_PLUS):
-                        if count < len(found):
-                            found[count, 0], found[count, 1] = text, first
-                            # One byte more: a Chinese ID number may end in X.
-                            found[count, 2], found[count, 3] = min(number_end + 1, end), NUMBER
-                        count += 1
-            elif kind == _AT:
-                at_signs += 1
-            elif kind == _DOT:
-                dots += 1
-            elif kind == _COLON:
-                colons += 1
+                # Most words have none of the signs; only the others are looked at again.
+                if seen & ~_DIGIT and _may_be_address(data, word, at, classes):
+                    count = _note(found, count, text, word, at, WORD)
+                word, seen = at + 1, 0
+                continue
+            seen |= kind
+            if kind == _DIGIT and at >= number_end:
+                first = at - 1 if at > start and data[at - 1] == _PLUS else at
+                number_end, length = _number_end(data, first, end)
+                if length >= MIN_DIGITS or (first < at and length >= MIN_DIGITS_AFTER_PLUS):
+                    # One byte more: a Chinese ID number may end in X.
+                    count = _note(found, count, text, first, min(number_end + 1, end), NUMBER)
+        if seen & ~_DIGIT and _may_be_address(data, word, end, classes):
+            count = _note(found, count, text, word, end, WORD)
     return count
