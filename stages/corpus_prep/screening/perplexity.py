@@ -1,7 +1,7 @@
 """How surprising a text is to somebody who has read the user's own good text: a character n-gram model.
 
-Interpolated Kneser-Ney (Kneser and Ney 1995; Chen and Goodman 1999, eq. 2.3 to 2.6, one discount an order) over
-characters, so that it needs no words and serves Chinese and English alike. CCNet (arXiv 1911.00359) chooses
+Interpolated Kneser-Ney (Kneser and Ney 1995; Chen and Goodman 1999), one discount an order, over characters:
+it needs no words and serves Chinese and English alike. CCNet (arXiv 1911.00359) chooses
 web text by the perplexity of such a model. Low is usual, high is odd; the threshold is the user's.
 """
 
@@ -25,6 +25,8 @@ from stages.corpus_prep.screening.text_buffers import text_buffers
 from stages.runtime.errors import UserError
 
 ORDER = 5
+WINDOW_BYTES = 500
+"""Read at the beginning, the middle and the end of each text: the look-ups wait for memory."""
 MAX_TRAINING_CHARACTERS = 2_000_000
 """Keeps the tables below 200 MB; later text is not read."""
 MIN_TRAINING_CHARACTERS = 10_000
@@ -45,21 +47,23 @@ class CharacterModel:
     uniform: float
 
     def perplexity(self, texts: pa.LargeStringArray) -> pa.FloatArray:
-        """Per character [N], over three windows of 1,500 bytes; null for empty texts."""
+        """Per character [N], over three windows; null for empty texts."""
         data, offsets = text_buffers(texts)
         parts = (self.grams, self.contexts, self.discounts, self.uniform)
-        bits, characters = bits_of_windows(data, window_spans(data, offsets), *parts)
+        spans = window_spans(data, offsets, WINDOW_BYTES)
+        bits, characters = bits_of_windows(data, spans, *parts)
         per_character = bits / np.maximum(characters, 1) / FIXED_POINT
         return pa.array(np.round(np.exp2(per_character), _DIGITS).astype(np.float32), mask=characters == 0)
 
 
 def train_character_model(batches: Iterable[pa.LargeStringArray], order: int = ORDER) -> CharacterModel:
-    """Count the n-grams of good text, of at most MAX_TRAINING_CHARACTERS. Raises UserError with too little."""
+    """Count the n-grams of good text, the first MAX_TRAINING_CHARACTERS. Raises UserError."""
     points = _points(batches)
     num_characters = int((points != BOUNDARY).sum())
     if num_characters < MIN_TRAINING_CHARACTERS:
         raise UserError(
-            f"a perplexity needs {MIN_TRAINING_CHARACTERS:,} characters of good text; there are {num_characters:,}",
+            f"a perplexity needs {MIN_TRAINING_CHARACTERS:,} characters of good text;"
+            f" there are {num_characters:,}",
             hint="add to corpus_prep.good_text",
         )
     return count_ngrams(points, order)

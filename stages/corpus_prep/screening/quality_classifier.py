@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -107,7 +108,7 @@ def _features(batches: Iterable[pa.LargeStringArray]) -> tuple[NDArray[np.int64]
     ends = [0]
     for texts in batches:
         data, offsets = text_buffers(texts)
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+        for start, end in pairwise(offsets):
             count = hash_features(data, start, end, word_kinds(), NUM_FEATURES - 1, out)
             found.append(out[:count].copy())
             ends.append(ends[-1] + count)

@@ -56,24 +56,26 @@ def test_texts_without_letters_have_no_language() -> None:
 
 
 class _Scripted:
-    """Says German of windows with an umlaut, else English; remembers what it was asked."""
+    """Says German of texts with umlauts, else English; remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
     def detect(self, text: str, *, model: str, k: int) -> list[dict[str, Any]]:
         self.asked.append(text)
-        return [{"lang": "de" if "ü" in text else "en", "score": 0.9}]
+        german = text.count("ü") / text.count(" ")
+        return [{"lang": "de" if german > 0.05 else "en", "score": 0.9}]
 
 
 def test_beginning_middle_and_end_are_asked() -> None:
     model = _Scripted()
-    header, body = "Sign in or register. " * 40, "Das Tor stand über Nacht offen. Die Kühe waren fort. "
+    header, body = "Sign in or register. " * 40, "Über Nacht für Kühe geöffnet. Die Kühe waren fort. "
     texts = pa.array([header + body * 300, KNOWN["zh"]], pa.large_string())
     found = identify_languages(texts, model)
     assert found["language"].to_pylist() == ["de", "zh"]
-    assert len(model.asked) == 3  # nothing about the Chinese text
-    assert found["language_score"][0].as_py() == pytest.approx(0.6)
+    assert len(model.asked) == 1  # nothing about the Chinese text
+    assert "Sign in" in model.asked[0] and model.asked[0].count("Kühe") > 10
+    assert found["language_score"][0].as_py() == pytest.approx(0.9)
 
 
 def test_a_package_that_refuses_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,21 @@ from stages.corpus_prep.screening.quality_classifier import train_classifier
 from stages.runtime.errors import UserError
 
 ORDER = 3
-GOOD_WORDS = tuple("the river runs past the old mill and turns its wheel while the miller sleeps".split(" "))
-BAD_WORDS = tuple("click here buy now cheap best offer deal free ship order today win prize".split(" "))
+GOOD_WORDS = (
+    "the",
+    "river",
+    "runs",
+    "past",
+    "old",
+    "mill",
+    "and",
+    "turns",
+    "its",
+    "wheel",
+    "while",
+    "miller",
+)
+BAD_WORDS = ("click", "here", "buy", "now", "cheap", "best", "offer", "deal", "free", "ship", "order", "win")
 
 
 def _texts(words: tuple[str, ...], number: int, seed: int, length: int = 40) -> list[str]:
