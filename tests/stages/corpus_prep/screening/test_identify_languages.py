@@ -38,6 +38,7 @@ def _of(texts: list[str], **options: Any) -> list[str]:
 def test_known_languages() -> None:
     assert _of(list(KNOWN.values())) == list(KNOWN)
     assert _of([f"{text}\n" * 120 for text in KNOWN.values()]) == list(KNOWN)
+    assert _of([KNOWN["fr"].upper(), KNOWN["en"].upper()]) == ["fr", "en"]
 
 
 def test_without_the_model_scripts_decide() -> None:
@@ -74,7 +75,7 @@ def test_beginning_middle_and_end_are_asked() -> None:
     found = identify_languages(texts, model)
     assert found["language"].to_pylist() == ["de", "zh"]
     assert len(model.asked) == 1  # nothing about the Chinese text
-    assert "Sign in" in model.asked[0] and model.asked[0].count("Kühe") > 10
+    assert "Sign in" in model.asked[0] and model.asked[0].count("Kühe") > 5
     assert found["language_score"][0].as_py() == pytest.approx(0.9)
 
 
