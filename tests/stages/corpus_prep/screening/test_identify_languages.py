@@ -12,7 +12,7 @@ from stages.corpus_prep.screening.identify_languages import identify_languages, 
 
 KNOWN = {
     "en": "The boat lay on the shore all winter, and nobody came to paint it or to look for its oars.",
-    "de": "Das Boot lag den ganzen Winter am Ufer, und niemand kam, um es zu streichen oder Ruder zu suchen.",
+    "de": "Das Boot lag den ganzen Winter am Ufer, und niemand kam, um es zu streichen. Das Dach war grün.",
     "fr": "Le bateau est resté tout l'hiver sur la rive, et personne n'est venu le peindre.",
     "es": "La barca pasó todo el invierno en la orilla y nadie vino a pintarla ni a buscar los remos.",
     "nl": "De boot lag de hele winter aan de oever en niemand kwam hem schilderen of naar de riemen zoeken.",
@@ -38,6 +38,7 @@ def _of(texts: list[str], **options: Any) -> list[str]:
 def test_known_languages() -> None:
     assert _of(list(KNOWN.values())) == list(KNOWN)
     assert _of([f"{text}\n" * 120 for text in KNOWN.values()]) == list(KNOWN)
+    assert _of([KNOWN["fr"].upper(), KNOWN["en"].upper()]) == ["fr", "en"]
 
 
 def test_without_the_model_scripts_decide() -> None:
@@ -45,7 +46,8 @@ def test_without_the_model_scripts_decide() -> None:
     assert [found[one] for one in ("zh", "ja", "ko", "ru", "ar", "code", "en")] == [
         "zh", "ja", "ko", "ru", "ar", "code", "en"
     ]  # fmt: skip
-    assert found["uk"] == "ru" and found["de"] == found["el"] == "other"
+    assert (found["uk"], found["el"]) == ("ru", "other")
+    assert _of([f"{KNOWN['de']} " * 3], use_model=False) == ["other"]
 
 
 def test_texts_without_letters_have_no_language() -> None:
@@ -55,24 +57,26 @@ def test_texts_without_letters_have_no_language() -> None:
 
 
 class _Scripted:
-    """Says German of windows with an umlaut, else English; remembers what it was asked."""
+    """Says German of texts with umlauts, else English; remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
     def detect(self, text: str, *, model: str, k: int) -> list[dict[str, Any]]:
         self.asked.append(text)
-        return [{"lang": "de" if "ü" in text else "en", "score": 0.9}]
+        german = text.count("ü") / text.count(" ")
+        return [{"lang": "de" if german > 0.05 else "en", "score": 0.9}]
 
 
 def test_beginning_middle_and_end_are_asked() -> None:
     model = _Scripted()
-    header, body = "Sign in or register. " * 40, "Das Tor stand über Nacht offen. Die Kühe waren fort. "
+    header, body = "Sign in or register. " * 40, "Über Nacht für Kühe geöffnet. Die Kühe waren fort. "
     texts = pa.array([header + body * 300, KNOWN["zh"]], pa.large_string())
     found = identify_languages(texts, model)
     assert found["language"].to_pylist() == ["de", "zh"]
-    assert len(model.asked) == 3  # nothing about the Chinese text
-    assert found["language_score"][0].as_py() == pytest.approx(0.6)
+    assert len(model.asked) == 1  # nothing about the Chinese text
+    assert "Sign in" in model.asked[0] and model.asked[0].count("Kühe") > 5
+    assert found["language_score"][0].as_py() == pytest.approx(0.9)
 
 
 def test_a_package_that_refuses_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
