@@ -62,16 +62,17 @@ class KernelEncoder:
 
         self._encode, self._cache = encode_documents, new_cache(CACHE_LOG2_SLOTS)
         self._tables, self._ends = tables, (bos_id, eos_id)
-        self._dtype = token_dtype(tables.vocab_size)
+        self._room = np.empty(0, dtype=token_dtype(tables.vocab_size))
 
     def encode(self, texts: pa.Array) -> Encoded:
         """See `DocumentEncoder`. Raises UserError when the texts are no UTF-8."""
         text, starts = text_buffers(texts)
-        room = int(starts[-1] - starts[0]) + 2 * len(texts)  # a byte is one token at most
-        tokens = np.empty(room, dtype=self._dtype)
+        most = int(starts[-1] - starts[0]) + 2 * len(texts)  # a byte is one token at most
+        if most > len(self._room):
+            self._room = np.empty(most, dtype=self._room.dtype)
         offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-        count = self._encode(text, starts, self._tables, self._cache, *self._ends, tokens, offsets[1:])
-        return Encoded(tokens[:count], offsets)
+        count = self._encode(text, starts, self._tables, self._cache, *self._ends, self._room, offsets[1:])
+        return Encoded(self._room[:count].copy(), offsets)
 
 
 class LibraryEncoder:

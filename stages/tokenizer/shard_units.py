@@ -27,7 +27,7 @@ from data_contracts.tables import part_files
 from stages.tokenizer.document_encoder import DocumentEncoder, Encoded, token_dtype
 
 UNIT_BYTES = 32 << 20  # of text, or one row group
-BATCH_BYTES = 4 << 20  # of text that is decoded and encoded at once
+BATCH_BYTES = 2 << 20  # of text that is decoded and encoded at once
 BATCH_DOCUMENTS = 4096
 DOCUMENT = np.dtype([("key", "<u8"), ("num_tokens", "<i8"), ("num_bytes", "<i8")])
 """What is kept of a document besides its tokens."""
@@ -147,14 +147,17 @@ def encode_unit(documents: Path, unit: Unit, encoding: Encoding, scratch: Path) 
 
 
 def _read_batches(documents: Path, unit: Unit) -> Iterator[pa.RecordBatch]:
-    mean_bytes = max(1, unit.num_bytes // max(1, unit.num_documents))
+    """Documents of about `BATCH_BYTES` at a time: of books few, of poems many."""
     with pq.ParquetFile(documents / unit.file) as file:
-        yield from file.iter_batches(
-            batch_size=min(BATCH_DOCUMENTS, max(1, BATCH_BYTES // mean_bytes)),
-            row_groups=list(range(unit.first_group, unit.stop_group)),
-            columns=["doc_id", "language", "split", "text"],
-            use_threads=False,
-        )
+        for group in range(unit.first_group, unit.stop_group):
+            num_documents, num_bytes = _group_size(file.metadata.row_group(group))
+            some = BATCH_BYTES * num_documents // max(1, num_bytes)
+            yield from file.iter_batches(
+                batch_size=min(BATCH_DOCUMENTS, max(1, some)),
+                row_groups=[group],
+                columns=["doc_id", "language", "split", "text"],
+                use_threads=False,
+            )
 
 
 def _document_rows(batch: pa.RecordBatch, encoded: Encoded, seed: int) -> np.ndarray:

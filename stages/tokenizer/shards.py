@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
@@ -168,10 +169,13 @@ def _encode_units(
         session.log(f"going on after {done:,} of {total:,} documents that an earlier run encoded")
     factory = EncoderFactory(tokenizer, sum(unit.num_bytes for unit in missing))
     is_byte = np.array([tokenizer.is_byte(i) for i in range(tokenizer.vocab_size)])
+    of_thread = threading.local()
 
     def encode(unit: Unit) -> int:
+        if not hasattr(of_thread, "encoder"):
+            of_thread.encoder = factory.make()  # its table of known parts serves all units of the thread
         encoding = Encoding(
-            factory.make(),
+            of_thread.encoder,
             is_byte,
             tokenizer.bos_id,
             tokenizer.eos_id,

@@ -66,13 +66,19 @@ def test_documents_without_bos_are_refused(tmp_path: Path, write_shards: Write) 
         TokenShards(tmp_path, "train")
 
 
-def test_an_epoch_has_every_token_once_as_a_target(counting_shards: Path) -> None:
-    shards = TokenShards(counting_shards, "train")
-    batches = PackedBatches(shards, batch_size=1, context_tokens=16, seed=3)
+def targets_of_an_epoch(batches: PackedBatches) -> Counter[int]:
+    """How often each id is a target."""
     seen: Counter[int] = Counter()
     for _ in range(batches.rows_per_epoch):
         targets = batches.next_batch()["targets"]
         seen.update(targets[targets != IGNORED].tolist())
+    return seen
+
+
+def test_an_epoch_has_every_token_once_as_a_target(counting_shards: Path) -> None:
+    shards = TokenShards(counting_shards, "train")
+    batches = PackedBatches(shards, batch_size=1, context_tokens=16, seed=3)
+    seen = targets_of_an_epoch(batches)
     expected = Counter(shards.tokens.tolist())
     del expected[BOS]
     missing = expected - seen
@@ -190,10 +196,7 @@ def test_best_fit_rows_hold_every_token_once_and_cut_only_what_is_too_long(
 def test_best_fit_targets_are_the_documents(counting_shards: Path) -> None:
     shards = TokenShards(counting_shards, "train")
     batches = PackedBatches(shards, 1, 16, seed=3, best_fit=True)
-    seen: Counter[int] = Counter()
-    for _ in range(batches.rows_per_epoch):
-        targets = batches.next_batch()["targets"]
-        seen.update(targets[targets != IGNORED].tolist())
+    seen = targets_of_an_epoch(batches)
     expected = Counter(shards.tokens.tolist())
     del expected[BOS]
     assert seen == expected
