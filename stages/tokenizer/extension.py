@@ -34,6 +34,7 @@ from stages.whitebox.tokenizer import SPACE_MARK
 
 CONTROL = 3
 BASE_PAD_PIECE = "<pad>"  # the name that a model file means when it names none
+SPOKEN_FRACTION = 0.01  # a base with more merged pieces of a script was made for its languages
 SPARE_FRACTION = 1.1  # learn so many more than wanted: some are in the base already, some are dead
 
 
@@ -43,8 +44,8 @@ def extend_model(base: bytes, texts: Texts, vocab_size: int, scripts: Sequence[s
     The result puts no space before a text, whatever the base does: `extended.encode(" " + text)` is what the
     base made of `text`. So a text comes back as it was, and a conversation's parts can be put together.
 
-    Raises UserError when the base cannot be extended without loss, when it merges these scripts itself, or
-    when the texts do not fill the vocabulary.
+    Raises UserError when the base cannot be extended without loss, when it was made for these scripts, or when
+    the texts do not fill the vocabulary.
     """
     pieces = read_pieces(base)
     _check_base(base, pieces, scripts)
@@ -72,13 +73,13 @@ def extend_model(base: bytes, texts: Texts, vocab_size: int, scripts: Sequence[s
 def _check_base(base: bytes, pieces: Sequence[Piece], scripts: Sequence[str]) -> None:
     settings = read_settings(base)
     merged = Counter(s for p in pieces if p.kind == NORMAL and len(p.text) > 1 for s in scripts_of(p.text))
-    found = [script for script in scripts if merged[script]]
+    found = [script for script in scripts if merged[script] > SPOKEN_FRACTION * len(pieces)]
     problems = {
         "it is no BPE model": not settings.is_bpe,
         "it has no byte fallback, so characters would be lost": not settings.byte_fallback,
         "it rewrites text (its normalisation is not the identity)": settings.has_character_map,
         "it removes spaces": settings.remove_extra_whitespaces,
-        f"it has merged pieces of {', '.join(found)} itself, whose ids would change": bool(found),
+        f"it is made for {', '.join(found)} itself, and its ids would change": bool(found),
         "no scripts are named": not scripts,
     }
     for problem, is_so in problems.items():
