@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ class ImportedTokenizer(Tokenizer):
         self._bytes = [self._spell_name(i, added.get(i)) for i in range(self.vocab_size)]
         byte_of = {self._bytes[i]: i for i in range(self.vocab_size) if self.is_byte(i)}
         self._space_mark_ids = [byte_of.get(bytes([byte]), -1) for byte in SPACE_MARK.encode()]
+        self._spells_space_mark = not self.is_byte_level and -1 not in self._space_mark_ids
+        # A unigram model finds "<s>" and "<0x41>" in a text like any other piece: such names are cut in two.
+        finds_names = document["model"].get("type") == "Unigram"
+        self._names_in_text = _splitter(self._special) if finds_names else None
 
     @classmethod
     def from_files(cls, path: Path, roles: Path) -> ImportedTokenizer:
@@ -67,20 +72,24 @@ class ImportedTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, as `encode`."""
-        clean = [replace_lone_surrogates(text) for text in texts]
-        marks = not self.is_byte_level and -1 not in self._space_mark_ids
-        parts = [text.split(SPACE_MARK) if marks else [text] for text in clean]
-        encoded = self._library.encode_batch_fast(
-            [part for text in parts for part in text], add_special_tokens=False
-        )
-        rest = iter(encoded)
-        return [self._join([next(rest).ids for _ in text]) for text in parts]
+        segments = [self._segments(replace_lone_surrogates(text)) for text in texts]
+        plain = [part for parts in segments for part in parts if part != SPACE_MARK]
+        encoded = iter(self._library.encode_batch_fast(plain, add_special_tokens=False))
+        return [
+            [
+                token
+                for part in parts
+                for token in (self._space_mark_ids if part == SPACE_MARK else next(encoded).ids)
+            ]
+            for parts in segments
+        ]
 
-    def _join(self, parts: list[list[int]]) -> list[int]:
-        ids = list(parts[0])
-        for part in parts[1:]:
-            ids += self._space_mark_ids + part
-        return ids
+    def _segments(self, text: str) -> list[str]:
+        """Parts of the text that are encoded by themselves: usually one, the whole text."""
+        parts = re.split(f"({SPACE_MARK})", text) if self._spells_space_mark else [text]
+        if self._names_in_text is None:
+            return parts
+        return [piece for part in parts for piece in self._names_in_text.split(part)]
 
     def is_special(self, token_id: int) -> bool:
         """True for the special tokens of the imported file and for the markers of chat and tools."""
@@ -138,6 +147,12 @@ def kinds(component: Any) -> Iterator[str]:
         for key in ("normalizers", "pretokenizers", "decoders", "processors"):
             for inner in component.get(key) or ():
                 yield from kinds(inner)
+
+
+def _splitter(names: Iterable[str]) -> re.Pattern[str]:
+    """Matches nothing, behind the first character of each name and of each "<0x41>"."""
+    cuts = [f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})" for name in names if len(name) > 1]
+    return re.compile("|".join([r"(?<=<)(?=0x[0-9A-F]{2}>)", *cuts]))
 
 
 def _is_byte_name(name: str) -> bool:
