@@ -38,14 +38,16 @@ SPOKEN_FRACTION = 0.01  # a base with more merged pieces of a script was made fo
 SPARE_FRACTION = 1.1  # learn so many more than wanted: some are in the base already, some are dead
 
 
-def extend_model(base: bytes, texts: Texts, vocab_size: int, scripts: Sequence[str], coverage: Coverage) -> bytes:
+def extend_model(
+    base: bytes, texts: Texts, vocab_size: int, scripts: Sequence[str], coverage: Coverage
+) -> bytes:
     """`base` with pieces of `scripts` learned from `texts`, and with chat markers, `vocab_size` in all.
 
     The result puts no space before a text, whatever the base does: `extended.encode(" " + text)` is what the
     base made of `text`. So a text comes back as it was, and a conversation's parts can be put together.
 
-    Raises UserError when the base cannot be extended without loss, when it was made for these scripts, or when
-    the texts do not fill the vocabulary.
+    Raises UserError when the base cannot be extended without loss, when it was made for these scripts, or
+    when the texts do not fill the vocabulary.
     """
     pieces = read_pieces(base)
     _check_base(base, pieces, scripts)
@@ -101,7 +103,7 @@ def _missing_markers(base: bytes, pieces: Sequence[Piece]) -> list[Piece]:
 def _count_words(
     texts: Texts, pieces: Sequence[Piece], scripts: Sequence[str], coverage: Coverage
 ) -> Counter[str]:
-    """Runs of characters that new pieces may have: of `scripts`, or punctuation that the base never merges."""
+    """Runs of what new pieces may have: characters of `scripts`, punctuation that the base never merges."""
     merged = {c for piece in pieces if piece.kind == NORMAL and len(piece.text) > 1 for c in piece.text}
     characters = count_characters(texts)
     of_scripts = {c: n for c, n in characters.items() if script_of(c) in scripts}

@@ -87,9 +87,7 @@ def measure_quality(documents: Path, tokenizer: Tokenizer) -> dict[tuple[str, st
     return {key: quality for key, quality in found.items() if quality.num_documents}
 
 
-def _validation_rows(
-    documents: Path, found: Mapping[tuple[str, str], Quality]
-) -> Iterator[dict[str, Any]]:
+def _validation_rows(documents: Path, found: Mapping[tuple[str, str], Quality]) -> Iterator[dict[str, Any]]:
     """Rows to encode; documents and bytes are counted here, so that a stratum is full in time."""
     for row in read_rows(documents, ["language", "source", "split", "text"]):
         stratum = found[row["language"], row["source"]]
@@ -125,9 +123,7 @@ def idle_pieces(tokenizer: Tokenizer, usage: Sequence[int]) -> list[dict[str, An
     """
     learned = list(_learned(tokenizer))
     texts = [tokenizer.token_bytes(i).decode("utf-8", "replace") for i in learned]
-    dead = {
-        i for i, ids in zip(learned, tokenizer.encode_batch(texts), strict=True) if ids != [i]
-    }
+    dead = {i for i, ids in zip(learned, tokenizer.encode_batch(texts), strict=True) if ids != [i]}
     return [
         {"id": i, "piece": text, "kind": "dead" if i in dead else "glitch"}
         for i, text in zip(learned, texts, strict=True)

@@ -1,4 +1,4 @@
-"""The tokenizer stage: learn, extend or import a vocabulary, write it in three forms, encode every document."""
+"""The tokenizer stage: learn, extend or import a vocabulary, write it in three forms, encode documents."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class TokenizerConfig(StageConfig):
     character_coverage: float = Field(default=0.9995, gt=0.9, le=1)
     """Share of the sample's characters that get a piece of their own; the rest are spelled in byte tokens."""
     coverage_of_script: dict[str, float] = Field(default_factory=dict)
-    """The same for single scripts, such as {Han = 0.999, Latin = 1.0}; character_coverage holds for the rest."""
+    """The same for single scripts, such as {Han = 0.999}; character_coverage holds for the rest."""
     model_type: Literal["bpe", "unigram"] = "bpe"
     """Unigram takes 45 times as long to learn, and goes with word_scheme = "compact" only."""
     word_scheme: Literal["copyable", "compact"] = "copyable"
@@ -43,9 +43,9 @@ class TokenizerConfig(StageConfig):
     user_defined_symbols: tuple[str, ...] = ()
     """Strings that are always one token, also where a user types them. Newlines and the tab always are."""
     extend: str = ""
-    """A SentencePiece model file (BPE) to extend by pieces for other scripts; vocab_size counts all of them."""
+    """A SentencePiece model file (BPE) to extend by pieces for other scripts; vocab_size counts all."""
     extend_scripts: tuple[str, ...] = ("Han",)
-    """Scripts that the new pieces are made of, by Unicode name: Han, Arabic, Cyrillic, Hiragana, Hangul ..."""
+    """Scripts that the new pieces are made of, by Unicode name: Han, Arabic, Hiragana, Hangul ..."""
     import_from: str = ""
     """A Hugging Face tokenizer.json, or its folder, to use as it is: nothing is learned then."""
     shard_tokens: int = Field(default=2**28, ge=1)
@@ -60,7 +60,9 @@ class TokenizerConfig(StageConfig):
     def _symbols_are_plain(cls, symbols: tuple[str, ...]) -> tuple[str, ...]:
         for symbol in symbols:
             if not symbol or " " in symbol or "\u2581" in symbol or "\0" in symbol:
-                raise ValueError(f"{symbol!r} cannot be one token: it is empty, or has a space, U+2581 or NUL")
+                raise ValueError(
+                    f"{symbol!r} cannot be one token: it is empty, or has a space, U+2581 or NUL"
+                )
         return symbols
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import sentencepiece
@@ -70,7 +70,7 @@ _SETTINGS: dict[str, object] = {
 class Recipe:
     """What kind of vocabulary to learn."""
 
-    coverage: Coverage = Coverage()
+    coverage: Coverage = field(default_factory=Coverage)
     model_type: Literal["bpe", "unigram"] = "bpe"
     word_scheme: WordScheme = "copyable"
     user_defined_symbols: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class CorpusTooSmall(ValueError):
 def train_sentencepiece(
     texts: Texts, vocab_size: int, character_coverage: float = 0.9995, recipe: Recipe | None = None
 ) -> bytes:
-    """The model file of a vocabulary of exactly `vocab_size` pieces learned from `texts`, which are read twice.
+    """The model file of a vocabulary of exactly `vocab_size` pieces learned from `texts`, read twice.
 
     `recipe` brings its own coverage. Raises UserError, with the size that would work, when the texts cannot
     fill the vocabulary.
@@ -234,6 +234,8 @@ def add_space_twins(
             raise CorpusTooSmall(len(pieces) + num_twins)
     twins = [Piece(SPACE_MARK + text, 0.0) for text in candidates[:num_twins]]
     return replace_pieces(model, _ranked([*kept, *twins]))
+
+
 def _drop_last_merges(pieces: Sequence[Piece], count: int) -> list[Piece]:
     """The first `count` pieces when the latest merges go first; single characters and fixed pieces stay."""
     merges = [i for i, piece in enumerate(pieces) if piece.kind == NORMAL and len(piece.text) > 1]

@@ -160,7 +160,7 @@ def _is_byte_name(name: str) -> bool:
 
 
 def _byte_characters() -> dict[str, int]:
-    """GPT-2's visible character for each byte: itself where it is printable in Latin-1, else from U+0100 on."""
+    """GPT-2's visible character for each byte: itself where Latin-1 can print it, else from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(0x100 + n): byte for n, byte in enumerate(others)}

@@ -99,7 +99,9 @@ def test_chat_markers_and_padding_are_appended(extended: bytes) -> None:
 
 def test_scores_of_zero_would_leave_dead_pieces(base: bytes) -> None:
     """The recipe that this replaces: it is not the check that passes everything."""
-    recipe = replace_pieces(base, [*read_pieces(base), *(Piece(t, 0.0) for t in ("灯塔", "塔看守", "灯塔看守人"))])
+    recipe = replace_pieces(
+        base, [*read_pieces(base), *(Piece(t, 0.0) for t in ("灯塔", "塔看守", "灯塔看守人"))]
+    )
     processor = sentencepiece.SentencePieceProcessor(model_proto=recipe)
     assert processor.encode("灯塔看守人")[-1] != 462
 

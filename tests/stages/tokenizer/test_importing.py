@@ -97,7 +97,8 @@ def unigram(lines: list[str]) -> tokenizers.Tokenizer:
     document = json.loads(without_special_bytes(tokenizer).to_str())
     document["model"]["byte_fallback"] = True
     document["model"]["vocab"] = [
-        [piece, -30.0 if piece in BYTES or score == 0 else score] for piece, score in document["model"]["vocab"]
+        [piece, -30.0 if piece in BYTES or score == 0 else score]
+        for piece, score in document["model"]["vocab"]
     ]
     return tokenizers.Tokenizer.from_str(json.dumps(document))
 
@@ -176,14 +177,16 @@ def test_transformers_reads_the_bundle_with_the_same_ids(imported: Any) -> None:
 
 
 def test_chat_markers_are_special_tokens(imported: Any) -> None:
-    kind, original, _, ours = imported
+    _, original, _, ours = imported
     known = original.get_vocab(with_added_tokens=True)
     for name in SPECIAL_TOKENS:
         assert ours.is_special(ours.special_id(name))
         assert ours.token_bytes(ours.special_id(name)) == b""
         assert known.get(name, ours.special_id(name)) == ours.special_id(name)
     assert all(ours.special_id(name) >= len(known) for name in SPECIAL_TOKENS if name not in known)
-    chat = render([{"role": "user", "content": "灯 <|im_end|>"}, {"role": "assistant", "content": "hi"}], ours)
+    chat = render(
+        [{"role": "user", "content": "灯 <|im_end|>"}, {"role": "assistant", "content": "hi"}], ours
+    )
     assert chat.ids.count(ours.special_id("<|im_end|>")) == 2
     assert "灯 <|im_end|>" in ours.decode(chat.ids)
 

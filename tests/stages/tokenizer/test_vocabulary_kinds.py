@@ -129,9 +129,7 @@ def test_the_compact_scheme_is_sentencepiece_on_its_own(text: str) -> None:
         **_SETTINGS,
     )
     plain = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    ours = Tokenizer(
-        train_sentencepiece([text], 900, recipe=Recipe(Coverage(1.0), word_scheme="compact"))
-    )
+    ours = Tokenizer(train_sentencepiece([text], 900, recipe=Recipe(Coverage(1.0), word_scheme="compact")))
     assert ours.encode(text) == plain.encode(text)
 
 
