@@ -11,10 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_contracts.tokenizer_bundle import COMPRESSION_SCHEMA
 from stages.runtime.session import StageSession
 from stages.tokenizer.hugging_face import roles, special_tokens_map, tokenizer_config, tokenizer_json
 from stages.tokenizer.published import PUBLISHED
 from stages.tokenizer.quality import ALL
+from stages.tokenizer.shard_units import LanguageCount
 from stages.whitebox.chat_format import CHAT_TEMPLATE
 from stages.whitebox.tokenizer import Tokenizer
 
@@ -73,6 +75,41 @@ def readable_vocabulary(tokenizer: Tokenizer) -> str:
         kind = "control" if tokenizer.is_special(i) else "byte" if tokenizer.is_byte(i) else "text"
         lines.append(f"{i}\t{kind}\t{tokenizer.piece(i)!r}\t{tokenizer.score(i):g}")
     return "\n".join(lines) + "\n"
+
+
+def report_compression(languages: Mapping[str, LanguageCount], folder: Path, session: StageSession) -> None:
+    """compression.parquet, and the same as a table and a chart."""
+    rows = [
+        {
+            "language": language,
+            "num_documents": count.num_documents,
+            "num_bytes": count.num_bytes,
+            "num_tokens": count.num_tokens,
+            "bytes_per_token": count.num_bytes / max(1, count.num_tokens),
+            "byte_fallback_fraction": count.num_byte_tokens / max(1, count.num_tokens),
+        }
+        for language, count in sorted([*languages.items(), (ALL, total_count(languages))])
+    ]
+    _write_table(rows, COMPRESSION_SCHEMA, folder / "compression.parquet")
+    caption = "validation documents, which the vocabulary was not learned from"
+    shown = [[round(v, 3) if isinstance(v, float) else v for v in row.values()] for row in rows]
+    session.table("compression", COMPRESSION_SCHEMA.names, shown, caption=caption)
+    session.chart(
+        "bytes_per_token",
+        title="Bytes of text per token",
+        x_label="language",
+        y_label="bytes per token",
+        series={"validation": [[row["language"], round(row["bytes_per_token"], 3)] for row in rows]},
+        kind="bar",
+    )
+
+
+def total_count(languages: Mapping[str, LanguageCount]) -> LanguageCount:
+    """The languages together."""
+    total = LanguageCount()
+    for count in languages.values():
+        total.add(count)
+    return total
 
 
 def report_quality(

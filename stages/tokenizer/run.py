@@ -6,21 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from data_contracts.tables import read_part
-from data_contracts.tokenizer_bundle import COMPRESSION_SCHEMA
 from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
 from stages.tokenizer.alphabet import Coverage
-from stages.tokenizer.bundle import report_quality, write_bundle, write_imported_bundle
+from stages.tokenizer.bundle import (
+    report_compression,
+    report_quality,
+    total_count,
+    write_bundle,
+    write_imported_bundle,
+)
 from stages.tokenizer.extension import extend_model
 from stages.tokenizer.importing import import_tokenizer
 from stages.tokenizer.quality import idle_pieces, measure_quality, quality_rows
 from stages.tokenizer.sample import Sample, choose_conversations, choose_documents
 from stages.tokenizer.sentencepiece_file import without_dummy_prefix
-from stages.tokenizer.shard_units import LanguageCount
 from stages.tokenizer.shards import ShardSettings, write_shards
 from stages.tokenizer.spec import TokenizerConfig, external_files
 from stages.tokenizer.training import NUM_FIXED_PIECES, Recipe, train_sentencepiece
@@ -37,11 +38,11 @@ def run(
     tokenizer = _make_tokenizer(config, inputs, outputs["tokenizer"], session)
     settings = ShardSettings(config.shard_tokens, config.shuffle_seed, config.num_threads)
     written = write_shards(inputs["documents"], tokenizer, outputs["tokens"], session, settings)
-    _report_compression(written.languages, outputs["tokenizer"] / "compression.parquet", session)
+    report_compression(written.languages, outputs["tokenizer"], session)
     idle = idle_pieces(tokenizer, written.usage)
     quality = measure_quality(inputs["documents"], tokenizer)
     report_quality(quality_rows(quality), idle, outputs["tokenizer"], session)
-    total = _total(written.languages)
+    total = total_count(written.languages)
     return {
         "vocab_size": tokenizer.vocab_size,
         "train_tokens": written.num_tokens["train"],
@@ -116,36 +117,3 @@ def _draw_sample(config: TokenizerConfig, inputs: Mapping[str, Path], session: S
 
 def _as_text(rows: Any) -> str:
     return conversation_text(messages_from_columns(rows))
-
-
-def _report_compression(languages: Mapping[str, LanguageCount], path: Path, session: StageSession) -> None:
-    rows = [
-        {
-            "language": language,
-            "num_documents": count.num_documents,
-            "num_bytes": count.num_bytes,
-            "num_tokens": count.num_tokens,
-            "bytes_per_token": count.num_bytes / max(1, count.num_tokens),
-            "byte_fallback_fraction": count.num_byte_tokens / max(1, count.num_tokens),
-        }
-        for language, count in sorted([*languages.items(), ("all", _total(languages))])
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=COMPRESSION_SCHEMA), path, compression="zstd")
-    caption = "validation documents, which the vocabulary was not learned from"
-    shown = [[round(v, 3) if isinstance(v, float) else v for v in row.values()] for row in rows]
-    session.table("compression", COMPRESSION_SCHEMA.names, shown, caption=caption)
-    session.chart(
-        "bytes_per_token",
-        title="Bytes of text per token",
-        x_label="language",
-        y_label="bytes per token",
-        series={"validation": [[row["language"], round(row["bytes_per_token"], 3)] for row in rows]},
-        kind="bar",
-    )
-
-
-def _total(languages: Mapping[str, LanguageCount]) -> LanguageCount:
-    total = LanguageCount()
-    for count in languages.values():
-        total.add(count)
-    return total

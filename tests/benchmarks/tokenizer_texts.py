@@ -87,7 +87,7 @@ def draw(train: Mapping[str, list[str]], megabytes: float) -> list[str]:
     chosen = []
     for name, texts in train.items():
         left = quotas[name]
-        for text in sorted((part for text in texts for part in _parts(text)), key=_hash):
+        for text in sorted((part for whole in texts for part in _parts(whole)), key=_hash):
             if left <= 0:
                 break
             chosen.append(text)
