@@ -72,7 +72,7 @@ def script_of(character: str) -> str:
 
     The name's first word stands for the script: Python knows no others, and for letters the two agree.
     """
-    if not unicodedata.category(character).startswith(("L", "M")):
+    if not unicodedata.category(character).startswith(("L", "M", "Nl")):
         return "Common"
     first = unicodedata.name(character, "Common").split()[0]
     return _SCRIPT_OF_WORD.get(first, first.capitalize())

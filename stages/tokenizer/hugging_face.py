@@ -2,7 +2,7 @@
 
 SentencePiece merges, again and again, the two neighbours whose joint piece has the best score. Hugging Face's
 BPE wants a ranked list of pairs instead; every split of a piece into two pieces is such a pair, ranked by the
-piece.
+piece. A unigram model is a list of pieces and scores in both.
 
 Unlike the usual converters we write plain spaces into the vocabulary where SentencePiece has U+2581: no
 normaliser is needed, and a U+2581 in a text survives. Splits of one piece get different ranks here while
@@ -12,12 +12,16 @@ that could matter, finds no case.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stages.tokenizer.training import USER_DEFINED_SYMBOLS
+from stages.tokenizer.sentencepiece_file import read_pieces, read_settings
 from stages.whitebox.chat_format import CHAT_TEMPLATE, CHAT_TOKENS
-from stages.whitebox.tokenizer import BOS_PIECE, EOS_PIECE, PAD_PIECE, UNK_PIECE, Tokenizer
+from stages.whitebox.tokenizer import Tokenizer
+
+USER_DEFINED = 4  # the kind of a piece in a model file
+NEVER_CHOSEN = -1e6
+"""Score of what is no text. Hugging Face looks for "<0x41>" and "<|pad|>" in a text like for any piece."""
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -29,26 +33,46 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         "added_tokens": [_added_token(tokenizer, i) for i in _added_ids(tokenizer)],
         "normalizer": None,
         "pre_tokenizer": None,
-        "post_processor": _begin_with_bos(tokenizer.bos_id),
+        "post_processor": begin_with_bos(tokenizer.piece(tokenizer.bos_id), tokenizer.bos_id),
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": UNK_PIECE,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": {tokenizer.piece(i): i for i in range(tokenizer.vocab_size)},
-            "merges": merges(tokenizer),
-        },
+        "model": _bpe(tokenizer) if read_settings(tokenizer.model_proto).is_bpe else _unigram(tokenizer),
     }
 
 
+def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": tokenizer.piece(tokenizer.unk_id),
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": True,
+        "ignore_merges": False,
+        "vocab": {tokenizer.piece(i): i for i in range(tokenizer.vocab_size)},
+        "merges": merges(tokenizer),
+    }
+
+
+def _unigram(tokenizer: Tokenizer) -> dict[str, Any]:
+    learned = frozenset(_mergeable(tokenizer))
+    scores = [tokenizer.score(i) if i in learned else NEVER_CHOSEN for i in range(tokenizer.vocab_size)]
+    return {
+        "type": "Unigram",
+        "unk_id": tokenizer.unk_id,
+        "byte_fallback": True,
+        "vocab": [[tokenizer.piece(i), score] for i, score in enumerate(scores)],
+    }
+
+
+def _user_defined(tokenizer: Tokenizer) -> frozenset[int]:
+    pieces = read_pieces(tokenizer.model_proto)
+    return frozenset(i for i, piece in enumerate(pieces) if piece.kind == USER_DEFINED)
+
+
 def _added_ids(tokenizer: Tokenizer) -> list[int]:
-    ids = range(tokenizer.vocab_size)
-    return [i for i in ids if tokenizer.is_special(i) or tokenizer.piece(i) in USER_DEFINED_SYMBOLS]
+    fixed = _user_defined(tokenizer)
+    return [i for i in range(tokenizer.vocab_size) if tokenizer.is_special(i) or i in fixed]
 
 
 def _added_token(tokenizer: Tokenizer, token_id: int) -> dict[str, Any]:
@@ -57,14 +81,15 @@ def _added_token(tokenizer: Tokenizer, token_id: int) -> dict[str, Any]:
     return {"id": token_id, "content": tokenizer.piece(token_id), **flags, "special": special}
 
 
-def _begin_with_bos(bos_id: int) -> dict[str, Any]:
-    bos = {"SpecialToken": {"id": BOS_PIECE, "type_id": 0}}
-    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+def begin_with_bos(name: str, token_id: int) -> dict[str, Any]:
+    """The post-processor that puts BOS before a text."""
+    bos = {"SpecialToken": {"id": name, "type_id": 0}}
+    first, second = ({"Sequence": {"id": part, "type_id": 0}} for part in "AB")
     return {
         "type": "TemplateProcessing",
         "single": [bos, first],
         "pair": [bos, first, second],
-        "special_tokens": {BOS_PIECE: {"id": BOS_PIECE, "ids": [bos_id], "tokens": [BOS_PIECE]}},
+        "special_tokens": {name: {"id": name, "ids": [token_id], "tokens": [name]}},
     }
 
 
@@ -81,17 +106,22 @@ def merges(tokenizer: Tokenizer) -> list[list[str]]:
 
 
 def _mergeable(tokenizer: Tokenizer) -> Iterator[int]:
+    fixed = _user_defined(tokenizer)
     for i in range(tokenizer.vocab_size):
-        if not (
-            tokenizer.is_special(i) or tokenizer.is_byte(i) or tokenizer.piece(i) in USER_DEFINED_SYMBOLS
-        ):
+        if not (tokenizer.is_special(i) or tokenizer.is_byte(i) or i in fixed):
             yield i
 
 
-def tokenizer_config() -> dict[str, Any]:
+def roles(tokenizer: Tokenizer) -> dict[str, str]:
+    """Role -> name of the special token of a SentencePiece model."""
+    ids = {"unk": tokenizer.unk_id, "bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    return {f"{role}_token": tokenizer.piece(i) for role, i in ids.items()}
+
+
+def tokenizer_config(roles: Mapping[str, str]) -> dict[str, Any]:
     """The content of `tokenizer_config.json`: roles of the special tokens, and the chat template."""
     return {
-        **special_tokens_map(),
+        **special_tokens_map(roles),
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
@@ -100,12 +130,7 @@ def tokenizer_config() -> dict[str, Any]:
     }
 
 
-def special_tokens_map() -> dict[str, Any]:
+def special_tokens_map(roles: Mapping[str, str]) -> dict[str, Any]:
     """The content of `special_tokens_map.json`."""
-    return {
-        "bos_token": BOS_PIECE,
-        "eos_token": EOS_PIECE,
-        "unk_token": UNK_PIECE,
-        "pad_token": PAD_PIECE,
-        "additional_special_tokens": list(CHAT_TOKENS),
-    }
+    order = [role for role in ("bos_token", "eos_token", "unk_token", "pad_token") if role in roles]
+    return {**{role: roles[role] for role in order}, "additional_special_tokens": list(CHAT_TOKENS)}

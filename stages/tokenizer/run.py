@@ -1,50 +1,48 @@
-"""The tokenizer stage: draw a sample, learn a vocabulary, write it in three forms, encode every document."""
+"""The tokenizer stage: learn, extend or import a vocabulary, write it in three forms, encode documents."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from data_contracts.tables import read_part
-from data_contracts.tokenizer_bundle import COMPRESSION_SCHEMA
 from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
-from stages.tokenizer.hugging_face import special_tokens_map, tokenizer_config, tokenizer_json
-from stages.tokenizer.packing_report import report_packing
-from stages.tokenizer.sample import (
-    choose_conversations,
-    choose_documents,
-    sampled_conversations,
-    sampled_documents,
+from stages.tokenizer.alphabet import Coverage
+from stages.tokenizer.bundle import (
+    report_compression,
+    report_quality,
+    total_count,
+    write_bundle,
+    write_imported_bundle,
 )
-from stages.tokenizer.shard_units import LanguageCount
+from stages.tokenizer.extension import extend_model
+from stages.tokenizer.importing import import_tokenizer
+from stages.tokenizer.quality import idle_pieces, measure_quality, quality_rows
+from stages.tokenizer.sample import Sample, choose_conversations, choose_documents
+from stages.tokenizer.sentencepiece_file import without_dummy_prefix
 from stages.tokenizer.shards import ShardSettings, write_shards
-from stages.tokenizer.spec import TokenizerConfig
-from stages.tokenizer.training import NUM_FIXED_PIECES, train_sentencepiece
-from stages.whitebox.chat_format import CHAT_TEMPLATE, conversation_text, messages_from_columns
+from stages.tokenizer.spec import TokenizerConfig, external_files
+from stages.tokenizer.training import NUM_FIXED_PIECES, Recipe, train_sentencepiece
+from stages.whitebox.chat_format import conversation_text, messages_from_columns
 from stages.whitebox.tokenizer import Tokenizer
 
 
 def run(
     config: TokenizerConfig, inputs: Mapping[str, Path], outputs: Mapping[str, Path], session: StageSession
 ) -> dict[str, float]:
-    """Learn the vocabulary and encode the corpus; returns bytes per token and its kin."""
+    """Make the vocabulary and encode the corpus; returns bytes per token and its kin."""
     splits = read_part(inputs["documents"], ["split"]).column("split").to_pylist()
     _check_splits(splits)
-    texts = _draw_sample(config, inputs, session)
-    tokenizer = Tokenizer(train_sentencepiece(texts, config.vocab_size, config.character_coverage))
-    _write_tokenizer(tokenizer, outputs["tokenizer"])
-    session.log(f"learned {tokenizer.vocab_size:,} pieces, sha256 {tokenizer.sha256[:12]}")
+    tokenizer = _make_tokenizer(config, inputs, outputs["tokenizer"], session)
     settings = ShardSettings(config.shard_tokens, config.shuffle_seed, config.num_threads)
     written = write_shards(inputs["documents"], tokenizer, outputs["tokens"], session, settings)
-    report_packing(outputs["tokens"], session)
-    _report_compression(written.languages, outputs["tokenizer"] / "compression.parquet", session)
-    total = _total(written.languages)
+    report_compression(written.languages, outputs["tokenizer"], session)
+    idle = idle_pieces(tokenizer, written.usage)
+    quality = measure_quality(inputs["documents"], tokenizer)
+    report_quality(quality_rows(quality), idle, outputs["tokenizer"], session)
+    total = total_count(written.languages)
     return {
         "vocab_size": tokenizer.vocab_size,
         "train_tokens": written.num_tokens["train"],
@@ -52,7 +50,45 @@ def run(
         "bytes_per_token": total.num_bytes / total.num_tokens,
         "byte_fallback_fraction": total.num_byte_tokens / total.num_tokens,
         "unused_pieces": int((written.usage[NUM_FIXED_PIECES:] == 0).sum()),
+        "glitch_pieces": sum(piece["kind"] == "glitch" for piece in idle),
+        "dead_pieces": sum(piece["kind"] == "dead" for piece in idle),
     }
+
+
+def _make_tokenizer(
+    config: TokenizerConfig, inputs: Mapping[str, Path], folder: Path, session: StageSession
+) -> Tokenizer:
+    files = external_files(config)
+    if config.import_from:
+        imported = import_tokenizer(files)
+        for warning in imported.warnings:
+            session.warn(warning)
+        write_imported_bundle(imported.tokenizer, imported.document, imported.roles, folder)
+        session.log(f"imported {imported.tokenizer.vocab_size:,} pieces from {config.import_from}")
+        return Tokenizer.from_folder(folder)
+    tokenizer = Tokenizer(_learn(config, inputs, files, folder, session))
+    write_bundle(tokenizer, folder)
+    session.log(f"learned {tokenizer.vocab_size:,} pieces, sha256 {tokenizer.sha256[:12]}")
+    return tokenizer
+
+
+def _learn(
+    config: TokenizerConfig,
+    inputs: Mapping[str, Path],
+    files: Mapping[str, Path],
+    folder: Path,
+    session: StageSession,
+) -> bytes:
+    """The model file; beside an extended one the base's, for who starts from its weights."""
+    texts = _draw_sample(config, inputs, session)
+    coverage = Coverage(config.character_coverage, config.coverage_of_script)
+    if not config.extend:
+        recipe = Recipe(coverage, config.model_type, config.word_scheme, config.user_defined_symbols)
+        return train_sentencepiece(texts, config.vocab_size, recipe=recipe)
+    base = files["extend"].read_bytes()
+    model = extend_model(base, texts, config.vocab_size, config.extend_scripts, coverage)
+    (folder / "base.model").write_bytes(without_dummy_prefix(base))
+    return model
 
 
 def _check_splits(splits: list[str]) -> None:
@@ -64,76 +100,20 @@ def _check_splits(splits: list[str]) -> None:
             )
 
 
-def _draw_sample(config: TokenizerConfig, inputs: Mapping[str, Path], session: StageSession) -> list[str]:
-    budget = int(config.sample_megabytes * 1e6)
+def _draw_sample(config: TokenizerConfig, inputs: Mapping[str, Path], session: StageSession) -> Sample:
+    budget = config.sample_bytes
     for_conversations = int(budget * config.conversation_fraction)
-    chosen = choose_documents(inputs["documents"], budget - for_conversations, config.max_document_bytes)
-    texts = list(sampled_documents(inputs["documents"], chosen))
-    drawn = choose_conversations(inputs["conversations"], for_conversations, _as_text)
-    texts += sampled_conversations(inputs["conversations"], drawn, _as_text)
-    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    documents, conversations = inputs["documents"], inputs["conversations"]
+    chosen = choose_documents(documents, budget - for_conversations, config.max_document_bytes)
+    drawn = choose_conversations(conversations, for_conversations, _as_text)
+    sample = Sample(documents, chosen, conversations, drawn, _as_text)
+    megabytes = sum(len(text.encode()) for text in sample) / 1e6
     session.log(
         f"learning {config.vocab_size:,} pieces from {megabytes:.1f} MB: {len(chosen):,} documents and "
         f"{len(drawn):,} conversations"
     )
-    return texts
+    return sample
 
 
 def _as_text(rows: Any) -> str:
     return conversation_text(messages_from_columns(rows))
-
-
-def _write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    (folder / "tokenizer.model").write_bytes(tokenizer.model_proto)
-    (folder / "tokenizer.vocab").write_text(readable_vocabulary(tokenizer), encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-    documents = {
-        "tokenizer.json": tokenizer_json(tokenizer),
-        "tokenizer_config.json": tokenizer_config(),
-        "special_tokens_map.json": special_tokens_map(),
-    }
-    for name, document in documents.items():
-        text = json.dumps(document, ensure_ascii=False, indent=1)
-        (folder / name).write_text(text + "\n", encoding="utf-8")
-
-
-def readable_vocabulary(tokenizer: Tokenizer) -> str:
-    """One line per id: id, kind, the piece as a Python string, score. For people; nothing reads it back."""
-    lines = ["id\tkind\tpiece\tscore"]
-    for i in range(tokenizer.vocab_size):
-        kind = "control" if tokenizer.is_special(i) else "byte" if tokenizer.is_byte(i) else "text"
-        lines.append(f"{i}\t{kind}\t{tokenizer.piece(i)!r}\t{tokenizer.score(i):g}")
-    return "\n".join(lines) + "\n"
-
-
-def _report_compression(languages: Mapping[str, LanguageCount], path: Path, session: StageSession) -> None:
-    rows = [
-        {
-            "language": language,
-            "num_documents": count.num_documents,
-            "num_bytes": count.num_bytes,
-            "num_tokens": count.num_tokens,
-            "bytes_per_token": count.num_bytes / max(1, count.num_tokens),
-            "byte_fallback_fraction": count.num_byte_tokens / max(1, count.num_tokens),
-        }
-        for language, count in sorted([*languages.items(), ("all", _total(languages))])
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=COMPRESSION_SCHEMA), path, compression="zstd")
-    caption = "validation documents, which the vocabulary was not learned from"
-    shown = [[round(v, 3) if isinstance(v, float) else v for v in row.values()] for row in rows]
-    session.table("compression", COMPRESSION_SCHEMA.names, shown, caption=caption)
-    session.chart(
-        "bytes_per_token",
-        title="Bytes of text per token",
-        x_label="language",
-        y_label="bytes per token",
-        series={"validation": [[row["language"], round(row["bytes_per_token"], 3)] for row in rows]},
-        kind="bar",
-    )
-
-
-def _total(languages: Mapping[str, LanguageCount]) -> LanguageCount:
-    total = LanguageCount()
-    for count in languages.values():
-        total.add(count)
-    return total

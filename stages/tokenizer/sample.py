@@ -101,3 +101,19 @@ def sampled_conversations(
     for row in read_rows(conversations, ["conversation_id", "messages"]):
         if row["conversation_id"] in chosen:
             yield as_text(row["messages"])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The chosen texts, read from the tables anew each time they are asked for: none stays in memory."""
+
+    documents: Path
+    chosen: Mapping[str, int]
+    conversations: Path
+    drawn: frozenset[str]
+    as_text: MessagesAsText
+
+    def __iter__(self) -> Iterator[str]:
+        """Texts of the documents, then of the conversations."""
+        yield from sampled_documents(self.documents, self.chosen)
+        yield from sampled_conversations(self.conversations, self.drawn, self.as_text)

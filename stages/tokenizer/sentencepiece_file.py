@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 NORMAL = 1
 _PIECES = 1  # field of the model
+_NORMALIZER = 3  # field of the model
+_DUMMY_PREFIX = 3  # field of the normaliser's settings
 _TEXT, _SCORE, _KIND = 1, 2, 3  # fields of a piece
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
@@ -129,3 +131,12 @@ def _numbers(message: bytes) -> dict[int, int]:
         for field, whole, content in _fields(message)
         if whole[0] & 7 == _VARINT
     }
+
+
+def without_dummy_prefix(model: bytes) -> bytes:
+    """The model file, told not to put a space before the text."""
+    normalizer = next((content for field, _, content in _fields(model) if field == _NORMALIZER), b"")
+    others = b"".join(whole for field, whole, _ in _fields(normalizer) if field != _DUMMY_PREFIX)
+    changed = others + _varint(_DUMMY_PREFIX << 3 | _VARINT) + _varint(0)
+    rest = b"".join(whole for field, whole, _ in _fields(model) if field != _NORMALIZER)
+    return rest + _length_prefixed(_NORMALIZER, changed)

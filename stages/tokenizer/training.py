@@ -21,7 +21,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import sentencepiece
@@ -70,7 +70,7 @@ _SETTINGS: dict[str, object] = {
 class Recipe:
     """What kind of vocabulary to learn."""
 
-    coverage: Coverage = Coverage()
+    coverage: Coverage = field(default_factory=Coverage)
     model_type: Literal["bpe", "unigram"] = "bpe"
     word_scheme: WordScheme = "copyable"
     user_defined_symbols: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class CorpusTooSmall(ValueError):
 def train_sentencepiece(
     texts: Texts, vocab_size: int, character_coverage: float = 0.9995, recipe: Recipe | None = None
 ) -> bytes:
-    """The model file of a vocabulary of exactly `vocab_size` pieces learned from `texts`, which are read twice.
+    """The model file of a vocabulary of exactly `vocab_size` pieces learned from `texts`, read twice.
 
     `recipe` brings its own coverage. Raises UserError, with the size that would work, when the texts cannot
     fill the vocabulary.
@@ -144,25 +144,36 @@ def _compact(texts: Iterable[str], characters: Mapping[str, int], vocab_size: in
     """Plain SentencePiece, but for the alphabet."""
     rare = _rare(characters, vocab_size, recipe)
     counted = Counter({c: n for c, n in characters.items() if c not in {*recipe.symbols, "\0"}})
-    counted[" "] += 1  # of the last line: a lone space needs a piece
+    more = _needed_characters(recipe)
+    counted.update(more)
     kept = {c: n for c, n in counted.items() if c not in rare}
     # SentencePiece takes required characters first, the frequent ones first, and stops as soon as it has the
     # coverage that it was told: so it is told what the last of them brings.
     coverage = (sum(kept.values()) - min(kept.values()) / 2) / counted.total()
     settings: dict[str, object] = {"required_chars": "".join(sorted(kept)).replace(" ", SPACE_MARK)}
     if coverage < LEAST_COVERAGE:  # it would take more characters than we want
-        model = _train(_lines_and_space(texts, rare), vocab_size, recipe, {"character_coverage": 1.0})
+        model = _train(_lines_and_more(texts, more, rare), vocab_size, recipe, {"character_coverage": 1.0})
     else:
         settings["character_coverage"] = coverage if rare else 1.0
-        model = _train(_lines_and_space(texts), vocab_size, recipe, settings)
+        model = _train(_lines_and_more(texts, more), vocab_size, recipe, settings)
     if (found := len(read_pieces(model))) < vocab_size:
         raise CorpusTooSmall(found)
     return model
 
 
-def _lines_and_space(texts: Iterable[str], rare: frozenset[str] = frozenset()) -> Iterator[str]:
+def _lines_and_more(
+    texts: Iterable[str], more: Iterable[str], rare: frozenset[str] = frozenset()
+) -> Iterator[str]:
     yield from lines(texts, rare)
-    yield " "
+    yield from sorted(more)
+
+
+def _needed_characters(recipe: Recipe) -> frozenset[str]:
+    """Characters that need a piece though the texts may not have them: the space, and in a unigram model
+    those that its control tokens are written with. Hugging Face would find these names in a text otherwise,
+    because a name costs it less than an unknown character."""
+    names = "".join((*SPECIAL_TOKENS, UNK_PIECE, BOS_PIECE, EOS_PIECE, PAD_PIECE, "<0x>0123456789ABCDEF"))
+    return frozenset(" " + names) if recipe.model_type == "unigram" else frozenset(" ")
 
 
 def _rare(characters: Mapping[str, int], vocab_size: int, recipe: Recipe) -> frozenset[str]:

@@ -22,7 +22,7 @@ from stages.vector_store.evaluation import Evaluation
 from stages.vector_store.questions import Question
 from stages.whitebox.bm25 import Bm25Index
 from stages.whitebox.search import FUSION_FILE, INDEX_FILE, VECTORS_FILE, save_search_index
-from stages.whitebox.tokenizer import MODEL_FILE
+from stages.whitebox.tokenizer import IMPORTED_FILE, MODEL_FILE, ROLES_FILE
 
 POSTINGS_PER_GROUP = 1 << 16
 
@@ -70,7 +70,9 @@ def write_search(
         titles=[document.title for document in owners],
         texts=[corpus.text(chunk) for chunk in corpus.chunks],
     )
-    shutil.copyfile(tokenizer / MODEL_FILE, folder / MODEL_FILE)
+    learned = (tokenizer / MODEL_FILE).is_file()
+    for name in (MODEL_FILE,) if learned else (IMPORTED_FILE, ROLES_FILE):
+        shutil.copyfile(tokenizer / name, folder / name)
 
 
 def write_qrels(corpus: Corpus, questions: Sequence[Question], folder: Path) -> None:

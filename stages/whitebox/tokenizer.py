@@ -1,4 +1,4 @@
-"""Text to token ids and back, on a SentencePiece BPE model with byte fallback.
+"""Text to token ids and back, on a SentencePiece model with byte fallback.
 
 Two promises that raw SentencePiece does not make:
 
@@ -20,12 +20,16 @@ from pathlib import Path
 import sentencepiece
 
 UNK_PIECE, BOS_PIECE, EOS_PIECE, PAD_PIECE = "<|unk|>", "<|bos|>", "<|eos|>", "<|pad|>"
-"""Names of the ids 0, 1, 2, 3. Not "<s>" and "<unk>", which real text (HTML, wikitext) contains."""
+"""Names of the ids 0, 1, 2, 3 in a vocabulary learned here. Not "<s>" and "<unk>", which real text (HTML,
+wikitext) contains."""
 
 SPACE_MARK = "\u2581"  # what SentencePiece writes for a space inside its pieces
-MODEL_FILE = "tokenizer.model"
+MODEL_FILE, IMPORTED_FILE = "tokenizer.model", "tokenizer.json"
+ROLES_FILE = "special_tokens_map.json"
+_PROBE = "  a  \ufb01\uff11 "  # a normalisation such as NFKC, or a space in front, would change it
 TOKENIZER_FILES = (
     MODEL_FILE,
+    "vocab.txt",
     "tokenizer.vocab",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -48,8 +52,7 @@ class Tokenizer:
         self.vocab_size = int(self._sp.vocab_size())
         self.unk_id, self.bos_id = int(self._sp.unk_id()), int(self._sp.bos_id())
         self.eos_id, self.pad_id = int(self._sp.eos_id()), int(self._sp.pad_id())
-        if (self.unk_id, self.bos_id, self.eos_id, self.pad_id) != (0, 1, 2, 3):
-            raise ValueError("unk, bos, eos and pad must be the ids 0, 1, 2, 3: this model was not made here")
+        self._check()
         self._bytes = [self._spell(i) for i in range(self.vocab_size)]
         self._special = {
             self._sp.id_to_piece(i): i
@@ -59,13 +62,28 @@ class Tokenizer:
         byte_of = {self._bytes[i][0]: i for i in range(self.vocab_size) if self._sp.is_byte(i)}
         self._space_mark_ids = [byte_of[byte] for byte in SPACE_MARK.encode()]
 
+    def _check(self) -> None:
+        if min(self.unk_id, self.bos_id, self.eos_id) < 0:
+            raise ValueError("the model must have unk, bos and eos: it has not all of them")
+        if str(self._sp.normalize(_PROBE)) != _PROBE.replace(" ", SPACE_MARK):
+            raise ValueError("the model rewrites text or puts a space in front: texts would not come back")
+        if sum(bool(self._sp.is_byte(i)) for i in range(self.vocab_size)) != 256:
+            raise ValueError("the model has no byte fallback: characters would be lost")
+
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
-        """Load `tokenizer.model` from a tokenizer or model folder. Raises ValueError when there is none."""
+        """Load a tokenizer or model folder: its `tokenizer.model`, or else the `tokenizer.json` of an import.
+
+        Raises ValueError when there is neither.
+        """
         path = Path(folder) / MODEL_FILE
-        if not path.is_file():
+        if path.is_file():
+            return cls(path.read_bytes())
+        if not (Path(folder) / IMPORTED_FILE).is_file() or not (Path(folder) / ROLES_FILE).is_file():
             raise ValueError(f"{path} is missing: expected the folder of a tokenizer or of a model")
-        return cls(path.read_bytes())
+        from stages.whitebox.imported_tokenizer import ImportedTokenizer
+
+        return ImportedTokenizer.from_files(Path(folder) / IMPORTED_FILE, Path(folder) / ROLES_FILE)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`: no BOS, no EOS, never a control token. Lone surrogates become U+FFFD."""
@@ -104,7 +122,7 @@ class Tokenizer:
 
     def is_special(self, token_id: int) -> bool:
         """True for unk, bos, eos, pad and the control tokens of chat and tools."""
-        return self._sp.is_control(token_id) or self._sp.is_unknown(token_id)
+        return bool(self._sp.is_control(token_id) or self._sp.is_unknown(token_id))
 
     def is_byte(self, token_id: int) -> bool:
         """True for the 256 byte tokens that spell characters outside the vocabulary."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from safetensors import safe_open
 from data_contracts import TOKEN_SHARDS, TOKENIZER_BUNDLE
 from data_contracts.tables import read_rows
 from stages.runtime.errors import UserError
+from stages.tokenizer.spec import SPEC, TokenizerConfig
 from stages.whitebox.batches import TokenShards
+from stages.whitebox.tokenizer import Tokenizer
 
 
 def test_outputs_keep_their_contracts(built: Any) -> None:
@@ -122,3 +125,41 @@ def test_an_empty_split_is_the_users_to_mend(built: Any, run_tokenizer: Callable
     rows = [row for row in read_rows(built.inputs["documents"]) if row["split"] == "train"]
     with pytest.raises(UserError, match=r"none of the \d+ documents is in the validation split"):
         run_tokenizer(documents=rows)
+
+
+def test_memory_bounds_the_sample(run_tokenizer: Callable[..., Any]) -> None:
+    config = TokenizerConfig(sample_megabytes=500, memory_megabytes=1900)
+    assert config.sample_bytes == 100_000_000
+    assert TokenizerConfig(sample_megabytes=5, memory_megabytes=1900).sample_bytes == 5_000_000
+    for wrong in ({"memory_megabytes": 200}, {"model_type": "unigram"}, {"user_defined_symbols": ("a b",)}):
+        with pytest.raises(
+            ValueError, match=r"memory_megabytes must be|needs word_scheme|cannot be one token"
+        ):
+            TokenizerConfig(**wrong)
+
+
+def test_an_extended_model_and_its_base_are_in_the_bundle(
+    built: Any, run_tokenizer: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = [row for row in read_rows(built.inputs["documents"]) if row["language"] == "en"]
+    english = run_tokenizer(documents=rows, vocab_size=450, word_scheme="compact")
+    model = english.outputs["tokenizer"] / "tokenizer.model"
+    grown = run_tokenizer(vocab_size=480, extend=str(model), character_coverage=1.0)
+    base = Tokenizer((grown.outputs["tokenizer"] / "base.model").read_bytes())
+    assert (base.vocab_size, grown.tokenizer.vocab_size) == (450, 480)
+    assert [base.piece(i) for i in range(450)] == [grown.tokenizer.piece(i) for i in range(450)]
+    assert grown.metrics["dead_pieces"] == 0
+    for row in rows:
+        assert grown.tokenizer.encode(row["text"]) == base.encode(row["text"])
+
+
+def test_files_outside_count_by_their_content(tmp_path: Path) -> None:
+    (tmp_path / "a.model").write_bytes(b"1")
+    (tmp_path / "b.model").write_bytes(b"1")
+    digests = [SPEC.external_inputs(TokenizerConfig(extend=str(tmp_path / f"{n}.model"))) for n in "ab"]
+    assert digests[0] == digests[1] != {}
+    (tmp_path / "b.model").write_bytes(b"2")
+    assert SPEC.external_inputs(TokenizerConfig(extend=str(tmp_path / "b.model"))) != digests[0]
+    assert SPEC.external_inputs(TokenizerConfig()) == {}
+    with pytest.raises(UserError, match="there is no file"):
+        SPEC.external_inputs(TokenizerConfig(import_from=str(tmp_path / "none.json")))
