@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from numpy.typing import NDArray
 
 from stages.corpus_prep.duplicates.gram_hits import GramHits, GramTable, find_grams, gram_hashes
 from stages.corpus_prep.duplicates.words import DENSE, LETTER, character_tables, split_words
+from stages.runtime.compiled import njit
 
 NGRAM_WORDS = 8
 LONG_RUN_WORDS = 13

@@ -98,7 +98,7 @@ def _equals(column: pa.ChunkedArray, value: str) -> NDArray[np.bool_]:
 
 
 def explain(measures: pa.Table, rules: Sequence[Rule]) -> tuple[str, str]:
-    """(reason, detail) of one document that the rules drop: the first reason, and all of them with their values."""
+    """(reason, detail) of one document that the rules drop: the first reason, and all with their values."""
     broken = [rule for rule in rules if failing(measures, rule)[0]]
     told = [f"{_short(rule)} {rule_values(measures, rule)[0]:.4g} {rule}" for rule in broken]
     return broken[0].reason, "; ".join(told)

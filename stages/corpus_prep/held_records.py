@@ -1,4 +1,4 @@
-"""Conversations and preference pairs of the user's, held in bounded memory and carried between shards as JSON."""
+"""The user's conversations and preference pairs, held in bounded memory and carried between shards as JSON."""
 
 from __future__ import annotations
 

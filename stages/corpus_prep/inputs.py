@@ -1,4 +1,4 @@
-"""Everything that comes from outside the store, for planning: sources, questions, and what earlier builds kept."""
+"""Everything that comes from outside the store, for planning: sources, questions, what earlier builds kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CorpusInputs(InputConfig, Protocol):
 
 
 def external_inputs(config: CorpusInputs) -> dict[str, str]:
-    """Name -> digest of everything that is read from outside the store. Raises UserError for what is not there."""
+    """Name -> digest of everything from outside the store. Raises UserError for what is not there."""
     digests = source_digests(config)
     for number, folder in enumerate(earlier_folders(config.earlier_corpora)):
         joined = hashlib.sha256()

@@ -27,8 +27,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from stages.runtime.compiled import njit
 from stages.tokenizer.encoder_tables import EMPTY, MIX_LEFT, MIX_RIGHT, NO_SYMBOL, EncoderTables
 
 _LEFT, _RIGHT = np.uint64(MIX_LEFT), np.uint64(MIX_RIGHT)

@@ -99,10 +99,10 @@ def _one(who: str, language: str, path: Path) -> None:
 
 def _ready_ours(language: str):
     from stages.corpus_prep.measuring.judging import judge
-    from stages.corpus_prep.measuring.measures import compile_kernels, measure
+    from stages.corpus_prep.measuring.measures import measure
     from stages.corpus_prep.measuring.rules import choose_rules
 
-    compile_kernels()
+    measure(pa.array(["A few words, to compile each loop once."], pa.large_string()))
     sets = ("gopher_quality", "gopher_repetition", "c4_fineweb", "fineweb")
     rules = choose_rules(sets if language == "en" else ("fineweb2_zh", "c4_fineweb"))
 

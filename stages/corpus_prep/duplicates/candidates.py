@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from stages.corpus_prep.duplicates.minhash_bands import NO_WORDS, band_hashes
@@ -24,6 +23,7 @@ from stages.corpus_prep.duplicates.partitioned_files import (
     repeated_records,
 )
 from stages.corpus_prep.duplicates.row_file import RowFile
+from stages.runtime.compiled import njit
 
 MAX_ALL_PAIRS = 16
 """Largest bucket of which every pair is a candidate: 120 pairs."""

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 from numpy.typing import NDArray
 
 from stages.corpus_prep.duplicates.verification import Edges
+from stages.runtime.compiled import njit
 
 GUARD_STEP = 0.05
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from stages.corpus_prep.duplicates.words import Words, finished
+from stages.runtime.compiled import njit
 
 MIN_BITS_PER_GRAM = 12
 

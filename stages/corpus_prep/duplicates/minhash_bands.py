@@ -10,8 +10,9 @@ from __future__ import annotations
 from math import comb
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from stages.runtime.compiled import njit
 
 NUM_HASHES = 112
 NO_WORDS = np.uint32(0xFFFFFFFF)

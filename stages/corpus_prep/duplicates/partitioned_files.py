@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from stages.runtime.compiled import njit
 
 HASHED_DOCUMENT = np.dtype([("hash", "<u8"), ("document", "<u4")])
 """12 bytes: a hash and the number of the document that it was seen in."""

@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from numpy.typing import NDArray
 
 from stages.corpus_prep.duplicates.gram_hits import rolled_hashes
 from stages.corpus_prep.duplicates.partitioned_files import append_hashes, create_hash_files
 from stages.corpus_prep.duplicates.repeated_spans import RepeatedHashes, Spans, count_repeated
 from stages.corpus_prep.duplicates.words import split_words
+from stages.runtime.compiled import njit
 
 
 class RepeatedRuns:

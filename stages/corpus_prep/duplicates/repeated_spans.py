@@ -19,7 +19,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from numpy.typing import NDArray
 
 from stages.corpus_prep.duplicates.gram_hits import GramTable, places_of
@@ -30,6 +29,7 @@ from stages.corpus_prep.duplicates.partitioned_files import (
     repeated_records,
 )
 from stages.corpus_prep.duplicates.words import finished, text_buffers
+from stages.runtime.compiled import njit
 
 Unit = Literal["line", "paragraph"]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numba import njit
 from numpy.typing import NDArray
 
 from stages.corpus_prep.duplicates.minhash_bands import equal_hashes
 from stages.corpus_prep.duplicates.partitioned_files import PartitionedFiles
 from stages.corpus_prep.duplicates.row_file import RowFile
+from stages.runtime.compiled import njit
 
 NGRAM_WORDS = 5
 PAIRS_AT_ONCE = 1 << 15

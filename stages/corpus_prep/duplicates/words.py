@@ -17,8 +17,9 @@ from functools import cache
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from numpy.typing import NDArray
+
+from stages.runtime.compiled import njit
 
 BOUNDARY, LETTER, DENSE, IGNORED = 0, 1, 2, 3
 NUM_CODE_POINTS = 0x110000

@@ -11,11 +11,11 @@ other rules use.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from stages.corpus_prep.measuring.characters import DIGIT, SPACE, TERMINAL, WORD
 from stages.corpus_prep.measuring.columns import INDEX
 from stages.corpus_prep.measuring.line_kernels import count_listed, ends_with_ellipsis, next_line, strip
+from stages.runtime.compiled import njit
 
 MAX_WORD_CHARACTERS = 1000
 MIN_WORDS = 3

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from stages.corpus_prep.measuring.c4_kernels import count_broken_lines, write_c4_lines
 from stages.corpus_prep.measuring.line_kernels import (
@@ -22,6 +21,7 @@ from stages.corpus_prep.measuring.line_kernels import (
 )
 from stages.corpus_prep.measuring.signature_kernels import sign, simplified_words
 from stages.corpus_prep.measuring.word_kernels import count_repetitions, count_words, split_words
+from stages.runtime.compiled import njit
 
 
 class Words(NamedTuple):

@@ -12,7 +12,8 @@ Two different hashes meet as one with a chance of 2**-44 per comparison.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from stages.runtime.compiled import njit
 
 _GENERATION_BITS = np.uint64((1 << 20) - 1)
 _LAST_GENERATION = (1 << 20) - 1

@@ -7,7 +7,6 @@ A document is an array of code points, decoded once, with another of their kinds
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from stages.corpus_prep.measuring.characters import (
     BREAK,
@@ -20,6 +19,7 @@ from stages.corpus_prep.measuring.characters import (
 )
 from stages.corpus_prep.measuring.columns import INDEX, SHORT_LINE_CHARACTERS
 from stages.corpus_prep.measuring.hash_kernels import find_or_add, hash_characters, mix, new_generation
+from stages.runtime.compiled import njit
 
 CHARACTERS, VISIBLE, LETTERS, SYMBOLS = (
     INDEX[n] for n in ("characters", "visible_characters", "letters", "symbols")

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from stages.corpus_prep.measuring.characters import character_tables
 from stages.corpus_prep.measuring.columns import COLUMNS, INDEX
-from stages.corpus_prep.measuring.kernel_cache import kept_machine_code
 
 NUM_HASHES = 112
 SCHEMA = pa.schema(
@@ -92,31 +91,20 @@ def word_hashes(
     return ends, hashes[: ends[-1]].copy()
 
 
-def compile_kernels() -> None:
-    """Compile everything, or find it compiled: 20 s of a processor the first time. For the build of an
-    image."""
-    from stages.corpus_prep.measuring.line_edits import edit_c4_lines
-
-    texts = pa.array(["A few words, to call each loop once."], pa.large_string())
-    measure(texts)
-    word_hashes(texts)
-    edit_c4_lines(texts)
-
-
 @lru_cache(maxsize=1)
 def kernels() -> ModuleType:
     """Imported when first needed: numba takes half a second to import."""
-    with kept_machine_code():
-        from stages.corpus_prep.measuring import document_kernels
+    from stages.corpus_prep.measuring import document_kernels
+
     return document_kernels
 
 
 @lru_cache(maxsize=1)
 def _constants() -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     """(stop words, permutations)."""
-    with kept_machine_code():
-        from stages.corpus_prep.measuring.signature_kernels import permutations
-        from stages.corpus_prep.measuring.word_kernels import stop_word_table
+    from stages.corpus_prep.measuring.signature_kernels import permutations
+    from stages.corpus_prep.measuring.word_kernels import stop_word_table
+
     return stop_word_table(), permutations()
 
 

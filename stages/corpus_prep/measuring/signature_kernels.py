@@ -9,10 +9,10 @@ signatures estimates the Jaccard similarity of the two sets of shingles, with a 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from stages.corpus_prep.measuring.characters import DECIMAL, DENSE, DIGIT, MARK, WORD
 from stages.corpus_prep.measuring.hash_kernels import PRIME, mix
+from stages.runtime.compiled import njit
 
 NUM_HASHES = 112
 SHINGLE_WORDS = 5

@@ -7,7 +7,6 @@ here is counted on such pairs, so both go through the same code.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from stages.corpus_prep.measuring.characters import DENSE, LETTER, MARK, PUNCTUATION, WORD
 from stages.corpus_prep.measuring.columns import (
@@ -20,6 +19,7 @@ from stages.corpus_prep.measuring.columns import (
     TOP_SIZES,
 )
 from stages.corpus_prep.measuring.hash_kernels import PRIME, find_or_add, mix, new_generation
+from stages.runtime.compiled import njit
 
 WORDS, WORD_CHARACTERS = INDEX["words"], INDEX["word_characters"]
 PLAIN_WORDS, PLAIN_CHARACTERS = INDEX["plain_words"], INDEX["plain_word_characters"]

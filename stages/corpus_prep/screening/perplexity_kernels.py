@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from stages.corpus_prep.screening.repair_kernels import decode
+from stages.runtime.compiled import njit
 
 FIXED_POINT = 1 << 16
 _PRIME = np.uint64(0x9E3779B97F4A7C15)

@@ -8,8 +8,9 @@ next to none, so it passes at the speed of this scan.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from stages.runtime.compiled import njit
 
 WORD, NUMBER = 1, 2
 MIN_DIGITS, MIN_DIGITS_AFTER_PLUS = 11, 8

@@ -7,8 +7,9 @@ tens of numbers wide and not 256.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from stages.runtime.compiled import njit
 
 
 @njit(cache=True)

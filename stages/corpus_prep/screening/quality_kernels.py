@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from stages.corpus_prep.screening.repair_kernels import decode
+from stages.runtime.compiled import njit
 
 LETTER, IDEOGRAPH, BREAK = 1, 2, 0
 TABLE_SIZE = 0x32000

@@ -11,8 +11,9 @@ import unicodedata
 from functools import cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from stages.runtime.compiled import njit
 
 LINE_ENDS, WHITE_SPACE, OTHER = 1, 2, 4
 TABLE_SIZE = 0x32000

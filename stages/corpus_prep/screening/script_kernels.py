@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from stages.corpus_prep.screening.repair_kernels import decode
+from stages.runtime.compiled import njit
 
 SCRIPTS = ("han", "kana", "hangul", "arabic", "cyrillic", "latin", "foreign")
 CODE_SIGN = len(SCRIPTS)

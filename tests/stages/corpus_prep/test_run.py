@@ -292,7 +292,9 @@ def test_a_named_field_is_read(run_stage, tmp_path) -> None:
     path = tmp_path / "books.jsonl"
     rows = [{"book": f"Book {i}", "source": f"{PLANTED} Chapter {i} of the long story."} for i in range(6)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    result = run_stage(sources=(str(path),), text_field="source", title_field="book", near_duplicate_similarity=0, **SMALL)
+    result = run_stage(
+        sources=(str(path),), text_field="source", title_field="book", near_duplicate_similarity=0, **SMALL
+    )
     assert {row["title"] for row in result.rows("documents")} == {f"Book {i}" for i in range(6)}
 
 

@@ -183,24 +183,6 @@ def test_c4_edits() -> None:
     assert dropped.tolist() == [3]
 
 
-def test_machine_code_is_found_where_nobody_may_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from stages.corpus_prep.measuring import kernel_cache
-
-    baked = tmp_path / f"kernels-{kernel_cache.sources_digest()}"
-    baked.mkdir()
-    (baked / "loop.nbc").write_text("code")
-    assert kernel_cache.cache_folder.__wrapped__(tmp_path) == baked
-    monkeypatch.setattr(kernel_cache, "_is_writable", lambda folder: False)
-    own = kernel_cache.cache_folder.__wrapped__(tmp_path)
-    assert own != baked and (own / "loop.nbc").read_text() == "code"
-    in_a_file = tmp_path / "file"
-    in_a_file.write_text("")
-    monkeypatch.undo()
-    assert kernel_cache.cache_folder.__wrapped__(in_a_file).is_dir()
-
-
 def test_importing_what_measures_imports_no_numba(repository: Path) -> None:
     code = (
         "import sys; from stages.corpus_prep.measuring import judging, line_edits, measures;"

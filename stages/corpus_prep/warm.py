@@ -1,0 +1,47 @@
+"""`python -m stages.corpus_prep.warm`: compile every loop of the stage, by running it on a few sentences.
+
+For the build of an image: a container then starts with machine code (`stages/runtime/compiled.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from stages.corpus_prep.run import run
+from stages.corpus_prep.spec import SPEC, CorpusPrepConfig
+from stages.runtime.events import EventLog
+from stages.runtime.session import StageSession
+
+SENTENCES = (
+    "The old bridge over the grey river was built of stone. It carries carts, sheep and letters to the mill.",
+    "The old bridge over the grey river was built of stone. It carries carts, sheep and letters to the town.",
+    "A lamp burns in the window of the keeper\u2019s house all night; far ships can see it.\r\nSo they say.",
+    "\u6cb3\u4e0a\u7684\u77f3\u6865\u5f88\u8001\uff0c\u6bcf\u5929\u6709\u8bb8\u591a\u4eba\u8d70\u8fc7\u3002"
+    "\u706f\u5854\u7684\u706f\u5728\u591c\u91cc\u4eae\u7740\uff0c\u8fdc\u5904\u7684\u8239\u90fd\u80fd\u770b\u89c1\u3002",
+)
+QUESTION = {"question": "What was the old bridge over the grey river built of?", "choices": ["stone", "wood"]}
+
+
+def warm(folder: Path) -> None:
+    """Run the stage in an empty folder."""
+    texts, questions = folder / "texts.jsonl", folder / "questions.jsonl"
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in SENTENCES), encoding="utf-8")
+    questions.write_text(json.dumps({**QUESTION, "answer": 0}) + "\n", encoding="utf-8")
+    config = CorpusPrepConfig(
+        sources=(str(texts),),
+        benchmark_sources=(str(questions),),
+        filters=("documentation",),
+        num_question_conversations=1,
+        num_tool_conversations=1,
+    )
+    session = StageSession(
+        "corpus_prep", folder / "work", EventLog(folder / "work" / "events.jsonl", as_json=False)
+    )
+    run(config, {}, {part: folder / "out" / part for part in SPEC.writes}, session)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        warm(Path(name))
