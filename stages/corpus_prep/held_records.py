@@ -1,4 +1,4 @@
-"""The user's conversations and preference pairs, held in bounded memory and carried between shards as JSON."""
+"""The user's conversations and preference pairs, held in bounded memory, and as JSON between shards."""
 
 from __future__ import annotations
 

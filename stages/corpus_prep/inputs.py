@@ -1,4 +1,4 @@
-"""Everything that comes from outside the store, for planning: sources, questions, what earlier builds kept."""
+"""What comes from outside the store, for planning: sources, questions, and what earlier builds kept."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
-"""Loops that numba compiles to machine code, and where that code is kept: the first process on a machine compiles.
+"""Loops that numba compiles to machine code, and where that is kept: the first process on a machine compiles.
 
     from stages.runtime.compiled import njit
 
-Numba looks at the file of a function to see whether its machine code is still right, and not at those that the
-function calls into. So the folder is named after all sources with compiled loops, and what belongs to others is
-never read. An image compiles while it is built (`GLASSWORKS_KERNELS` names the folder there) and runs from a file
-system that nobody can write to, which numba refuses: then what is there is copied to a folder of this process.
+Numba looks at the file of a function to see whether its machine code is still right, and not at those that
+the function calls into. So the folder is named after all sources with compiled loops, and what belongs to
+others is never read. An image compiles while it is built (`GLASSWORKS_KERNELS` names the folder there) and
+runs from a file system that nobody can write to, which numba refuses: then what is there is copied to a
+folder of this process.
 
-The code is for one kind of processor. On another one numba compiles anew: that takes time and changes nothing.
+The code is for one kind of processor. On another one numba compiles anew: that takes time, and changes
+nothing.
 """
 
 from __future__ import annotations
@@ -61,5 +63,5 @@ def _is_writable(folder: Path) -> bool:
     return True
 
 
-numba.config.CACHE_DIR = str(kernel_folder())
+setattr(numba.config, "CACHE_DIR", str(kernel_folder()))  # noqa: B010 (its stubs do not know it)
 njit = numba.njit
