@@ -44,8 +44,8 @@ class NearDuplicateSettings:
     """How similar is too similar, and how similar pairs are looked for."""
 
     threshold: float = 0.72
-    """Jaccard similarity of word 5-grams from which two documents are near-duplicates (FineWeb's bands:
-    0.72)."""
+    """Jaccard similarity of word 5-grams from which two documents are near-duplicates. FineWeb's bands
+    have their step there: (1/14)^(1/8)."""
     bands: int = 28
     rows: int = 4
     margin: float = 0.1
