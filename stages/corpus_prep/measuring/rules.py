@@ -53,16 +53,14 @@ class Rule:
 def _rules(
     set_name: str, source: str, table: str, reasons: str = "", only: Mapping | None = None
 ) -> tuple[Rule, ...]:
-    """Rules of lines `RULE: MEASURE [/ PER] COMPARISON THRESHOLD`; reasons: the set that gives the reasons."""
+    """Rules of lines `RULE: MEASURE [/ PER] COMPARISON THRESHOLD`; reasons: the set that gives them."""
     rules = []
     for line in filter(str.strip, table.splitlines()):
         name, _, told = line.strip().partition(": ")
         measured, comparison, threshold = told.rsplit(" ", 2)
         measure, _, per = measured.partition(" / ")
         reason, at_least = f"{reasons or set_name}.{name}", (only or {}).get(name)
-        rule = Rule(
-            f"{set_name}.{name}", measure, comparison, float(threshold), reason, source, per, at_least
-        )
+        full, limit = f"{set_name}.{name}", float(threshold)
         rules.append(Rule(full, measure, comparison, limit, reason, source, per, at_least))
     return tuple(rules)
 
