@@ -51,92 +51,80 @@ class Rule:
 
 
 def _rules(
-    set_name: str, source: str, rows: Iterable[tuple], reasons: str = "", only: Mapping | None = None
+    set_name: str, source: str, table: str, reasons: str = "", only: Mapping | None = None
 ) -> tuple[Rule, ...]:
-    """Rules of rows (rule, measure, per, comparison, threshold); reasons: the set that gives the reasons."""
-    return tuple(
-        Rule(
-            f"{set_name}.{name}",
-            measure,
-            comparison,
-            threshold,
-            f"{reasons or set_name}.{name}",
-            source,
-            per,
-            (only or {}).get(name),
-        )
-        for name, measure, per, comparison, threshold in rows
-    )
+    """Rules of lines `RULE: MEASURE [/ PER] COMPARISON THRESHOLD`; reasons: the set that gives them."""
+    rules = []
+    for line in filter(str.strip, table.splitlines()):
+        name, _, told = line.strip().partition(": ")
+        measured, comparison, threshold = told.rsplit(" ", 2)
+        measure, _, per = measured.partition(" / ")
+        reason, at_least = f"{reasons or set_name}.{name}", (only or {}).get(name)
+        full, limit = f"{set_name}.{name}", float(threshold)
+        rules.append(Rule(full, measure, comparison, limit, reason, source, per, at_least))
+    return tuple(rules)
 
 
-_GOPHER_QUALITY = (
-    ("short_document", "plain_words", "", "<", 50),
-    ("long_document", "plain_words", "", ">", 100_000),
-    ("short_words", "plain_word_characters", "plain_words", "<", 3),
-    ("long_words", "plain_word_characters", "plain_words", ">", 10),
-    ("hashes", "hashes", "words", ">", 0.1),
-    ("ellipses", "ellipses", "words", ">", 0.1),
-    ("bullet_lines", "bullet_lines", "broken_lines", ">", 0.9),
-    ("ellipsis_lines", "ellipsis_lines", "broken_lines", ">", 0.3),
-    ("letter_words", "letter_words", "words", "<", 0.8),
-    ("stop_words", "stop_words_en", "", "<", 2),
-)
-_GOPHER_REPETITION = (
-    ("empty", "characters", "", "<", 1),
-    ("duplicate_paragraphs", "duplicate_paragraphs", "paragraphs", ">", 0.3),
-    ("duplicate_paragraph_characters", "duplicate_paragraph_characters", "characters", ">", 0.2),
-    ("duplicate_lines", "duplicate_lines", "lines", ">", 0.3),
-    ("duplicate_line_characters", "duplicate_line_characters", "characters", ">", 0.2),
-)
+_GOPHER_QUALITY = """
+    short_document: plain_words < 50
+    long_document: plain_words > 100000
+    short_words: plain_word_characters / plain_words < 3
+    long_words: plain_word_characters / plain_words > 10
+    hashes: hashes / words > 0.1
+    ellipses: ellipses / words > 0.1
+    bullet_lines: bullet_lines / broken_lines > 0.9
+    ellipsis_lines: ellipsis_lines / broken_lines > 0.3
+    letter_words: letter_words / words < 0.8
+    stop_words: stop_words_en < 2
+"""
+_GOPHER_REPETITION = """
+    empty: characters < 1
+    duplicate_paragraphs: duplicate_paragraphs / paragraphs > 0.3
+    duplicate_paragraph_characters: duplicate_paragraph_characters / characters > 0.2
+    duplicate_lines: duplicate_lines / lines > 0.3
+    duplicate_line_characters: duplicate_line_characters / characters > 0.2
+"""
 _TOP, _DUPLICATE = (0.20, 0.18, 0.16), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
-_FINEWEB = (
-    ("blank", "nonblank_lines", "", "<", 1),
-    ("line_punctuation", "terminal_lines", "nonblank_lines", "<", 0.12),
-    ("short_lines", "short_lines", "nonblank_lines", ">", 0.67),
-    ("duplicate_characters", "duplicate_nonblank_characters", "characters_without_newlines", ">", 0.01),
-    ("newlines", "newlines", "words", ">", 0.3),
-)
+_FINEWEB = """
+    blank: nonblank_lines < 1
+    line_punctuation: terminal_lines / nonblank_lines < 0.12
+    short_lines: short_lines / nonblank_lines > 0.67
+    duplicate_characters: duplicate_nonblank_characters / characters_without_newlines > 0.01
+    newlines: newlines / words > 0.3
+"""
 
 
-def _runs(top: Iterable[float], duplicate: Iterable[float]) -> list[tuple]:
-    """Rows for the most frequent runs of 2 to 4 words and for repeated ones of 5 to 10."""
+def _runs(top: Iterable[float], duplicate: Iterable[float]) -> str:
+    """Rules for the most frequent runs of 2 to 4 words and for repeated ones of 5 to 10."""
     sizes = [("top", n, share) for n, share in zip(TOP_SIZES, top, strict=True)]
     sizes += [("duplicate", n, share) for n, share in zip(DUPLICATE_SIZES, duplicate, strict=True)]
-    return [
-        (f"{kind}_{n}_gram", f"{kind}_{n}_gram_characters", "characters", ">", at) for kind, n, at in sizes
-    ]
-
-
-def _c4(columns: str) -> tuple[tuple, ...]:
-    return (
-        ("lorem_ipsum", f"{columns}lorem_lines", "", ">", 0),
-        ("curly_bracket", f"{columns}curly_lines", "", ">", 0),
-        ("few_sentences", f"{columns}sentences", "", "<", 5),
+    return "".join(
+        f"{kind}_{n}_gram: {kind}_{n}_gram_characters / characters > {at}\n" for kind, n, at in sizes
     )
 
 
-def _documentation(
-    set_name: str,
-    characters: int,
-    mean_word: float,
-    symbols: float,
-    letters: float,
-    lines: float,
-    runs: float,
-) -> tuple[Rule, ...]:
+def _c4(columns: str) -> str:
+    return f"""
+    lorem_ipsum: {columns}lorem_lines > 0
+    curly_bracket: {columns}curly_lines > 0
+    few_sentences: {columns}sentences < 5
+"""
+
+
+def _documentation(set_name: str, **at: float) -> tuple[Rule, ...]:
     """The rules for documentation; a document of glued words is dropped as one of long words."""
-    rows = (
-        ("too_short", "visible_characters", "", "<", characters),
-        ("broken_characters", "replacement_characters", "visible_characters", ">", 0.01),
-        ("no_letters", "letters", "visible_characters", "<", letters),
-        ("symbol_ratio", "symbols", "visible_characters", ">", symbols),
-        ("long_words", "word_characters", "words", ">", mean_word),
-        ("glued_words", "glued_word_characters", "visible_characters", ">", 0.2),
-        ("duplicate_lines", "duplicate_stripped_characters", "stripped_characters", ">", lines),
-        ("repeated_ngrams", "repeated_8_grams", "8_grams", ">", runs),
-    )
+    table = """
+    too_short: visible_characters < {characters}
+    broken_characters: replacement_characters / visible_characters > 0.01
+    no_letters: letters / visible_characters < {letters}
+    symbol_ratio: symbols / visible_characters > {symbols}
+    long_words: word_characters / words > {mean_word}
+    glued_words: glued_word_characters / visible_characters > 0.2
+    duplicate_lines: duplicate_stripped_characters / stripped_characters > {lines}
+    repeated_ngrams: repeated_8_grams / 8_grams > {runs}
+"""
     only = {"duplicate_lines": ("nonblank_lines", 8), "repeated_ngrams": ("words", 47)}
-    rules = _rules(set_name, OWN, rows, "documentation", only)
+    rules = _rules(set_name, OWN, table.format(**at), "documentation", only)
     glued = f"{set_name}.glued_words"
     return tuple(
         dataclasses.replace(rule, reason="documentation.long_words") if rule.name == glued else rule
@@ -144,41 +132,69 @@ def _documentation(
     )
 
 
-_CHINESE_QUALITY = (
-    ("short_document", "plain_words", "", "<", 50),
-    ("long_document", "plain_words", "", ">", 100_000),
-    ("short_words", "plain_word_characters", "plain_words", "<", 1),
-    ("long_words", "plain_word_characters", "plain_words", ">", 5),
-    *_GOPHER_QUALITY[4:8],
-    ("letter_words", "letter_words", "words", "<", 0.735),
-    ("stop_words", "stop_words_zh", "", "<", 2),
-)
-_CHINESE_REPETITION = (
-    ("empty", "characters", "", "<", 1),
-    ("duplicate_lines", "duplicate_lines", "lines", ">", 0.287),
-    *_runs((0.256, 0.201, 0.171), (0.198, 0.182, 0.167, 0.154, 0.14, 0.127)),
-)
-_CHINESE_LINES = (
-    ("blank", "nonblank_lines", "", "<", 1),
-    ("line_punctuation", "terminal_lines", "nonblank_lines", "<", 0.106),
-    ("duplicate_characters", "duplicate_nonblank_characters", "characters_without_newlines", ">", 0.1),
-    ("newlines", "newlines", "words", ">", 0.178),
-)
+_CHINESE_QUALITY = """
+    short_document: plain_words < 50
+    long_document: plain_words > 100000
+    short_words: plain_word_characters / plain_words < 1
+    long_words: plain_word_characters / plain_words > 5
+    hashes: hashes / words > 0.1
+    ellipses: ellipses / words > 0.1
+    bullet_lines: bullet_lines / broken_lines > 0.9
+    ellipsis_lines: ellipsis_lines / broken_lines > 0.3
+    letter_words: letter_words / words < 0.735
+    stop_words: stop_words_zh < 2
+"""
+_CHINESE_REPETITION = """
+    empty: characters < 1
+    duplicate_lines: duplicate_lines / lines > 0.287
+"""
+_CHINESE_LINES = """
+    blank: nonblank_lines < 1
+    line_punctuation: terminal_lines / nonblank_lines < 0.106
+    duplicate_characters: duplicate_nonblank_characters / characters_without_newlines > 0.1
+    newlines: newlines / words > 0.178
+"""
+
+_CHINESE_RUNS = _runs((0.256, 0.201, 0.171), (0.198, 0.182, 0.167, 0.154, 0.14, 0.127))
 
 RULE_SETS: dict[str, tuple[Rule, ...]] = {
     "gopher_quality": _rules("gopher_quality", GOPHER, _GOPHER_QUALITY),
-    "gopher_repetition": _rules("gopher_repetition", GOPHER, [*_GOPHER_REPETITION, *_runs(_TOP, _DUPLICATE)]),
+    "gopher_repetition": _rules("gopher_repetition", GOPHER, _GOPHER_REPETITION + _runs(_TOP, _DUPLICATE)),
     "c4": _rules("c4", C4, _c4("c4_terminal_")),
     "c4_fineweb": _rules("c4_fineweb", f"{C4}, without terminal punctuation", _c4("c4_"), "c4"),
     "fineweb": _rules("fineweb", FINEWEB, _FINEWEB),
     "fineweb2_zh": (
         *_rules("fineweb2_zh", FINEWEB2, _CHINESE_QUALITY, "gopher_quality"),
-        *_rules("fineweb2_zh", FINEWEB2, _CHINESE_REPETITION, "gopher_repetition"),
+        *_rules("fineweb2_zh", FINEWEB2, _CHINESE_REPETITION + _CHINESE_RUNS, "gopher_repetition"),
         *_rules("fineweb2_zh", FINEWEB2, _CHINESE_LINES, "fineweb"),
     ),
-    "documentation": _documentation("documentation", 40, 14.0, 0.45, 0.35, 0.5, 0.6),
-    "documentation_zh": _documentation("documentation_zh", 20, 4.0, 0.35, 0.35, 0.5, 0.6),
-    "documentation_code": _documentation("documentation_code", 40, 20.0, 0.6, 0.25, 0.6, 0.7),
+    "documentation": _documentation(
+        "documentation",
+        characters=40,
+        mean_word=14,
+        symbols=0.45,
+        letters=0.35,
+        lines=0.5,
+        runs=0.6,
+    ),
+    "documentation_zh": _documentation(
+        "documentation_zh",
+        characters=20,
+        mean_word=4,
+        symbols=0.35,
+        letters=0.35,
+        lines=0.5,
+        runs=0.6,
+    ),
+    "documentation_code": _documentation(
+        "documentation_code",
+        characters=40,
+        mean_word=20,
+        symbols=0.6,
+        letters=0.25,
+        lines=0.6,
+        runs=0.7,
+    ),
 }
 """`documentation_zh` is for Japanese too."""
 
