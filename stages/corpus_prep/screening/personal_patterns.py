@@ -3,7 +3,8 @@
 Documentation is full of addresses that are nobody's, and they stay: names that RFC 2606 and RFC 6761 reserve
 (example.com, .test, .invalid, .localhost), addresses that are not routed (127.0.0.1, 10.0.0.0/8, RFC 5737's
 and RFC 3849's documentation ranges), public name servers, the fictional numbers 555-0100 to 555-0199,
-`git@host`, and what looks like a version or a section number (v1.2.3.4, version 10.0.0.1, 1.2.3.4).
+accounts of machines (`git@host`, `root@host`), and what looks like a version or a section number (v1.2.3.4,
+`version 9.16.0.29`, `==9.16.0.29`, 1.2.3.4).
 
 Patterns see bytes as Latin-1 characters, so they name their letters and never use \\w, \\d or \\b.
 """
@@ -34,18 +35,19 @@ _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9_](?:[A-Za-z0-9._%+\-]{0,62}[A-Za-z0-9_%+\-])?"
     r"@((?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![A-Za-z0-9_@(\[=\-]|\.[A-Za-z0-9])"
 )
+_ACCOUNTS = ("git@", "root@", "ubuntu@", "ec2-user@")
 _RESERVED = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu|cn))?|test|invalid|localhost|local)$")
 _IMAGE = re.compile(r"\.(?:png|jpe?g|gif|svg|webp|ico)$")
 
 
 def _is_email(match: Match) -> bool:
     domain = match[1].lower()
-    return not (match[0].startswith("git@") or _RESERVED.search(domain) or _IMAGE.search(domain))
+    return not (match[0].startswith(_ACCOUNTS) or _RESERVED.search(domain) or _IMAGE.search(domain))
 
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IP = re.compile(
-    rf"(?<![A-Za-z0-9._\-])((?:{_OCTET}\.){{3}}{_OCTET})(?![A-Za-z0-9_]|[.\-][A-Za-z0-9])"
+    rf"(?<![A-Za-z0-9._\-])(?<![=~<>!]=)((?:{_OCTET}\.){{3}}{_OCTET})(?![A-Za-z0-9_]|[.\-][A-Za-z0-9])"
     r"|(?<![A-Za-z0-9:.])((?:[0-9A-Fa-f]{1,4}:|:){2,8}[0-9A-Fa-f]{0,4})(?![A-Za-z0-9:.])"
 )
 _VERSION_BEFORE = re.compile(r"(?:version|release|section|版本|版本号|章节)[ :=]*$", re.IGNORECASE)

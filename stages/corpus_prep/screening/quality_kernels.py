@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from stages.corpus_prep.screening.repair_kernels import decode
 from stages.runtime.compiled import njit
 
+Bytes, Ints, Floats = NDArray[np.uint8], NDArray[np.int64], NDArray[np.float64]
+Weights = NDArray[np.int32]
+
 LETTER, IDEOGRAPH, BREAK = 1, 2, 0
 TABLE_SIZE = 0x32000
 SIGMOID_STEPS, SIGMOID_LIMIT = 4096, 16.0
@@ -23,9 +26,7 @@ def _mix(value: np.uint64) -> np.uint64:
 
 
 @njit(cache=True)
-def hash_features(
-    data: NDArray[np.uint8], start: int, end: int, kinds: NDArray[np.uint8], mask: int, out: NDArray[np.int64]
-) -> int:
+def hash_features(data: Bytes, start: int, end: int, kinds: Bytes, mask: int, out: Ints) -> int:
     """Write the features of one text into `out`, and return how many; it stops where `out` is full.
 
     A word is a run of letters and digits in small letters (ASCII) or one ideograph; each gives itself and its
@@ -54,9 +55,7 @@ def hash_features(
 
 
 @njit(cache=True)
-def _give(
-    word: np.uint64, before: np.uint64, mask: int, out: NDArray[np.int64], count: int
-) -> tuple[int, np.uint64]:
+def _give(word: np.uint64, before: np.uint64, mask: int, out: Ints, count: int) -> tuple[int, np.uint64]:
     if count + 2 <= len(out):
         out[count] = np.int64(_mix(word) & np.uint64(mask))
         out[count + 1] = np.int64(_mix(before * np.uint64(31) + word + np.uint64(7)) & np.uint64(mask))
@@ -66,13 +65,7 @@ def _give(
 
 @njit(cache=True)
 def train_epoch(
-    features: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    labels: NDArray[np.float64],
-    order: NDArray[np.int64],
-    rates: NDArray[np.float64],
-    sigmoid: NDArray[np.float64],
-    weights: NDArray[np.float64],
+    features: Ints, ends: Ints, labels: Floats, order: Ints, rates: Floats, sigmoid: Floats, weights: Floats
 ) -> None:
     """One pass of stochastic gradient descent on the logistic loss; changes `weights` [features + 1].
 
@@ -98,13 +91,7 @@ def train_epoch(
 
 
 @njit(cache=True)
-def sum_weights(
-    data: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-    kinds: NDArray[np.uint8],
-    weights: NDArray[np.int32],
-    room: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def sum_weights(data: Bytes, offsets: Ints, kinds: Bytes, weights: Weights, room: int) -> tuple[Ints, Ints]:
     """(sums [N] of the fixed-point weights of each text's features, how many features [N])."""
     sums = np.zeros(len(offsets) - 1, np.int64)
     counts = np.zeros(len(offsets) - 1, np.int64)

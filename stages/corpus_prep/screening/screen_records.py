@@ -63,6 +63,23 @@ def _said(message: Message) -> str:
     return "\n".join(filter(None, (message.reasoning, message.content, *calls)))
 
 
+def record_fields(record: Talk) -> dict[str, Any]:
+    """A record as JSON can hold it; `record_of` gives it back whole."""
+    turns = record.prompt if isinstance(record, PreferencePair) else record.messages
+    fields: dict[str, Any] = {"turns": [vars(message) for message in turns], "tools": record.tools}
+    if isinstance(record, PreferencePair):
+        fields |= {"chosen": record.chosen, "rejected": record.rejected}
+    return fields
+
+
+def record_of(fields: Mapping[str, Any]) -> Talk:
+    """The reverse of `record_fields`."""
+    turns = tuple(Message(**{**turn, "tool_calls": tuple(turn["tool_calls"])}) for turn in fields["turns"])
+    if "chosen" in fields:
+        return PreferencePair(turns, fields["chosen"], fields["rejected"], fields["tools"])
+    return Conversation(turns, fields["tools"])
+
+
 _WHITE_SPACE = re.compile(r"\s+")
 
 

@@ -58,10 +58,10 @@ def test_what_is_masked(text: str, masked: str) -> None:
     "text",
     [
         "user@example.com, a@mail.example.org, x@host.test, root@localhost",
-        "git@github.com:me/it.git and logo@2x.png and y = a@np.array(b)",
+        "git@github.com:me/it.git root@box.firm.de and logo@2x.png and y = a@np.array(b)",
         "127.0.0.1 10.0.0.8 192.168.1.1 172.16.0.1 192.0.2.7 198.51.100.3 0.0.0.0 255.255.255.255",
         "version 93.184.216.34, v93.184.216.34, section 1.2.3.4, 10.20.30.40.50, 300.1.2.3, 8.8.8.8",
-        "版本 93.184.216.34",
+        "版本 93.184.216.34 cudnn==93.184.216.34 x>=93.184.216.34",
         "::1 fe80::1 2001:db8::7 std::vector::size a::b 12:34:56 cafe::beef",
         "+1 202-555-0143 and 1+2345678901 and x +12",
         "pi is 3.1415926535897932 and 0.13812345678 and A13812345678B, id_13812345678",

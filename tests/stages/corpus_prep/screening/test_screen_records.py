@@ -11,6 +11,8 @@ from stages.corpus_prep.reading.record_forms import Conversation, PreferencePair
 from stages.corpus_prep.screening.screen_records import (
     duplicate_key,
     judge_record,
+    record_fields,
+    record_of,
     record_text,
     repaired_record,
     with_tools_told,
@@ -82,3 +84,9 @@ def test_tools_are_told_in_the_system_prompt() -> None:
     assert json.loads(line) == json.loads(TOOLS)[0]
     assert with_tools_told((Message("user", "Hi"),), TOOLS)[0].role == "system"
     assert with_tools_told((Message("user", "Hi"),), "") == (Message("user", "Hi"),)
+
+
+def test_records_pass_through_json_whole() -> None:
+    pair = PreferencePair(_talk().messages[:3], "A", "B", TOOLS)
+    for record in (_talk(), pair):
+        assert record_of(json.loads(json.dumps(record_fields(record)))) == record
