@@ -59,9 +59,9 @@ def test_ids_of_the_bases_language_do_not_change(base: bytes, extended: bytes, t
     before = sentencepiece.SentencePieceProcessor(model_proto=base)
     after = Tokenizer(extended)
     assert read_pieces(extended)[:460] == read_pieces(base)
-    english = ["".join(c for c in line if not scripts_of(c) & {"Han"}) for line in text.split("\n")]
+    english = [line for line in text.split("\n") if "Han" not in scripts_of(line)]
     draw = random.Random(4)
-    english += ["".join(draw.choices("abcdeéñ .,，。'0189\n\t🚢ж", k=20)) for _ in range(3000)]
+    english += ["".join(draw.choices("abcdeéñ .,→…'0189\n\t🚢ж", k=20)) for _ in range(3000)]
     changed = [line for line in english if line and after.encode(" " + line) != before.encode(line)]
     assert changed == []
 
@@ -71,7 +71,8 @@ def test_no_new_piece_is_dead_and_each_has_the_script(extended: bytes) -> None:
     assert tokenizer.vocab_size == 460 + NUM_MARKERS + 60
     for token in range(460 + NUM_MARKERS, tokenizer.vocab_size):
         assert tokenizer.encode(tokenizer.piece(token)) == [token]
-        assert scripts_of(tokenizer.piece(token)) == {"Han"}
+        assert scripts_of(tokenizer.piece(token)) in ({"Han"}, set())
+        assert not set(tokenizer.piece(token)) & set("abcdefghijklmnopqrstuvwxyz .,0123456789\n🚢→")
 
 
 def test_scores_go_on_below_the_bases(base: bytes, extended: bytes) -> None:
