@@ -19,6 +19,7 @@ from stages.tokenizer.bundle import (
 )
 from stages.tokenizer.extension import extend_model
 from stages.tokenizer.importing import import_tokenizer
+from stages.tokenizer.packing_report import report_packing
 from stages.tokenizer.quality import idle_pieces, measure_quality, quality_rows
 from stages.tokenizer.sample import Sample, choose_conversations, choose_documents
 from stages.tokenizer.sentencepiece_file import without_dummy_prefix
@@ -38,6 +39,7 @@ def run(
     tokenizer = _make_tokenizer(config, inputs, outputs["tokenizer"], session)
     settings = ShardSettings(config.shard_tokens, config.shuffle_seed, config.num_threads)
     written = write_shards(inputs["documents"], tokenizer, outputs["tokens"], session, settings)
+    report_packing(outputs["tokens"], session)
     report_compression(written.languages, outputs["tokenizer"], session)
     idle = idle_pieces(tokenizer, written.usage)
     quality = measure_quality(inputs["documents"], tokenizer)

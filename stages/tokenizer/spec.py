@@ -123,7 +123,7 @@ SPEC = StageSpec(
     name="tokenizer",
     version=1,
     config=TokenizerConfig,
-    image="torch",
+    image="data",
     reads={
         "documents": Read("corpus_prep", "documents", DOCUMENTS),
         "conversations": Read("corpus_prep", "conversations", CONVERSATIONS),
