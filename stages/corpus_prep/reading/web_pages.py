@@ -21,6 +21,8 @@ from stages.corpus_prep.reading.sources import SourceFile
 from stages.corpus_prep.reading.streams import opened
 
 MAX_HTML_BYTES = 32 << 20
+#: Deeper trees are traps: every walk over them is a recursion.
+MAX_DEPTH = 150
 #: Below this share of the text of the whole page, the main content was not found.
 LEAST_MAIN_SHARE = 0.2
 _DECLARED = re.compile(rb"""<meta[^>]{0,80}charset\s*=\s*["']?\s*([\w-]{3,20})""", re.IGNORECASE)
