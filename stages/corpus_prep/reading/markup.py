@@ -259,7 +259,7 @@ def _list(element: Any, depth: int) -> Iterator[str]:
 
 def _table(element: Any, depth: int) -> Iterator[str]:
     """A table of data as one; a table that lays out a page, or holds others, as what is in its cells."""
-    rows = [row for row in element.iter() if _tag(row) == "tr"]
+    rows = list(_own_rows(element))
     cells = [[cell for cell in row if _tag(cell) in ("td", "th")] for row in rows]
     nested = any(_tag(inner) == "table" for inner in element.iter() if inner is not element)
     texts = [] if nested else [[_collapsed("".join(_blocks_text(c, depth))) for c in row] for row in cells]
@@ -271,6 +271,15 @@ def _table(element: Any, depth: int) -> Iterator[str]:
         return
     caption = [_collapsed(_inline(c, depth)) for c in element if _tag(c) == "caption"]
     yield from filter(None, [*caption, table_markdown(texts)])
+
+
+def _own_rows(element: Any) -> Iterator[Any]:
+    """Rows of a table, and not those of tables in its cells."""
+    for child in element:
+        if _tag(child) == "tr":
+            yield child
+        elif _tag(child) in ("thead", "tbody", "tfoot"):
+            yield from _own_rows(child)
 
 
 def _blocks_text(element: Any, depth: int) -> str:

@@ -72,12 +72,17 @@ def _pages(reader: Any, file: SourceFile, notes: ReadNotes) -> Iterator[str]:
     bad: list[str] = []
     for index in range(len(reader.pages)):
         try:
-            yield reader.pages[index].extract_text()
+            yield _text(reader.pages[index])
         except Exception as error:  # as above; the other pages may be sound
             bad.append(_said(error))
             notes.reject(Reject(file.origin, "bad_page", f"page {index + 1}: {_said(error)}"))
     if len(bad) == len(reader.pages):
         raise DamagedFile("broken", f"has no page that can be read: {bad[0]}", "try: qpdf IN.pdf OUT.pdf")
+
+
+def _text(page: Any) -> str:
+    """Upright text; stamps along the edge would land in mid-sentence. A turned page has no other."""
+    return str(page.extract_text(orientations=(0,)) or page.extract_text())
 
 
 def _title(reader: Any) -> str:

@@ -23,7 +23,7 @@ _PAGE_NUMBER = re.compile(
 _ITEM = re.compile(
     r"(?:[•●○▪■◦‣·–—*-]|\(?[a-z0-9]{1,3}[.)]|\[\d{1,3}\]|[①-⑳]|[QA]:)(?=\s|$)|[•●○▪■◦‣]", re.IGNORECASE
 )
-_SECTION = re.compile(r"(?:\d{1,2}(?:\.\d{1,2}){0,3}\.?|[IVX]{1,4}\.|[A-Z]\.\d*) +\w|第.{1,4}[章节]")
+_SECTION = re.compile(r"(?:\d{1,2}(?:\.\d{1,2}){0,3}\.?|[IVX]{1,4}\.|[A-Z]\.\d*) +[^\W\d_]|第.{1,4}[章节]")
 _ENDS = tuple('.!?:;。！？：；…”’")）')
 _CLOSES = tuple(".!?。！？…")
 _CJK = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")

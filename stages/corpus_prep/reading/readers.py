@@ -125,7 +125,10 @@ def _rows(piece: Piece, notes: ReadNotes) -> Iterator[ReadRow]:
         read_head(file)
         yield from read_parquet(file, None if piece.is_whole else range(piece.begin, piece.end))
     elif file.kind in LAZY:
-        yield from LAZY[file.kind]()(file, notes)
+        try:
+            yield from LAZY[file.kind]()(file, notes)
+        except RecursionError:
+            raise DamagedFile("broken", "is nested too deeply to be read", "leave it out") from None
     else:
         with opened(file, notes) as stream:
             rows = _streamed(piece, stream, notes)

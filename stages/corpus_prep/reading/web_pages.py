@@ -21,6 +21,8 @@ from stages.corpus_prep.reading.sources import SourceFile
 from stages.corpus_prep.reading.streams import opened
 
 MAX_HTML_BYTES = 32 << 20
+#: Deeper trees are traps: every walk over them is a recursion.
+MAX_DEPTH = 150
 #: Below this share of the text of the whole page, the main content was not found.
 LEAST_MAIN_SHARE = 0.2
 _DECLARED = re.compile(rb"""<meta[^>]{0,80}charset\s*=\s*["']?\s*([\w-]{3,20})""", re.IGNORECASE)
@@ -86,12 +88,26 @@ def parsed_html(text: str) -> Any:
         from lxml import etree, html
     # Without the declaration of an encoding, which lxml does not want in text that is decoded already.
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text.lstrip("\ufeff")).replace("\x00", "")
+    if not text.strip():
+        return None
     try:
-        return (
-            html.document_fromstring(text, parser=html.HTMLParser(huge_tree=True)) if text.strip() else None
-        )
+        tree = html.document_fromstring(text, parser=html.HTMLParser(huge_tree=True))
     except (ValueError, etree.ParserError):
         return None
+    if _is_too_deep(tree):
+        raise DamagedFile(
+            "broken", f"nests elements over {MAX_DEPTH} deep", "leave it out: no page needs that"
+        )
+    return tree
+
+
+def _is_too_deep(tree: Any) -> bool:
+    level = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [child for element in level for child in element]
+        if not level:
+            return False
+    return True
 
 
 def body_markdown(tree: Any) -> str:
