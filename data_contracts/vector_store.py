@@ -42,7 +42,7 @@ _SEARCH_INDEX = {
 
 VECTOR_STORE = Contract(
     name="vector_store",
-    version=1,
+    version=2,
     summary="chunks with exact offsets, their vectors, BM25 postings, the embedder and the fusion weight",
     rules=(
         TableRule(pattern="chunks.parquet", schema=CHUNKS_SCHEMA, unique="chunk_id"),
@@ -52,7 +52,7 @@ VECTOR_STORE = Contract(
         TensorRule("embedder.safetensors", tensors={"token_vectors": ("F32",), "token_weights": ("F32",)}),
         TensorRule("search_index.safetensors", tensors=_SEARCH_INDEX),
         JsonRule("fusion.json", keys=("dense_weight", "bm25")),
-        FileRule("tokenizer.model"),
+        FileRule("tokenizer.model", minimum=0),
     ),
 )
 

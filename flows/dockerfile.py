@@ -33,8 +33,8 @@ class Target:
 
     @property
     def is_image(self) -> bool:
-        """Whether it is an image to keep, and not a place where packages are installed."""
-        return not self.name.endswith("packages")
+        """Whether it is an image to keep, and not a place where packages are installed or loops compiled."""
+        return not self.name.endswith(("packages", "kernels"))
 
     @property
     def copies(self) -> tuple[str, ...]:
@@ -82,18 +82,18 @@ def with_parents(names: list[str]) -> list[Target]:
 
 
 def recipe(target: Target, parent_image: str) -> str:
-    """A Dockerfile for one image on top of `parent_image`, with the package targets that it needs."""
+    """A Dockerfile for one image on top of `parent_image`, with the other targets that it needs."""
     text = ["ARG BASE_IMAGE"]
     for needed in pieces(target):
         below = needed.parent
-        if needed is target and below != BASE_IMAGE:
+        if below in targets() and targets()[below].is_image:
             below = parent_image
         text += [f"FROM {below} AS {needed.name}", *needed.lines]
     return "\n".join(text) + "\n"
 
 
 def pieces(target: Target) -> list[Target]:
-    """`target` last, after the package targets that it copies from and what those are built on."""
+    """`target` last, after the targets that it copies from and what those are built on."""
     waiting, found = [target.name], []
     while waiting:
         piece = targets()[waiting.pop()]

@@ -103,7 +103,8 @@ def locked_packages(spec: StageSpec) -> dict[str, str]:
     family = "torch-cpu" if spec.image == "torch" else spec.image  # the other build has the same versions
     pins = {name: pin for lock in (*FAMILIES[family].below, family) for name, pin in read_lock(lock).items()}
     imported = imported_packages(f"stages.{spec.name}.__main__")
-    return {name: public_version(pins[name].version) for name in imported if name in pins}
+    named = {name: pins.get(canonicalize_name(name)) for name in imported}
+    return {name: public_version(pin.version) for name, pin in named.items() if pin is not None}
 
 
 def write_lock(family: str) -> int:

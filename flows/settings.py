@@ -11,6 +11,7 @@ from typing import Any
 
 from flows.report.record import RunRecord
 from stages.catalog import STAGES
+from stages.corpus_prep.reading.source_entries import as_text, at_full_path
 from stages.runtime.errors import UserError, did_you_mean
 from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.spec import StageConfig
@@ -54,7 +55,7 @@ def _with_full_paths(raw: dict[str, dict[str, Any]], preset: Path) -> dict[str, 
     corpus = raw.get("corpus_prep", {})
     for name in ("sources", "benchmark_sources"):
         if name in corpus:
-            corpus[name] = tuple(str((base / path).absolute()) for path in corpus[name])
+            corpus[name] = tuple(at_full_path(as_text(name, entry), base) for entry in corpus[name])
     return raw
 
 
@@ -71,9 +72,9 @@ def build_settings(
     raw = load_preset(preset)
     for stage in [*raw, *force]:
         known_stage(stage)
-    if paths := tuple(str(Path(path).absolute()) for path in sources):
+    if paths := tuple(at_full_path(path, Path.cwd()) for path in sources):
         raw.setdefault("corpus_prep", {})["sources"] = paths
-    if paths := tuple(str(Path(path).absolute()) for path in benchmarks):
+    if paths := tuple(at_full_path(path, Path.cwd()) for path in benchmarks):
         raw.setdefault("corpus_prep", {})["benchmark_sources"] = paths
     for change in changes:
         stage, name, value = parse_change(change)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from data_contracts import DEDUP_INDEX, DOCUMENTS
 from data_contracts.tables import PartWriter, part_files
-from stages.corpus_prep.decontamination import ContaminationIndex, Overlap
+from stages.corpus_prep.decontamination import ContaminationIndex, LeakRules, Overlap
 from stages.corpus_prep.filtering import Filters, explain
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.preparation import REJECTS_NAME
@@ -55,6 +55,8 @@ class WriteTask:
     thresholds: tuple[str, ...]
     switches: tuple[tuple[str, tuple[str, ...]], ...]
     """Source -> filters that it switches."""
+    run_words: int
+    run_characters: int
 
 
 @dataclass
@@ -132,7 +134,8 @@ def write_shard(task: WriteTask, folder: Path) -> dict[str, Any]:
 class _ShardWriter:
     def __init__(self, task: WriteTask, folder: Path) -> None:
         questions = json.loads(task.questions.read_text(encoding="utf-8"))
-        own = ContaminationIndex([tuple(item) for item in questions["own"]])
+        rules = LeakRules(task.run_words, task.run_characters)
+        own = ContaminationIndex([tuple(item) for item in questions["own"]], rules)
         self.task = task
         self.contamination = Contamination(own, read_leaks(task.leaks), frozenset(questions["asked"]))
         self.funnel, self.written = Funnel(folder / REJECTS_NAME), Written()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.tokenizer_bundle import COMPRESSION_SCHEMA
+from data_contracts.tokenizer_bundle import COMPRESSION_SCHEMA, IDLE_SCHEMA, QUALITY_SCHEMA
 from stages.runtime.session import StageSession
 from stages.tokenizer.hugging_face import roles, special_tokens_map, tokenizer_config, tokenizer_json
 from stages.tokenizer.published import PUBLISHED
@@ -20,21 +19,6 @@ from stages.tokenizer.shard_units import LanguageCount
 from stages.whitebox.chat_format import CHAT_TEMPLATE
 from stages.whitebox.tokenizer import Tokenizer
 
-QUALITY_SCHEMA = pa.schema(
-    {
-        "language": pa.string(),
-        "source": pa.string(),
-        "num_documents": pa.int64(),
-        "num_bytes": pa.int64(),
-        "num_words": pa.int64(),
-        "num_tokens": pa.int64(),
-        "num_byte_tokens": pa.int64(),
-        "bytes_per_token": pa.float64(),
-        "tokens_per_word": pa.float64(),
-        "byte_fallback_fraction": pa.float64(),
-    }
-)
-IDLE_SCHEMA = pa.schema({"id": pa.int32(), "piece": pa.string(), "kind": pa.string()})
 SHOWN_IDLE_PIECES = 50
 
 
@@ -56,7 +40,6 @@ def _write_shared(
     tokenizer: Tokenizer, names: Mapping[str, str], document: Mapping[str, Any], folder: Path
 ) -> None:
     (folder / "vocab.txt").write_text(readable_vocabulary(tokenizer), encoding="utf-8")
-    shutil.copyfile(folder / "vocab.txt", folder / "tokenizer.vocab")  # its name in version 1 of the contract
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     documents = {
         "tokenizer.json": document,

@@ -121,7 +121,7 @@ def _outside(config: TokenizerConfig) -> Outside:
 
 SPEC = StageSpec(
     name="tokenizer",
-    version=1,
+    version=2,
     config=TokenizerConfig,
     image="data",
     reads={

@@ -30,7 +30,6 @@ _PROBE = "  a  \ufb01\uff11 "  # a normalisation such as NFKC, or a space in fro
 TOKENIZER_FILES = (
     MODEL_FILE,
     "vocab.txt",
-    "tokenizer.vocab",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -85,10 +85,10 @@ def test_every_other_step_passes(steps: dict[str, str], checkout: Path, reposito
 def test_a_broken_artifact_fails_the_verification(
     steps: dict[str, str], checkout: Path, repository: Path
 ) -> None:
-    [file] = (checkout / "store" / "artifacts" / "tokenizer").glob("*/tokenizer/tokenizer.vocab")
+    [file] = (checkout / "store" / "artifacts" / "tokenizer").glob("*/tokenizer/vocab.txt")
     file.write_text(file.read_text() + "x")
     verify = next(command for name, command in steps.items() if name.startswith("Verify"))
     done = run_step(verify, checkout, repository)
     assert done.returncode == 3
-    assert "tokenizer       BROKEN" in done.stdout and "tokenizer.vocab" in done.stdout
+    assert "tokenizer       BROKEN" in done.stdout and "vocab.txt" in done.stdout
     assert "glassworks build" in done.stderr

@@ -95,7 +95,7 @@ def test_packages_are_installed_by_hash_only() -> None:
 def test_what_a_build_is_given_stays_out_of_every_image() -> None:
     for target in image_targets():
         assert dockerfile.OWN not in target.copies
-        assert all(name.endswith("packages") for name in target.copied_targets)
+        assert all(name.endswith(("packages", "kernels")) for name in target.copied_targets)
 
 
 def test_a_recipe_holds_one_image_and_the_package_targets_that_it_needs() -> None:

@@ -28,6 +28,7 @@ from stages.runtime.main import main
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 SMALL = {"num_tool_conversations": 60, "num_question_conversations": 60, "num_scenarios": 10}
+UNLIKE = {**SMALL, "near_duplicate_similarity": 0}
 PLANTED = (
     "The old ferry crosses the grey river twice a day and carries sheep, letters and tired travellers home."
 )
@@ -310,7 +311,11 @@ def test_the_harvest_of_one_package(run_stage) -> None:
         for call in json.loads(message["tool_calls"] or "[]")
     }
     assert called == {"calculator", "lookup", "search"}
-    assert {row["task"] for row in result.rows("benchmark")} <= {"docs_describe", "docs_name"}
+    assert {row["task"] for row in result.rows("benchmark")} <= {
+        "docs_describe",
+        "docs_name",
+        "docs_continuation",
+    }
 
 
 def test_what_the_stage_shows(run_stage, sources) -> None:

@@ -42,14 +42,14 @@ def sources(tmp_path: Path) -> tuple[str, ...]:
 def test_one_process_two_processes_two_nodes(
     run_stage: Any, sources: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gathering, "SHARD_BYTES", 5_000)
+    monkeypatch.setattr(gathering, "SHARD_BYTES", 1_000)
     one = run_stage(sources=sources, num_workers=1, **SMALL)
     two = run_stage(sources=sources, num_workers=2, **SMALL)
     (tmp_path / "cluster").mkdir()
     with two_nodes(tmp_path / "cluster") as address:
         nodes = run_stage(sources=sources, dask_scheduler=address, **SMALL)
     made = digests(one.folder / "out")
-    assert len(list((one.folder / "out" / "documents").iterdir())) == 9
+    assert len(list((one.folder / "out" / "documents").iterdir())) > 8
     assert made == digests(two.folder / "out") == digests(nodes.folder / "out")
     assert one.metrics == two.metrics == nodes.metrics
 
@@ -58,7 +58,7 @@ def test_the_size_of_shards_changes_only_the_files(
     run_stage: Any, sources: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_stage(sources=sources, **SMALL)
-    monkeypatch.setattr(gathering, "SHARD_BYTES", 5_000)
+    monkeypatch.setattr(gathering, "SHARD_BYTES", 1_000)
     cut = run_stage(sources=sources, **SMALL)
     for part in ("documents", "funnel", "benchmark", "scenarios", "conversations", "preferences"):
         assert list(read_rows(whole.parts[part])) == list(read_rows(cut.parts[part])), part
@@ -73,7 +73,7 @@ from stages.corpus_prep import gathering
 from stages.corpus_prep.run import run
 from stages.corpus_prep.spec import SPEC
 from stages.runtime.main import main
-gathering.SHARD_BYTES = 5_000
+gathering.SHARD_BYTES = 1_000
 if __name__ == "__main__":
     main(SPEC, run, sys.argv[1:])
 """
@@ -108,4 +108,4 @@ def test_kill_9_and_resume(sources: tuple[str, ...], tmp_path: Path) -> None:
     assert left and not (tmp_path / "killed").exists()
     assert start("killed").wait() == start("whole").wait() == 0
     made = digests(tmp_path / "killed")
-    assert made == digests(tmp_path / "whole") and len(made) > 9
+    assert made == digests(tmp_path / "whole") and len(made) > 16

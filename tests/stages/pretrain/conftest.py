@@ -57,7 +57,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """A tokenizer bundle under its contract."""
     folder.mkdir()
     (folder / "tokenizer.model").write_bytes(tokenizer.model_proto)
-    (folder / "tokenizer.vocab").write_text("id\tpiece\n")
+    (folder / "vocab.txt").write_text("id\tpiece\n")
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer)))
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config()))

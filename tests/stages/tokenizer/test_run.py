@@ -74,7 +74,7 @@ def test_compression_counts_validation_documents(built: Any) -> None:
 
 
 def test_the_readable_vocabulary_has_one_line_per_id(built: Any) -> None:
-    header, *lines = (built.outputs["tokenizer"] / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()
+    header, *lines = (built.outputs["tokenizer"] / "vocab.txt").read_text(encoding="utf-8").splitlines()
     assert header == "id\tkind\tpiece\tscore"
     assert [int(line.split("\t")[0]) for line in lines] == list(range(600))
     assert "5\tcontrol\t'<|im_end|>'\t0" in lines
