@@ -36,6 +36,8 @@ BATCH_ROWS = 8192
 KEPT, LOW_QUALITY, DUPLICATE, NEAR_DUPLICATE, OVER_LIMIT, OTHER_LANGUAGE = range(6)
 SPLIT_NAMES = ("train", "validation")
 NO_KEEPER = ""
+ONLY_EQUAL = 2.0
+"""A similarity that no two texts have."""
 DECISION_SCHEMA = pa.schema(
     {
         "verdict": pa.uint8(),
@@ -172,8 +174,7 @@ class _Selecting:
         self, good: NDArray[np.int64], skinny: pa.Table
     ) -> tuple[Decisions, NearDuplicateReport]:
         """Decisions about the good documents, numbered as in `good`."""
-        # A threshold over 1 lets no pair through: only equal texts are duplicates then.
-        settings = NearDuplicateSettings(threshold=self.choice.similarity or 1.01)
+        settings = NearDuplicateSettings(threshold=self.choice.similarity or ONLY_EQUAL)
         dedup = Deduplicator(self.work_dir / "dedup", settings, self.choice.earlier)
         for start, batch in self._batches(["text_hash", "signature"]):
             chosen = pa.array(self.verdicts[start : start + batch.num_rows] == KEPT)

@@ -86,7 +86,9 @@ class Deduplicator:
         self._halves.clear()
         same = exact_keepers(halves, ranks)
         del halves
-        survivors, report = self.near.find(rank, fetch, include=same == np.arange(len(same)))
+        # No two texts are more alike than 1: then only equal ones are duplicates.
+        looked_at = (same == np.arange(len(same))) & (self.near.settings.threshold <= 1)
+        survivors, report = self.near.find(rank, fetch, include=looked_at)
         keeper, similarity = survivors.keeper[same], survivors.similarity[same]
         representative = split_representatives(survivors.cluster[same], ranks, self.near.settings.max_cluster)
         own = slice(num_earlier, None)
