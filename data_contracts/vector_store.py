@@ -52,7 +52,7 @@ VECTOR_STORE = Contract(
         TensorRule("embedder.safetensors", tensors={"token_vectors": ("F32",), "token_weights": ("F32",)}),
         TensorRule("search_index.safetensors", tensors=_SEARCH_INDEX),
         JsonRule("fusion.json", keys=("dense_weight", "bm25")),
-        FileRule("tokenizer.model", minimum=0),
+        FileRule("tokenizer.*"),  # .model, or .json of an imported one
     ),
 )
 

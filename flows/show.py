@@ -98,9 +98,11 @@ def _show_rows(folder: Path, console: Console, rows: int) -> None:
 
 
 def _readable(value: Any) -> str:
-    """Text as it is, a conversation as `user: ... / assistant: ...`, everything else as JSON."""
+    """Text as it is, bytes as hex, a conversation as `user: ... / assistant: ...`, all else as JSON."""
     if isinstance(value, str):
         return value
+    if isinstance(value, bytes):
+        return value.hex()
     if isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value):
         return " / ".join(f"{m['role']}: {m['content'] or m.get('tool_calls') or ''}" for m in value)
     return json.dumps(value, ensure_ascii=False)

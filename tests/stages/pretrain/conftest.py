@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import save_file
 
-from data_contracts.tokenizer_bundle import COMPRESSION_SCHEMA
+from data_contracts.tokenizer_bundle import COMPRESSION_SCHEMA, IDLE_SCHEMA, QUALITY_SCHEMA
 from stages.pretrain.spec import PretrainConfig
 from stages.runtime.events import EventLog
 from stages.runtime.session import StageSession
-from stages.tokenizer.hugging_face import special_tokens_map, tokenizer_config, tokenizer_json
+from stages.tokenizer.hugging_face import roles, special_tokens_map, tokenizer_config, tokenizer_json
 from stages.tokenizer.training import train_sentencepiece
 from stages.whitebox.chat_format import CHAT_TEMPLATE
 from stages.whitebox.tokenizer import Tokenizer
@@ -60,9 +59,11 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "vocab.txt").write_text("id\tpiece\n")
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer)))
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config()))
-    (folder / "special_tokens_map.json").write_text(json.dumps(special_tokens_map()))
-    pq.write_table(pa.Table.from_pylist([], schema=COMPRESSION_SCHEMA), folder / "compression.parquet")
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(roles(tokenizer))))
+    (folder / "special_tokens_map.json").write_text(json.dumps(special_tokens_map(roles(tokenizer))))
+    tables = {"compression": COMPRESSION_SCHEMA, "quality": QUALITY_SCHEMA, "idle_pieces": IDLE_SCHEMA}
+    for name, schema in tables.items():
+        pq.write_table(schema.empty_table(), folder / f"{name}.parquet")
 
 
 def write_tokens(tokenizer: Tokenizer, folder: Path, texts: list[str]) -> None:
