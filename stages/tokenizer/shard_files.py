@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from data_contracts.documents import SPLITS
+from stages.runtime.arrays import write_array
 from stages.tokenizer.shard_units import DOCUMENT, UnitFiles, copy_documents
 
 
@@ -82,7 +83,7 @@ def write_shard(
     with partial.open("wb") as file:
         file.write(safetensors_header(sizes, metadata | {"split": shard.split}))
         for array in small.values():
-            array.tofile(file)
+            write_array(file, array)
         for bucket, some, order in zip(buckets, rows, orders, strict=True):
             tokens = _read_tokens(units, bucket_starts, bucket, dtype)
             copy_documents(file, tokens, np.cumsum(some["num_tokens"]) - some["num_tokens"], some, order)

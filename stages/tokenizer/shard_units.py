@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from data_contracts.documents import SPLITS
 from data_contracts.tables import part_files
+from stages.runtime.arrays import write_array
 from stages.tokenizer.document_encoder import DocumentEncoder, Encoded, token_dtype
 
 UNIT_BYTES = 32 << 20  # of text, or one row group
@@ -217,7 +218,7 @@ def _write_unit(
         copy_documents(file, tokens, np.cumsum(rows["num_tokens"]) - rows["num_tokens"], rows, order)
         os.fsync(file.fileno())
     with files.documents.open("wb") as file:
-        rows[order].tofile(file)
+        write_array(file, rows[order])
         os.fsync(file.fileno())
     starts = _bucket_starts(rows[order], splits[order], encoding.num_buckets)
     counts = json.dumps({name: asdict(count) for name, count in sorted(languages.items())})
@@ -238,7 +239,7 @@ def copy_documents(
             tokens[start : start + size]
             for start, size in zip(starts[some].tolist(), rows["num_tokens"][some].tolist(), strict=True)
         ]
-        np.concatenate(pieces).tofile(file)
+        write_array(file, np.concatenate(pieces))
 
 
 def _bucket_starts(rows: np.ndarray, splits: np.ndarray, num_buckets: Mapping[str, int]) -> np.ndarray:

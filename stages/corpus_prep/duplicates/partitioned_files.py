@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.runtime.arrays import write_array
 from stages.runtime.compiled import njit
 
 HASHED_DOCUMENT = np.dtype([("hash", "<u8"), ("document", "<u4")])
@@ -63,7 +64,7 @@ class PartitionedFiles:
         for partition, end in enumerate(ends.tolist()):
             if end > begin:
                 with self._path(partition).open("ab") as file:
-                    records[begin:end].tofile(file)
+                    write_array(file, records[begin:end])
             begin = end
 
     def read(self, partition: int) -> NDArray:

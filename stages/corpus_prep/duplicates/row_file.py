@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.runtime.arrays import write_array
+
 MAX_GAP_ROWS = 8
 """Rows that lie nearer are read in one go: a read of its own costs about as much as so many rows."""
 MAX_RUN_ROWS = 4096
@@ -37,7 +39,7 @@ class RowFile:
     def append(self, rows: NDArray) -> None:
         """Append rows [n, width]."""
         with self.path.open("ab") as file:
-            np.ascontiguousarray(rows, self.dtype).tofile(file)
+            write_array(file, np.asarray(rows, self.dtype))
 
     def read(self, rows: NDArray[np.integer]) -> NDArray:
         """[n, width] of the given row numbers, in any order and with repeats."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from stages.corpus_prep.duplicates.minhash_bands import equal_hashes
 from stages.corpus_prep.duplicates.partitioned_files import PartitionedFiles
 from stages.corpus_prep.duplicates.row_file import RowFile
+from stages.runtime.arrays import write_array
 from stages.runtime.compiled import njit
 
 NGRAM_WORDS = 5
@@ -181,7 +182,7 @@ def _write_gram_sets(documents: NDArray[np.int64], fetch: FetchWords, scratch: P
     with scratch.open("wb") as file:
         for offsets, hashes in fetch(documents):
             grams, counted = gram_sets(offsets, hashes)
-            grams.tofile(file)
+            write_array(file, grams)
             sizes.append(counted)
     found = np.concatenate(sizes) if sizes else np.empty(0, np.int64)
     if len(found) != len(documents):

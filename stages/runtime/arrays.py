@@ -1,0 +1,17 @@
+"""Arrays into files."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def write_array(file: IO[bytes], array: NDArray[Any]) -> None:
+    """The bytes of an array, in C order, at the end of an open file.
+
+    Unlike `ndarray.tofile`, whose error for a full disk names no reason that one could ask for. Raises OSError.
+    """
+    if array.size:
+        file.write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
