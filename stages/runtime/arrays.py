@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 def write_array(file: IO[bytes], array: NDArray[Any]) -> None:
     """The bytes of an array, in C order, at the end of an open file.
 
-    Unlike `ndarray.tofile`, whose error for a full disk names no reason that one could ask for. Raises OSError.
+    Unlike `ndarray.tofile`, whose error for a full disk has no number to ask for. Raises OSError.
     """
     if array.size:
-        file.write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        file.write(data.data)
