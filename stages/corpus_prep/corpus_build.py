@@ -89,7 +89,7 @@ class CorpusBuild:
             similarity=config.near_duplicate_similarity,
             earlier=earlier_folders(config.earlier_corpora),
             switches=gathered.switches,
-            weights=gathered.weights,
+            mixture=gathered.mixture,
         )
         return select(Shards(gathered.texts, gathered.measures, gathered.counts), choice, self.tables)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from stages.corpus_prep.reading.pieces import Piece, pieces
 from stages.corpus_prep.reading.readers import ReadNotes, read_rows
 from stages.corpus_prep.reading.record_forms import recognise, unknown_form
 from stages.corpus_prep.reading.sources import Listing, SourceFile, expand, survey
-from stages.corpus_prep.sampling import Smallest, fair_shares, hashed_id
+from stages.corpus_prep.sampling import Mixture, Smallest, hashed_id
 from stages.corpus_prep.screening.screen_records import record_text
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.runtime.errors import UserError
@@ -66,7 +66,7 @@ class Gathered:
     repairs: Counter[str] = field(default_factory=Counter)
     switches: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Source -> filters that its entry switches."""
-    weights: dict[str, float] = field(default_factory=dict)
+    mixture: Mixture = field(default_factory=Mixture)
     without_rows: list[str] = field(default_factory=list)
 
 
@@ -132,10 +132,11 @@ class Gatherer:
             self.funnel.dropped("records", reject.reason, "", reject.detail, **about)
         files = listing.files
         self.result.switches = {file.name: file.filters for file in files if file.filters}
-        self.result.weights = {file.name: file.weight for file in files}
+        self.result.mixture = _mixture(files)
         sizes = {file.name: max(1, _text_size(file)) for file in files}
         texts = {file.name: sizes[file.name] for file in files if self._holds_documents(file)}
-        shares = sizes | fair_shares(texts, int(self.max_bytes * OVERSAMPLE), self.result.weights)
+        wanted = replace(self.result.mixture, caps=_oversampled(self.result.mixture.caps))
+        shares = sizes | wanted.shares(texts, int(self.max_bytes * OVERSAMPLE))
         shared: list[tuple[Share, int]] = []
         for file in files:
             self.session.log(f"reading {file.name} ({sizes[file.name] / 1e6:.1f} MB)")
@@ -208,6 +209,20 @@ class Gatherer:
             for source, record in self.result.records
         )
         self._prepare("prepare_records", [self._own_table("records", rows)])
+
+
+def _mixture(files: Sequence[SourceFile]) -> Mixture:
+    """What the entries of the sources say."""
+    entries = {str(file.entry): file for file in files}
+    return Mixture(
+        {file.name: str(file.entry) for file in files},
+        {entry: file.weight for entry, file in entries.items()},
+        {entry: int(file.max_megabytes * 1e6) for entry, file in entries.items() if file.max_megabytes},
+    )
+
+
+def _oversampled(caps: Mapping[str, int]) -> dict[str, int]:
+    return {entry: int(cap * OVERSAMPLE) for entry, cap in caps.items()}
 
 
 def _groups(shares: Iterable[tuple[Share, int]]) -> Iterator[list[tuple[Share, int]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -50,6 +51,29 @@ def fair_shares(
             shares[name] = waiting.pop(name)
             left -= shares[name]
     return shares
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How sources take part: each belongs to an entry that the user named, or is one of its own.
+
+    entry_of: source -> entry. weights: entry -> its share, relative to the others; 1 where it is not named.
+    caps: entry -> most bytes of all its sources together.
+    """
+
+    entry_of: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    caps: Mapping[str, int] = field(default_factory=dict)
+
+    def shares(self, sizes: Mapping[str, int], limit: int) -> dict[str, int]:
+        """How much of `limit` each source gets: shared out among entries first, then inside each."""
+        members: dict[str, dict[str, int]] = {}
+        for source, size in sizes.items():
+            members.setdefault(self.entry_of.get(source, f"source {source}"), {})[source] = size
+        totals = {entry: sum(own.values()) for entry, own in members.items()}
+        capped = {entry: min(total, self.caps.get(entry, total)) for entry, total in totals.items()}
+        by_entry = fair_shares(capped, limit, self.weights)
+        return {s: n for entry, own in members.items() for s, n in fair_shares(own, by_entry[entry]).items()}
 
 
 class Smallest(Generic[T]):

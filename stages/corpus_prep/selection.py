@@ -28,7 +28,7 @@ from stages.corpus_prep.duplicates.near_duplicates import NearDuplicateReport, N
 from stages.corpus_prep.filtering import Filters, judge_documents
 from stages.corpus_prep.measuring.measures import word_hashes
 from stages.corpus_prep.measuring.rules import REASONS
-from stages.corpus_prep.sampling import fair_shares, split_of
+from stages.corpus_prep.sampling import Mixture, split_of
 
 MEMORY_LIMIT = "256MB"
 BATCH_ROWS = 8192
@@ -75,7 +75,7 @@ class Choice:
     """From which near-duplicates go; 0 keeps them."""
     earlier: Sequence[Path] = ()
     switches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
+    mixture: Mixture = field(default_factory=Mixture)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class _Selecting:
             database.register("skinny", left)
             by_source = "select source, sum(num_bytes)::bigint from skinny group by source"
             sizes = dict(sorted(database.execute(by_source).fetchall()))
-            shares = fair_shares(sizes, self.choice.max_bytes, self.choice.weights)
+            shares = self.choice.mixture.shares(sizes, self.choice.max_bytes)
             for source, share in shares.items():
                 if share < sizes[source]:
                     over = database.execute(_OVER_SHARE, [source, share]).fetchnumpy()["position"]

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,34 @@ def test_a_tight_limit_is_shared_out_and_small_sources_stay_whole(run_stage, tmp
     assert steps["sampled"]["documents_out"] < 1500
     assert steps["size_limit"]["documents_out"] < steps["size_limit"]["documents_in"]
     assert result.rows("rejects") == []
+
+
+def test_options_of_a_source(run_stage, tmp_path) -> None:
+    words = "lamp river stone apple bridge keeper storm bell light boat garden field".split()  # noqa: SIM905
+    rng = random.Random(5)
+    for name in ("plain", "heavy", "capped"):
+        texts = [" ".join(rng.choices(words, k=60)) for _ in range(300)]
+        rows = [{"text": text, "license": "MIT"} if name == "plain" else {"text": text} for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "short.jsonl").write_text('{"text": "Hi there."}\n')
+    sources = (
+        f"{tmp_path}/plain.jsonl",
+        f"{tmp_path}/heavy.jsonl;weight=2;licence=CC-BY-4.0",
+        f"{tmp_path}/capped.jsonl;max_megabytes=0.002;language=pl",
+        f"{tmp_path}/short.jsonl;filters=none",
+    )
+    result = run_stage(sources=sources, max_megabytes=0.032, **UNLIKE)
+    size: Counter[str] = Counter()
+    for row in result.rows("documents"):
+        size[row["source"]] += row["num_bytes"]
+    assert 1_300 < size["capped.jsonl"] <= 2_000
+    assert 1.8 < size["heavy.jsonl"] / size["plain.jsonl"] < 2.2
+    assert size["short.jsonl"] == len("Hi there.")
+    told = {(row["source"], row["licence"], row["language"]) for row in result.rows("documents")}
+    assert ("plain.jsonl", "MIT", "en") in told and ("heavy.jsonl", "CC-BY-4.0", "en") in told
+    assert ("capped.jsonl", "", "pl") in told
+    row = result.rows("documents")[0]
+    assert row["origin"] == "plain.jsonl" and row["byte_end"] > row["byte_start"] >= 0
 
 
 def test_only_some_languages(run_stage, sources) -> None:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.corpus_prep.sampling import Smallest, balanced, fair_shares, hashed_id, in_fraction, split_of
+from stages.corpus_prep.sampling import (
+    Mixture,
+    Smallest,
+    balanced,
+    fair_shares,
+    hashed_id,
+    in_fraction,
+    split_of,
+)
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 1000), max_size=6), st.integers(0, 3000))
@@ -64,3 +72,11 @@ def test_fractions_hold_and_do_not_depend_on_each_other(fraction: float) -> None
     assert {key for key in keys if split_of(key, fraction) == "validation"} == {
         key for key in keys if in_fraction(key, "split", fraction)
     }
+
+
+def test_entries_share_first_and_their_files_then() -> None:
+    mixture = Mixture({"a": "0", "b": "0", "c": "1", "d": "2"}, {"0": 1.0, "1": 3.0}, {"2": 50})
+    shares = mixture.shares({"a": 1000, "b": 100, "c": 1000, "d": 1000, "harvested": 30}, 880)
+    # d is capped, `harvested` small and an entry of its own; of the 800 left a and b get one part, c three.
+    assert shares == {"a": 100, "b": 100, "c": 600, "d": 50, "harvested": 30}
+    assert Mixture().shares({"a": 10, "b": 30}, 20) == {"a": 10, "b": 10}
