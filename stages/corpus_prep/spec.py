@@ -74,7 +74,8 @@ class CorpusPrepConfig(StageConfig):
     seed: int = 0
     """Seed of everything that is drawn."""
     num_workers: int = Field(default=0, ge=0)
-    """Processes that work on shards; 0 for as many as there are processors. The result is the same."""
+    """Processes that work on shards; 0 for as many as there are processors and memory
+    for (1 GiB each). The result is the same."""
     dask_scheduler: str = ""
     """Address such as tcp://10.0.0.5:8786: shards go to the workers of that Dask cluster instead."""
 

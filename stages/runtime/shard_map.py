@@ -34,6 +34,10 @@ from stages.runtime.session import StageSession
 
 DONE_NAME = "done.json"
 POLL_SECONDS = 0.5
+WORKER_BYTES = 1 << 30
+"""What a worker is promised to stay below."""
+_MEMORY_INFO = Path("/proc/meminfo")
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CONNECT_SECONDS = 20.0
 
 Result = dict[str, Any]
@@ -62,13 +66,13 @@ class _Order:
 class ShardMap:
     """Maps functions over tasks; use as a context manager.
 
-    num_workers: processes; 0 for as many as there are processors. dask_scheduler: address such as
+    num_workers: processes; 0 for as many as there are processors and memory for. dask_scheduler: address such as
     `tcp://10.0.0.5:8786`, then the cluster's workers are used instead.
     """
 
     def __init__(self, session: StageSession, num_workers: int = 0, dask_scheduler: str = "") -> None:
         self.session = session
-        self.num_workers = num_workers or len(os.sched_getaffinity(0))
+        self.num_workers = num_workers or fitting_workers()
         self.dask_scheduler = dask_scheduler
         self._pool: ProcessPoolExecutor | None = None
         self._client: Any = None
@@ -199,6 +203,21 @@ class ShardMap:
                 ) from None
             self.session.log(f"shards go to {nodes} workers of {self.dask_scheduler}")
         return self._client
+
+
+def fitting_workers() -> int:
+    """A process for each processor that we may use, as far as memory goes; in a container, the container's."""
+    limits = [int(line.split()[1]) * 1024 for line in _lines(_MEMORY_INFO) if line.startswith("MemTotal:")]
+    limits += [int(line) for line in _lines(_CGROUP_LIMIT) if line.strip().isdecimal()]
+    fit = min(limits, default=WORKER_BYTES) // WORKER_BYTES - 1  # one is for who asks
+    return max(1, min(len(os.sched_getaffinity(0)), fit))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
 
 
 def peak_worker_memory_bytes() -> int:

@@ -143,3 +143,30 @@ def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("total_gib", "container", "processors", "workers"),
+    [
+        (64, "max", 8, 8),
+        (64, str(4 << 30), 8, 3),
+        (2, "max", 8, 1),
+        (64, str(1 << 28), 8, 1),
+        (8, None, 2, 2),
+    ],
+)
+def test_workers_fit_into_memory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    total_gib: int,
+    container: str | None,
+    processors: int,
+    workers: int,
+) -> None:
+    (tmp_path / "meminfo").write_text(f"MemTotal:  {total_gib << 20} kB\nMemFree:  1 kB\n")
+    if container is not None:
+        (tmp_path / "memory.max").write_text(f"{container}\n")
+    monkeypatch.setattr(shard_map, "_MEMORY_INFO", tmp_path / "meminfo")
+    monkeypatch.setattr(shard_map, "_CGROUP_LIMIT", tmp_path / "memory.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)))
+    assert shard_map.fitting_workers() == workers
