@@ -66,8 +66,8 @@ class _Order:
 class ShardMap:
     """Maps functions over tasks; use as a context manager.
 
-    num_workers: processes; 0 for as many as there are processors and memory for. dask_scheduler: address such as
-    `tcp://10.0.0.5:8786`, then the cluster's workers are used instead.
+    num_workers: processes; 0 for as many as there are processors and memory for. dask_scheduler: address
+    such as `tcp://10.0.0.5:8786`, then the cluster's workers are used instead.
     """
 
     def __init__(self, session: StageSession, num_workers: int = 0, dask_scheduler: str = "") -> None:
@@ -206,7 +206,7 @@ class ShardMap:
 
 
 def fitting_workers() -> int:
-    """A process for each processor that we may use, as far as memory goes; in a container, the container's."""
+    """A process for each processor that we may use, as far as memory goes, the container's in one."""
     limits = [int(line.split()[1]) * 1024 for line in _lines(_MEMORY_INFO) if line.startswith("MemTotal:")]
     limits += [int(line) for line in _lines(_CGROUP_LIMIT) if line.strip().isdecimal()]
     fit = min(limits, default=WORKER_BYTES) // WORKER_BYTES - 1  # one is for who asks
