@@ -72,7 +72,10 @@ class Screen:
             what.close()
             return
         try:
-            await asyncio.wait_for(what, SHOWN_WITHIN_SECONDS)
+            # Not `wait_for`: before Python 3.12 it loses a cancellation that comes as the call ends, and who
+            # waits for the end of a task that shows something again and again would wait for ever.
+            async with asyncio.timeout(SHOWN_WITHIN_SECONDS):
+                await what
         except (httpx.HTTPError, ObjectNotFound, OSError) as error:  # a TimeoutError is an OSError
             if is_not_found(error):
                 self._is_forgotten = True

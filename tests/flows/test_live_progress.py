@@ -102,3 +102,26 @@ def test_a_server_that_hangs_costs_a_moment(monkeypatch: pytest.MonkeyPatch) -> 
     screen = Screen(said.append)
     asyncio.run(screen.show(Calls().one(seconds=600)))
     assert screen.is_away and "(TimeoutError)" in said[0]
+
+
+def test_a_cancellation_that_comes_as_a_call_ends_is_not_lost() -> None:
+    async def scenario() -> bool:
+        screen, loop = Screen(print), asyncio.get_running_loop()
+        answered = loop.create_future()
+
+        async def call() -> None:
+            await answered
+
+        async def show_forever() -> None:
+            while True:
+                await screen.show(call())
+                await asyncio.sleep(0.01)
+
+        showing = asyncio.create_task(show_forever())
+        await asyncio.sleep(0.01)
+        answered.set_result(None)
+        loop.call_soon(showing.cancel)  # behind the call's own end, before who waits for it hears of that
+        await asyncio.wait({showing}, timeout=1)
+        return showing.cancelled()
+
+    assert asyncio.run(scenario())
