@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 EXCHANGED = 1 / 6
@@ -61,54 +62,51 @@ def texts_of(paths: Sequence[Path]) -> list[str]:
 
 
 class Perturbed:
-    """Copies of texts with words exchanged."""
+    """Copies of texts with words exchanged. A text is held as numbers of its words, so that a copy is made by
+    Arrow and not word by word."""
 
     def __init__(self, texts: Sequence[str], seed: int) -> None:
         self.random = np.random.default_rng(seed)
-        self.parts = [self._parts(text) for text in texts]
-        self.is_chinese = [len(re.findall("[\u4e00-\u9fff]", text)) > len(text) / 3 for text in texts]
-        self.pools = {
-            chinese: np.concatenate(
-                [part for part, c in zip(self.parts, self.is_chinese, strict=True) if c == chinese] or [[""]]
-            )
-            for chinese in (False, True)
-        }
+        parts = [re.findall("[\u4e00-\u9fff]|[^\u4e00-\u9fff\\s]+|\\s+", text) for text in texts]
+        self.lengths = np.array([len(words) for words in parts])
+        words = pa.array([word for text in parts for word in text], pa.large_string()).dictionary_encode()
+        self.words, self.numbers = words.dictionary, words.indices.to_numpy()
+        chinese = [len(re.findall("[\u4e00-\u9fff]", text)) > len(text) / 3 for text in texts]
+        self.is_chinese = np.repeat(chinese, self.lengths)
 
-    @staticmethod
-    def _parts(text: str) -> np.ndarray:
-        return np.array(re.findall("[\u4e00-\u9fff]|[^\u4e00-\u9fff\\s]+|\\s+", text), dtype=object)
-
-    def round(self) -> Iterator[str]:
-        """Each text once, perturbed."""
-        for parts, chinese in zip(self.parts, self.is_chinese, strict=True):
-            where = np.flatnonzero(self.random.random(len(parts)) < EXCHANGED * (1 if chinese else 2))
-            pool = self.pools[chinese]
-            copy = parts.copy()
-            copy[where] = pool[self.random.integers(0, len(pool), len(where))]
-            yield "".join(copy)
+    def batches(self) -> Iterator[pa.Array]:
+        """Each text once, perturbed, as large_string arrays of ROWS_PER_GROUP."""
+        exchanged = self.random.random(len(self.numbers)) < EXCHANGED * np.where(self.is_chinese, 1, 2)
+        copy = self.numbers.copy()
+        for chinese in (False, True):
+            pool = self.numbers[self.is_chinese == chinese]
+            where = np.flatnonzero(exchanged & (self.is_chinese == chinese))
+            copy[where] = pool[self.random.integers(0, max(len(pool), 1), len(where))]
+        ends = np.concatenate(([0], np.cumsum(self.lengths)))
+        for first in range(0, len(self.lengths), ROWS_PER_GROUP):
+            bounds = ends[first : first + ROWS_PER_GROUP + 1]
+            words = self.words.take(pa.array(copy[bounds[0] : bounds[-1]]))
+            texts = pa.LargeListArray.from_arrays(bounds - bounds[0], words)
+            yield pc.binary_join(texts, pa.scalar("", pa.large_string()))
 
 
 def make_corpus(texts: Sequence[str], folder: Path, size: int) -> int:
-    """Write Parquet files with `size` bytes of text; returns how many there are."""
+    """Write Parquet files with at least `size` bytes of text; returns how many there are."""
     folder.mkdir(parents=True, exist_ok=True)
-    source, written, number, rows = Perturbed(texts, seed=7), 0, 0, []
-    writer, in_file = None, 0
+    source, written, number = Perturbed(texts, seed=7), 0, 0
     while written < size:
-        for text in source.round():
-            length = len(text.encode())
-            rows.append({"title": "", "text": text})
-            written, in_file = written + length, in_file + length
-            if len(rows) == ROWS_PER_GROUP or written >= size:
-                if writer is None:
-                    path = folder / f"texts-{number:03d}.parquet"
-                    writer = pq.ParquetWriter(path, SCHEMA, compression="zstd", compression_level=1)
-                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-                rows = []
-                if in_file > FILE_BYTES or written >= size:
-                    writer.close()
-                    writer, in_file, number = None, 0, number + 1
-            if written >= size:
-                break
+        end = min(size, written + FILE_BYTES)
+        with pq.ParquetWriter(
+            folder / f"texts-{number:03d}.parquet", SCHEMA, compression="zstd", compression_level=1
+        ) as writer:
+            while written < end:
+                for copies in source.batches():
+                    titles = pa.array([""] * len(copies))
+                    writer.write_table(pa.table([titles, copies], schema=SCHEMA))
+                    written += pc.sum(pc.binary_length(copies)).as_py()
+                    if written >= end:
+                        break
+        number += 1
     return written
 
 
