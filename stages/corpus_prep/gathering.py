@@ -130,7 +130,7 @@ class Gatherer:
         for reject in listing.refused:
             about = {"doc_id": "", "source": reject.path, "title": "", "num_bytes": 0}
             self.funnel.dropped("records", reject.reason, "", reject.detail, **about)
-        files = listing.files
+        files = [self._with_fields(file) for file in listing.files]
         self.result.switches = {file.name: file.filters for file in files if file.filters}
         self.result.mixture = _mixture(files)
         sizes = {file.name: max(1, _text_size(file)) for file in files}
@@ -146,6 +146,14 @@ class Gatherer:
         self._prepare("prepare", shared)
         self._tell_of_files()
 
+    def _with_fields(self, file: SourceFile) -> SourceFile:
+        """The file with the stage's names of fields where its source has none of its own."""
+        return replace(
+            file,
+            text_field=file.text_field or self.config.text_field,
+            title_field=file.title_field or self.config.title_field,
+        )
+
     def _show_download(self, done: int, total: int, url: str) -> None:
         self.session.progress(done // 1000, max(done, total) // 1000, "kB", file=url)
 
@@ -157,21 +165,20 @@ class Gatherer:
         first = next(read_rows(file, ReadNotes(self.config.on_damage)), None)
         if first is None:
             return False
-        if looks_like_benchmark(first) and not self.config.text_field:
+        if looks_like_benchmark(first) and not file.text_field:
             raise UserError(
                 f"{file.name} holds benchmark questions ({', '.join(first)})",
                 hint="give it as corpus_prep.benchmark_sources: training on it would spoil the scores",
             )
-        form = recognise(first, self.config.text_field, self.config.title_field)
+        form = recognise(first, file.text_field, file.title_field)
         if form is None:
-            raise unknown_form(file.name, first, self.config.text_field)
+            raise unknown_form(file.name, first, file.text_field)
         return form.kind == "document"
 
     def _prepare(self, step: str, shares: Sequence[tuple[Share, int]]) -> None:
         groups = list(_groups(shares))
         settings = {
-            name: getattr(self.config, name)
-            for name in ("text_field", "title_field", "on_damage", "max_conversations", "max_preferences")
+            name: getattr(self.config, name) for name in ("on_damage", "max_conversations", "max_preferences")
         }
         tasks = [Preparation(tuple(share for share, _ in group), **settings) for group in groups]
         weights = [sum(size for _, size in group) for group in groups]

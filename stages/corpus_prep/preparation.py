@@ -64,8 +64,6 @@ class Preparation:
     """What to read, and how."""
 
     shares: tuple[Share, ...]
-    text_field: str
-    title_field: str
     on_damage: OnDamage
     max_conversations: int
     max_preferences: int
@@ -109,7 +107,7 @@ class _Preparer:
         file = share.piece.file
         notes = ReadNotes(self.task.on_damage, on_reject=lambda reject: self._reject(file, reject))
         num_rows = 0
-        for found in read_batches(share.piece, notes, Names(self.task.text_field, self.task.title_field)):
+        for found in read_batches(share.piece, notes, Names(file.text_field, file.title_field)):
             if isinstance(found, pa.RecordBatch):
                 num_rows += found.num_rows
                 self._take_documents(file, found, share.fraction)
@@ -132,9 +130,9 @@ class _Preparer:
         self.cleaner.add_batch(chosen, file.name, file.origin, file.language)
 
     def _take_row(self, file: SourceFile, row: ReadRow, fraction: float) -> None:
-        shape = tuple(sorted(row.fields))
+        shape = (file.text_field, file.title_field, *sorted(row.fields))
         if shape not in self.forms:
-            self.forms[shape] = recognise(row.fields, self.task.text_field, self.task.title_field)
+            self.forms[shape] = recognise(row.fields, file.text_field, file.title_field)
         form = self.forms[shape]
         record = form.convert(row.fields) if form is not None else Refused("unknown_fields")
         if isinstance(record, Document):

@@ -33,6 +33,7 @@ ANSWER_FIELDS = ("answer", "response", "output", "completion", "std_answer", "so
 
 KINDS = ("module", "class", "function", "text")
 
+NAMING = "--set corpus_prep.text_field=NAME, or for one source PATH;text_field=NAME"
 RECOGNISED = (
     "text [title]; instruction [input] output; question answer; prompt response; "
     "messages or conversations (role/content or from/value); prompt chosen rejected; "
@@ -108,11 +109,11 @@ def unknown_form(where: str, row: Row, text_field: str) -> UserError:
     if text_field:
         return UserError(
             f"{where} has no field {text_field!r}; its fields are: {columns}",
-            hint="name one of them: --set corpus_prep.text_field=NAME",
+            hint=f"name one of them: {NAMING}",
         )
     return UserError(
         f"{where} has fields that are of no known form: {columns}",
-        hint=f"recognised: {RECOGNISED}; or name the text: --set corpus_prep.text_field=NAME",
+        hint=f"recognised: {RECOGNISED}; or name the text: {NAMING}",
     )
 
 

@@ -37,6 +37,10 @@ class SourceEntry:
     """Filters to switch for this source: "-NAME" off, "+NAME" on, "none" for all off."""
     kind: str = ""
     """Read files as this kind whatever their name, such as ".txt" for logs."""
+    text_field: str = ""
+    """Name of the field that holds the text, other than the stage's `text_field` and the known ones."""
+    title_field: str = ""
+    """The same for the title."""
 
     @property
     def options(self) -> str:
@@ -126,6 +130,8 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "licence": str,
     "filters": _filters,
     "kind": _kind,
+    "text_field": str,
+    "title_field": str,
 }
 _ALSO = {"license": "licence", "lang": "language"}
 

@@ -62,6 +62,8 @@ class SourceFile:
     language: str = ""
     licence: str = ""
     filters: tuple[str, ...] = ()
+    text_field: str = ""
+    title_field: str = ""
     origin: str = ""
     address: Address | None = None
     options: str = ""
@@ -180,6 +182,8 @@ def _with_options(file: SourceFile, entry: SourceEntry, index: int) -> SourceFil
         language=entry.language,
         licence=entry.licence,
         filters=entry.filters,
+        text_field=entry.text_field,
+        title_field=entry.title_field,
         options=entry.options,
         entry=index,
     )

@@ -328,6 +328,23 @@ def test_a_named_field_is_read(run_stage, tmp_path) -> None:
     assert {row["title"] for row in result.rows("documents")} == {f"Book {i}" for i in range(6)}
 
 
+def test_each_source_may_name_its_own_field(run_stage, tmp_path) -> None:
+    rows = [f"{PLANTED} Chapter {i} of the long story." for i in range(6)]
+    pq.write_table(pa.table({"source": [""] * 6, "target": rows}), tmp_path / "pairs.parquet")
+    plain = "".join(json.dumps({"text": f"{text} Told once more, elsewhere."}) + "\n" for text in rows)
+    (tmp_path / "plain.jsonl").write_text(plain, encoding="utf-8")
+    result = run_stage(
+        sources=(f"{tmp_path}/pairs.parquet;text_field=target", f"{tmp_path}/plain.jsonl"),
+        near_duplicate_similarity=0,
+        **SMALL,
+    )
+    found = Counter(row["source"] for row in result.rows("documents"))
+    assert found == {"pairs.parquet": 6, "plain.jsonl": 6}
+    with pytest.raises(UserError, match="no field 'target'") as caught:
+        run_stage(sources=(f"{tmp_path}/plain.jsonl;text_field=target",), **SMALL)
+    assert "PATH;text_field=NAME" in caught.value.hint
+
+
 def test_the_harvest_of_one_package(run_stage) -> None:
     result = run_stage(packages=("packaging",), **SMALL)
     documents = {row["title"]: row for row in result.rows("documents")}
