@@ -27,7 +27,9 @@ TALE = "\n".join(
         "At night it sleeps in a wooden shed behind the station, next to the mill.",
     )
 )
-MENU = "\n".join(["Home", "Shop", "About us", "Log in", "Cart", "Help", "Next", "More", "Map", "Top"])
+MENU = "\n".join(
+    ["Home", "Shop", "About us", "Log in", "Cart", "Help", "Next", "More", "Map", "Top", "Back", "Terms"]
+)
 DOCUMENTS = {
     "clean": TALE,
     "menu": f"{MENU}\n{TALE}",  # FineWeb drops it by its short lines, if C4 did not take them away
@@ -35,7 +37,7 @@ DOCUMENTS = {
     "policies": f"{TALE}\nThis site uses cookies for a better visit.\nRead our Privacy Policy for more.",
     "scripts": f"Please enable JavaScript to see all of this page.\n{TALE}",
     "lorem": f"{TALE}\nLorem ipsum dolor sit amet, said the sign.",
-    "curly": f"{TALE}\nfunction go() {{ return the slow train }}",
+    "curly": f"{TALE}\nfunction go() {{ return the slow train }}.",
     "few": "Nobody is in a hurry here.\nAbout\nHelp\nThe old engine waits at the mill.",
     "nothing": f"{MENU}\n{MENU}",
     "twice": f"{TALE}\n{TALE}\n{MENU}",  # still duplicate lines after the edit

@@ -44,6 +44,10 @@ GROUPED = " ".join(VISA[i : i + 4] for i in range(0, 16, 4))
         ("+1 (415) 867-5309", "[PHONE]"),
         ("手机：13812345678。", "手机：[PHONE]。"),
         ("tel 138-1234-5678, +86 139 1234 5678", "tel [PHONE], [PHONE]"),
+        (
+            "https://firm.de/ or mailto:jane@firm.de, +1.7035555555",
+            "https://firm.de/ or mailto:[EMAIL], [PHONE]",
+        ),
         (f"身份证{ID}号", "身份证[ID-NUMBER]号"),
         (f"cards {VISA}, {UNION} {AMEX}", "cards [CARD], [CARD] [CARD]"),
         (f"{GROUPED} or {GROUPED.replace(' ', '-')}", "[CARD] or [CARD]"),
@@ -68,6 +72,8 @@ def test_what_is_masked(text: str, masked: str) -> None:
         f"{ID[:-1]}{'1' if ID[-1] != '1' else '2'} and 99{ID[2:]}",
         f"{VISA[:-1]}{(int(VISA[-1]) + 1) % 10} and 1234567890123452",
         "1700000000000 is a time in milliseconds, 20261122161350 another",
+        "redis://me:secret@host.firm.de:6379 ssh://687fb7@box.firm.de and ftp://jane@firm.de/x",
+        "subnet='124.42.0.0/16', '\"total_bytes\": 15032385536,', stamp=15032385536, Decimal('+35236450.6')",
     ],
 )
 def test_what_stays(text: str) -> None:
