@@ -3,9 +3,9 @@
 Documentation is full of addresses that are nobody's, and they stay: names that RFC 2606 and RFC 6761 reserve
 (example.com, .test, .invalid, .localhost), addresses that are not routed (127.0.0.1, 10.0.0.0/8, RFC 5737's
 and RFC 3849's documentation ranges), networks (124.42.0.0), public name servers, the fictional numbers
-555-0100 to 555-0199, accounts of machines (`git@host`, `root@host`, `ftp://user:word@host`), what looks like a
-version or a section number (v1.2.3.4, `version 9.16.0.29`, `==9.16.0.29`, 1.2.3.4), and numbers that
-count something (`total_bytes: 15032385536`, +35236450.6).
+555-0100 to 555-0199, accounts of machines (`git@host`, `root@host`, `ftp://user:word@host`), what looks like
+a version or a section number (v1.2.3.4, `version 9.16.0.29`, `==9.16.0.29`, 1.2.3.4), and numbers that count
+something (`total_bytes: 15032385536`, +35236450.6).
 
 Patterns see bytes as Latin-1 characters, so they name their letters and never use \\w, \\d or \\b.
 """
