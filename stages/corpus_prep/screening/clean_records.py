@@ -21,8 +21,8 @@ from stages.corpus_prep.screening.screen_records import (
     with_texts,
 )
 
-#: Without any of these there is nothing to mask, and most lines of a conversation have none.
-_MAY_BE_PERSONAL = re.compile(r"[@0-9]")
+#: Without an @, two colons or a long run of digits there is nothing to mask; most turns have none of them.
+_MAY_BE_PERSONAL = re.compile(r"@|:[0-9A-Fa-f]{0,4}:|[0-9][0-9 .()\-]{6,}")
 
 
 class RecordCleaner:

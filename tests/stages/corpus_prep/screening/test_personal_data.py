@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.corpus_prep.screening import personal_data
+from stages.corpus_prep.screening.clean_records import mask_text
 from stages.corpus_prep.screening.personal_data import mask_personal_data
 from stages.corpus_prep.screening.personal_kernels import NUMBER, WORD
 from stages.corpus_prep.screening.personal_patterns import KIND_NAMES, passes_luhn
@@ -126,3 +129,6 @@ def test_the_scan_loses_nothing_that_patterns_find_in_the_whole_text(texts: list
     assert masked.to_pylist() == expected.to_pylist()
     assert counts.to_pylist() == expected_counts.to_pylist()
     assert set(counts.schema.names) == {f"pii_{name}" for name in KIND_NAMES}
+    found: Counter[str] = Counter()
+    assert [mask_text(text, KIND_NAMES, found) for text in texts] == expected.to_pylist()
+    assert found.total() == sum(sum(row.values()) for row in expected_counts.to_pylist())
