@@ -81,6 +81,18 @@ def test_datatroves_filters_in_a_row(run_stage: Any, tmp_path: Path) -> None:
             assert dropped[name]["detail"] == f"of {content_id(text)}"
 
 
+def test_a_source_may_ask_for_c4_alone(run_stage: Any, tmp_path: Path) -> None:
+    plain, asked = tmp_path / "plain.jsonl", tmp_path / "asked.jsonl"
+    text = json.dumps({"title": "menu", "text": DOCUMENTS["menu"]}) + "\n"
+    for path in (plain, asked):
+        path.write_text(text, encoding="utf-8")
+    settings = {"num_tool_conversations": 6, "num_scenarios": 5, "near_duplicate_similarity": 0}
+    sources = (str(plain), f"{asked};filters=+c4_fineweb")
+    result = run_stage(sources=sources, filters=(), num_workers=1, **settings)
+    kept = {row["source"]: row["text"] for row in result.rows("documents")}
+    assert kept == {"plain.jsonl": DOCUMENTS["menu"], "asked.jsonl": TALE}
+
+
 def test_without_c4_nothing_is_edited(run_stage: Any, tmp_path: Path) -> None:
     result = _run(run_stage, tmp_path, ("fineweb",))
     kept = {row["title"]: row["text"] for row in result.rows("documents")}
