@@ -117,12 +117,12 @@ class Cleaner:
 
     def _with_utf8(self, document: RawDocument) -> RawDocument:
         """Without lone surrogates, which the escapes of JSON bring and Arrow refuses."""
-        told = {name: value for name, value in vars(document).items() if isinstance(value, str)}
-        mended = {name: without_surrogates(value) for name, value in told.items()}
-        if mended == told:
-            return document
-        self.repairs["lone_surrogates"] += mended["text"] != told["text"]
-        return replace(document, **mended)
+        text, title, url = map(without_surrogates, (document.text, document.title, document.url))
+        if text != document.text:
+            self.repairs["lone_surrogates"] += 1
+        return replace(
+            document, text=text, title=title, url=url, licence=without_surrogates(document.licence)
+        )
 
     def _flush(self) -> None:
         if self._waiting:
@@ -147,7 +147,8 @@ class Cleaner:
         texts = screened.texts
         filled = screened.columns["visible_characters"].to_numpy() > 0
         for place in np.flatnonzero(~filled).tolist():
-            about = {"doc_id": "", "source": source, "title": documents.column("title")[place].as_py()}
+            title = self.screen.masked_titles(documents.column("title").slice(place, 1))
+            about = {"doc_id": "", "source": source, "title": title[0].as_py()}
             self.funnel.dropped("repaired", "empty", "", num_bytes=int(before[place]), **about)
         after = text_bytes(texts)
         self.funnel.passed("repaired", int(before[filled].sum()), int(after[filled].sum()), int(filled.sum()))

