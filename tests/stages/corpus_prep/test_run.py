@@ -290,23 +290,6 @@ def test_odd_rows_are_rejects_and_do_not_stop_the_build(run_stage, tmp_path, sou
     assert reasons == {"bad_json": "line 2", "unknown_fields": "at byte 124"}
 
 
-def test_lone_surrogates_of_json_are_mended(run_stage, tmp_path, english) -> None:
-    odd = tmp_path / "odd.jsonl"
-    rows = [
-        {"title": "half \ud83d", "text": f"{PLANTED} {PLANTED} \ude00", "url": "https://a.test/\ud800"},
-        {"question": "What \ud800 crosses the river?", "answer": f"{PLANTED} {PLANTED} \ud800"},
-        {"weather": "\udfff"},
-        *english,
-    ]
-    odd.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    result = run_stage(sources=(str(odd),), **SMALL)
-    (document,) = (row for row in result.rows("documents") if row["title"] == "half \ufffd")
-    assert document["text"] == f"{PLANTED} {PLANTED} \ufffd" and document["origin"] == "https://a.test/\ufffd"
-    own = next(row for row in result.rows("conversations") if row["kind"] == "own")
-    assert [m["content"][-1] for m in own["messages"]] == ["?", "\ufffd"]
-    assert [row["reason"] for row in result.rows("rejects")] == ["unknown_fields"]
-
-
 def test_benchmark_questions_do_not_become_training_data(run_stage, questions) -> None:
     with pytest.raises(UserError, match="holds benchmark questions") as caught:
         run_stage(sources=questions, **SMALL)
