@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.corpus_prep.funnel import Funnel
+from stages.corpus_prep.measuring.edited_lines import LEFT_SCHEMA
 from stages.corpus_prep.measuring.measures import SCHEMA as STATISTICS_SCHEMA
 from stages.corpus_prep.measuring.measures import measure
-from stages.corpus_prep.screening.identify_languages import identify_languages
 from stages.corpus_prep.screening.repair_batches import repair_batch
-from stages.corpus_prep.text_repair import REPAIRS
+from stages.corpus_prep.screening.screen_documents import DocumentScreen, Screening
+from stages.corpus_prep.screening.screen_rules import SCREEN_SCHEMA
+from stages.corpus_prep.text_repair import REPAIRS, without_surrogates
 
 #: What decisions are made by; row for row beside the texts.
 MEASURES_SCHEMA = pa.schema(
@@ -35,6 +37,8 @@ MEASURES_SCHEMA = pa.schema(
         ("language_score", pa.float32()),
         ("num_bytes", pa.int64()),
         *STATISTICS_SCHEMA,
+        *LEFT_SCHEMA,
+        *SCREEN_SCHEMA,
     ]
 )
 TEXTS_SCHEMA = pa.schema(
@@ -68,6 +72,7 @@ class RawDocument:
     licence: str = ""
     begin: int = -1
     end: int = -1
+    url: str = ""
 
 
 RAW_SCHEMA = pa.schema(
@@ -78,15 +83,19 @@ RAW_SCHEMA = pa.schema(
         "licence": pa.large_string(),
         "begin": pa.int64(),
         "end": pa.int64(),
+        "url": pa.large_string(),
     }
 )
 
 
 class Cleaner:
-    """Repairs and measures documents; use as a context manager, then read the two tables."""
+    """Repairs, screens and measures documents; use as a context manager, then read the two tables."""
 
-    def __init__(self, texts: Path, measures: Path, funnel: Funnel) -> None:
+    def __init__(
+        self, texts: Path, measures: Path, funnel: Funnel, screening: Screening | None = None
+    ) -> None:
         self.funnel = funnel
+        self.screen = DocumentScreen(screening or Screening())
         self.repairs: Counter[str] = Counter()
         self.num_documents = 0
         self._waiting: list[RawDocument] = []
@@ -97,6 +106,7 @@ class Cleaner:
 
     def add(self, document: RawDocument, source: str, origin: str = "", language: str = "") -> None:
         """Take one document; an empty one is recorded as dropped. language: "" to find it out."""
+        document = self._with_utf8(document)
         if self._about != (source, origin, language):
             self._flush()
             self._about = (source, origin, language)
@@ -104,6 +114,15 @@ class Cleaner:
         self._buffered += len(document.text)
         if len(self._waiting) >= ROWS_PER_BATCH or self._buffered >= BYTES_PER_BATCH:
             self._flush()
+
+    def _with_utf8(self, document: RawDocument) -> RawDocument:
+        """Without lone surrogates, which the escapes of JSON bring and Arrow refuses."""
+        text, title, url = map(without_surrogates, (document.text, document.title, document.url))
+        if text != document.text:
+            self.repairs["lone_surrogates"] += 1
+        return replace(
+            document, text=text, title=title, url=url, licence=without_surrogates(document.licence)
+        )
 
     def _flush(self) -> None:
         if self._waiting:
@@ -122,43 +141,42 @@ class Cleaner:
     def _take(self, documents: pa.RecordBatch, source: str, origin: str, language: str) -> None:
         before = text_bytes(documents.column("text"))
         texts, repairs = repair_batch(documents.column("text"))
-        self._count_repairs(repairs)
-        statistics = measure(texts)
-        filled = statistics.column("visible_characters").to_numpy() > 0
+        urls, _ = repair_batch(documents.column("url"))
+        screened = self.screen.run(texts, _addresses(urls, origin), source, language)
+        self._count_repairs(repairs | screened.repairs)
+        texts = screened.texts
+        filled = screened.columns["visible_characters"].to_numpy() > 0
         for place in np.flatnonzero(~filled).tolist():
-            about = {"doc_id": "", "source": source, "title": documents.column("title")[place].as_py()}
+            title = self.screen.masked_titles(documents.column("title").slice(place, 1))
+            about = {"doc_id": "", "source": source, "title": title[0].as_py()}
             self.funnel.dropped("repaired", "empty", "", num_bytes=int(before[place]), **about)
         after = text_bytes(texts)
         self.funnel.passed("repaired", int(before[filled].sum()), int(after[filled].sum()), int(filled.sum()))
         if not filled.any():
             return
         columns = {
-            **self._described(documents, texts, language),
-            "doc_id": document_ids(statistics.column("text_hash")),
+            **self._described(documents),
+            "origin": _or_else(urls, origin).cast(pa.string()),
+            **screened.columns,
+            "doc_id": document_ids(screened.columns["text_hash"]),
             "source": pa.repeat(source, len(filled)),
-            "origin": pa.repeat(origin, len(filled)),
             "num_bytes": pa.array(after),
-            **{field.name: statistics.column(field.name) for field in STATISTICS_SCHEMA},
+            "text": texts,
         }
         self._write(columns, pa.array(filled))
 
-    @staticmethod
-    def _described(documents: pa.RecordBatch, texts: pa.Array, language: str) -> dict[str, pa.Array]:
-        """Columns that follow from the text and from what its file says of it."""
+    def _described(self, documents: pa.RecordBatch) -> dict[str, pa.Array]:
+        """Columns that follow from what the file says of the documents."""
         titles, _ = repair_batch(documents.column("title"))
-        spoken = identify_languages(texts)
-        scores = spoken.column("language_score")
+        titles = self.screen.masked_titles(titles)
         begins, ends = documents.column("begin"), documents.column("end")
         nowhere = pc.less(begins, 0)
         return {
             "title": pc.utf8_slice_codeunits(titles, 0, MAX_TITLE_CHARACTERS).cast(pa.string()),
             "kind": documents.column("kind").cast(pa.string()),
             "licence": documents.column("licence").cast(pa.string()),
-            "language": pa.repeat(language, len(texts)) if language else spoken.column("language"),
-            "language_score": pa.repeat(pa.scalar(1.0, pa.float32()), len(texts)) if language else scores,
             "byte_start": pc.if_else(nowhere, pa.scalar(None, pa.int64()), begins),
             "byte_end": pc.if_else(nowhere, pa.scalar(None, pa.int64()), ends),
-            "text": texts,
         }
 
     def _write(self, columns: dict[str, Any], filled: pa.Array) -> None:
@@ -179,6 +197,15 @@ class Cleaner:
         self._flush()
         self._texts.close()
         self._measures.close()
+
+
+def _addresses(urls: pa.Array, origin: str) -> pa.Array:
+    """Where each document is from: its own address, or that of its file; "" where neither is known."""
+    return _or_else(urls, origin if "://" in origin else "")
+
+
+def _or_else(texts: pa.Array, other: str) -> pa.Array:
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(other, texts.type), texts)
 
 
 def text_bytes(texts: pa.Array) -> NDArray[np.int64]:

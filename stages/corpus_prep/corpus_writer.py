@@ -51,8 +51,7 @@ class WriteTask:
     decision: Path
     leaks: Path
     questions: Path
-    filters: tuple[str, ...]
-    thresholds: tuple[str, ...]
+    filters: Filters
     switches: tuple[tuple[str, tuple[str, ...]], ...]
     """Source -> filters that it switches."""
     run_words: int
@@ -212,7 +211,7 @@ class Reasons:
     """Why documents of a shard do not stay, in words."""
 
     def __init__(self, task: WriteTask) -> None:
-        self.filters = Filters(task.filters, task.thresholds)
+        self.filters = task.filters
         self.switches = dict(task.switches)
         with pq.ParquetFile(task.measures) as file:
             names = [name for name in file.schema_arrow.names if name not in ("text_hash", "signature")]

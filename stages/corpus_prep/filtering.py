@@ -6,15 +6,17 @@ Statistics are stored and decisions derived, so all of this is asked after every
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from stages.corpus_prep.measuring.edited_lines import judges_the_edited, with_left
 from stages.corpus_prep.measuring.judging import failing, judge, rule_values
 from stages.corpus_prep.measuring.rules import RULE_SETS, Rule, choose_rules, parse_threshold
+from stages.corpus_prep.screening.screen_rules import ScreenLimits, what_was_hit
 from stages.runtime.errors import UserError, did_you_mean
 
 #: Name that users choose -> language -> rule sets; "" stands for all other languages.
@@ -39,6 +41,8 @@ class Filters:
 
     names: tuple[str, ...]
     thresholds: tuple[str, ...] = ()
+    limits: ScreenLimits = field(default_factory=ScreenLimits)
+    """Asked of every document, whatever its source switches."""
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -51,6 +55,10 @@ class Filters:
 
     def rules(self, language: str, switches: Sequence[str] = ()) -> tuple[Rule, ...]:
         """The rules for documents of a language. switches: of their source, `-NAME`, `+NAME` or `none`."""
+        return choose_rules(self.sets(language, switches), self._moved) + self.limits.rules()
+
+    def sets(self, language: str, switches: Sequence[str] = ()) -> tuple[str, ...]:
+        """The names of the rule sets, each once."""
         names = list(self.names)
         for switch in switches:
             if switch == NO_FILTERS:
@@ -59,8 +67,7 @@ class Filters:
             name = switch[1:]
             _check(name)
             names = [other for other in names if other != name] + ([name] if switch[0] == "+" else [])
-        sets = [s for name in names for s in _sets(name, language)]
-        return choose_rules(dict.fromkeys(sets), self._moved)
+        return tuple(dict.fromkeys(s for name in names for s in _sets(name, language)))
 
 
 def _check(name: str) -> None:
@@ -87,8 +94,15 @@ def judge_documents(
     for pair in pairs.to_pylist():
         members = np.flatnonzero(_equals(sources, pair["source"]) & _equals(languages, pair["language"]))
         rules = filters.rules(pair["language"], switches.get(pair["source"], ()))
-        masks[members] = judge(measures.take(pa.array(members)), rules)
+        masks[members] = _judge(measures.take(pa.array(members)), rules)
     return masks
+
+
+def _judge(measures: pa.Table, rules: Sequence[Rule]) -> NDArray[np.uint64]:
+    """FineWeb's rules see what C4's line edits left of each document."""
+    after = [rule for rule in rules if judges_the_edited(rule)]
+    masks = judge(measures, [rule for rule in rules if rule not in after])
+    return masks | judge(with_left(measures), after) if after else masks
 
 
 def _equals(column: pa.ChunkedArray, value: str) -> NDArray[np.bool_]:
@@ -99,9 +113,13 @@ def _equals(column: pa.ChunkedArray, value: str) -> NDArray[np.bool_]:
 
 def explain(measures: pa.Table, rules: Sequence[Rule]) -> tuple[str, str]:
     """(reason, detail) of one document that the rules drop: the first reason, and all with their values."""
-    broken = [rule for rule in rules if failing(measures, rule)[0]]
-    told = [f"{_short(rule)} {rule_values(measures, rule)[0]:.4g} {rule}" for rule in broken]
-    return broken[0].reason, "; ".join(told)
+    left = with_left(measures)
+    asked = [(rule, left if judges_the_edited(rule) else measures) for rule in rules]
+    broken = [(rule, of) for rule, of in asked if failing(of, rule)[0]]
+    told = [
+        f"{_short(rule)}{what_was_hit(of, rule)} {rule_values(of, rule)[0]:.4g} {rule}" for rule, of in broken
+    ]
+    return broken[0][0].reason, "; ".join(told)
 
 
 def _short(rule: Rule) -> str:
