@@ -24,6 +24,7 @@ from flows.operations_cli import app as operations
 from flows.plan import plan_build, rerun_set
 from flows.preflight import run_checks
 from flows.records import earlier_run, find_artifact, read_record
+from flows.redecide import show_calibration, show_redecision
 from flows.settings import DEFAULT_PRESET, build_settings
 from flows.shared_garbage import find_remote_garbage, remove_remote
 from flows.show import show_artifact
@@ -171,6 +172,32 @@ def show(
         show_dropped(found, dropped, Console(), page, rows)
     else:
         show_artifact(found, Console(), rows)
+
+
+CorpusArgument = Annotated[str, typer.Argument(help="As in show.")]
+
+
+@app.command()
+def redecide(
+    artifact: CorpusArgument = "corpus_prep",
+    change: SetOption = None,
+    rows: Annotated[int, typer.Option(min=0, help="How many documents of each that change sides.")] = 3,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Try other filters, thresholds or languages on a corpus that is there. Reads its scores, no text."""
+    show_redecision(find_artifact(open_store(store), artifact), change or [], Console(), rows)
+
+
+@app.command()
+def calibrate(
+    artifact: CorpusArgument = "corpus_prep",
+    quantile: Annotated[float, typer.Option(help="Share of the documents that each rule may drop.")] = 0.01,
+    language: Annotated[str, typer.Option(help="Only on documents of this language, such as zh.")] = "",
+    change: SetOption = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Thresholds by quantile from a corpus that is there, ready to paste. Reads its scores, no text."""
+    show_calibration(find_artifact(open_store(store), artifact), change or [], Console(), quantile, language)
 
 
 @app.command()
