@@ -25,6 +25,7 @@ from stages.corpus_prep.measuring.measures import measure
 from stages.corpus_prep.screening.identify_languages import identify_languages
 from stages.corpus_prep.screening.repair_batches import repair_batch
 from stages.corpus_prep.text_repair import REPAIRS
+from stages.corpus_prep.titles import title_hashes
 
 #: What decisions are made by; row for row beside the texts.
 MEASURES_SCHEMA = pa.schema(
@@ -34,6 +35,7 @@ MEASURES_SCHEMA = pa.schema(
         ("language", pa.string()),
         ("language_score", pa.float32()),
         ("num_bytes", pa.int64()),
+        ("title_hash", pa.uint64()),
         *STATISTICS_SCHEMA,
     ]
 )
@@ -146,12 +148,14 @@ class Cleaner:
     def _described(documents: pa.RecordBatch, texts: pa.Array, language: str) -> dict[str, pa.Array]:
         """Columns that follow from the text and from what its file says of it."""
         titles, _ = repair_batch(documents.column("title"))
+        titles = pc.utf8_slice_codeunits(titles, 0, MAX_TITLE_CHARACTERS)
         spoken = identify_languages(texts)
         scores = spoken.column("language_score")
         begins, ends = documents.column("begin"), documents.column("end")
         nowhere = pc.less(begins, 0)
         return {
-            "title": pc.utf8_slice_codeunits(titles, 0, MAX_TITLE_CHARACTERS).cast(pa.string()),
+            "title": titles.cast(pa.string()),
+            "title_hash": pa.array(title_hashes(titles)),
             "kind": documents.column("kind").cast(pa.string()),
             "licence": documents.column("licence").cast(pa.string()),
             "language": pa.repeat(language, len(texts)) if language else spoken.column("language"),

@@ -25,10 +25,12 @@ from stages.corpus_prep.duplicates.deduplication import KEPT as UNIQUE
 from stages.corpus_prep.duplicates.deduplication import NEAR_DUPLICATE as NEAR
 from stages.corpus_prep.duplicates.deduplication import Decisions, Deduplicator
 from stages.corpus_prep.duplicates.near_duplicates import NearDuplicateReport, NearDuplicateSettings
+from stages.corpus_prep.duplicates.verification import FetchWords, words_of_parquet
 from stages.corpus_prep.filtering import Filters, judge_documents
 from stages.corpus_prep.measuring.measures import word_hashes
 from stages.corpus_prep.measuring.rules import REASONS
 from stages.corpus_prep.sampling import Mixture, split_of
+from stages.corpus_prep.titles import choose_entries
 
 MEMORY_LIMIT = "256MB"
 BATCH_ROWS = 8192
@@ -45,6 +47,7 @@ DECISION_SCHEMA = pa.schema(
         "keeper": pa.string(),  # the document that stays in the place of a duplicate
         "similarity": pa.float32(),
         "split_key": pa.string(),  # the id whose hash decides on the split: near-duplicates share it
+        "entry": pa.bool_(),  # whether tools are taught to find it by its title
     }
 )
 
@@ -87,6 +90,8 @@ class Selection:
     keepers: Sequence[str]
     similarities: NDArray[np.float32]
     split_keys: Sequence[str]
+    entries: NDArray[np.bool_]
+    """Whether tools are taught to find it by its title."""
     bad: Counter[str]
     """First reason of documents of low quality -> how many."""
     report: NearDuplicateReport
@@ -102,7 +107,14 @@ class Selection:
         paths, start = [], 0
         for number, count in enumerate(counts):
             rows = slice(start, start + count)
-            columns = (self.verdicts, self.splits, self.keepers, self.similarities, self.split_keys)
+            columns = (
+                self.verdicts,
+                self.splits,
+                self.keepers,
+                self.similarities,
+                self.split_keys,
+                self.entries,
+            )
             arrays = [pa.array(c[rows], f.type) for c, f in zip(columns, DECISION_SCHEMA, strict=True)]
             path = folder / f"{number:05d}.parquet"
             pq.write_table(pa.Table.from_arrays(arrays, schema=DECISION_SCHEMA), path)
@@ -139,7 +151,10 @@ class _Selecting:
         self._apply_limit(skinny)
         split_keys = self._split_keys(good, skinny, decisions)
         splits = self._splits(split_keys, good, decisions)
-        return Selection(self.verdicts, splits, self.keepers, self.similarities, split_keys, self.bad, report)
+        entries = self._entries(skinny)
+        return Selection(
+            self.verdicts, splits, self.keepers, self.similarities, split_keys, entries, self.bad, report
+        )
 
     def _batches(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """(position of the first row, rows) of all shards' measures."""
@@ -151,7 +166,7 @@ class _Selecting:
                     position += batch.num_rows
 
     def _judge(self) -> None:
-        skip = {"doc_id", "num_bytes", "text_hash", "signature", "language_score"}
+        skip = {"doc_id", "num_bytes", "text_hash", "signature", "language_score", "title_hash"}
         names = [name for name in pq.read_schema(self.shards.measures[0]).names if name not in skip]
         for start, measures in self._batches(names):
             rows = slice(start, start + measures.num_rows)
@@ -188,12 +203,9 @@ class _Selecting:
         dedup.near.remove()
         return found
 
-    def _fetch_words(self, good: NDArray[np.int64]):  # type: ignore[no-untyped-def]
-        def fetch(numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
-            for texts in texts_at(self.shards, good[numbers]):
-                yield word_hashes(texts)
-
-        return fetch
+    def _fetch_words(self, good: NDArray[np.int64]) -> FetchWords:
+        fetch = words_of_parquet(self.shards.texts, "text", word_hashes)
+        return lambda numbers: fetch(good[numbers])
 
     def _apply_duplicates(self, good: NDArray[np.int64], skinny: pa.Table, decisions: Decisions) -> None:
         out = decisions.verdict != UNIQUE
@@ -254,6 +266,12 @@ class _Selecting:
             splits[max(kept.tolist(), key=lambda position: keys[position])] = 0
         return splits
 
+    def _entries(self, skinny: pa.Table) -> NDArray[np.bool_]:
+        none = np.empty(0, np.uint64)
+        hashes = [table["title_hash"].to_numpy() for _, table in self._batches(["title_hash"])]
+        sources = _first_seen(skinny["source"]).to_numpy()
+        return choose_entries(np.concatenate([none, *hashes]), self.verdicts == KEPT, sources)
+
 
 def first_reasons(masks: NDArray[np.uint64]) -> list[str]:
     """The first reason of each document that has one."""
@@ -261,24 +279,6 @@ def first_reasons(masks: NDArray[np.uint64]) -> list[str]:
     for mask in masks[masks != 0].tolist():
         found.append(REASONS[(mask & -mask).bit_length() - 1])
     return found
-
-
-def texts_at(shards: Shards, positions: NDArray[np.int64]) -> Iterator[pa.LargeStringArray]:
-    """The texts of some documents (ascending positions), a row group of a shard at a time."""
-    for number, path in enumerate(shards.texts):
-        low, high = shards.starts[number], shards.starts[number + 1]
-        inside = positions[(positions >= low) & (positions < high)] - low
-        if not len(inside):
-            continue
-        with pq.ParquetFile(path) as file:
-            begin = 0
-            for group in range(file.num_row_groups):
-                end = begin + file.metadata.row_group(group).num_rows
-                wanted = inside[(inside >= begin) & (inside < end)] - begin
-                if len(wanted):
-                    column = file.read_row_group(group, columns=["text"], use_threads=False).column(0)
-                    yield _whole(column.take(pa.array(wanted)))
-                begin = end
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

@@ -128,6 +128,17 @@ def whole_run() -> tuple[RunRecord, dict[str, Manifest], Events]:
                 rows=[["read", 2000, 2000, 0, 2.0], ["quality", 2000, 1500, 500, 1.6]],
                 caption="What each step left",
             ),
+            event(
+                "table",
+                name="dropped_examples",
+                columns=["step", "reason", "title", "source", "detail", "text"],
+                rows=[
+                    ["quality", "gopher_repetition.top_2_gram", "A page", "web.jsonl", "0.31 > 0.2", ATTACK],
+                    ["quality", "gopher_repetition.top_2_gram", "", "web.jsonl", "0.4 > 0.2", "buy buy"],
+                    ["repaired", "empty", "", "web.jsonl", "", ""],
+                ],
+                caption="Dropped for each reason",
+            ),
             event("log", level="warning", message="two files are the same"),
         ],
         "pretrain": [
@@ -250,6 +261,17 @@ def test_what_a_model_writes_is_shown_and_never_run() -> None:
     assert ATTACK in "".join(parsed.text)
     assert "<script" not in render_markdown(run, manifests, events)
     assert "<img" not in render_markdown(run, manifests, events)
+
+
+def test_dropped_documents_stand_under_their_reason() -> None:
+    said = parse(render_html(*whole_run())).text
+    first = said.index("Dropped for each reason")
+    reason, page, attack, second = (
+        said.index(words, first) for words in ("gopher_repetition.top_2_gram", "A page", ATTACK, "buy buy")
+    )
+    assert first < reason < page < attack < second < said.index("empty", first)
+    assert said.count("gopher_repetition.top_2_gram") == 1
+    assert "(nothing is left of it)" in said
 
 
 def test_text_that_no_file_can_hold_is_replaced() -> None:
