@@ -9,16 +9,26 @@ from data_contracts.contract import Contract, TableRule
 #: The step of the funnel that a document did not pass, or `kept`.
 VERDICTS = ("kept", "quality", "deduplicated", "size_limit", "decontaminated")
 
-#: Null where a corpus was made without them. personal_*: what was masked of each kind. perplexity: of the
-#: n-gram model of the user's good text. quality: probability of the classifier. repairs: a bit per repair.
+#: Null where a corpus was made without them. left_*: of what C4's line edits left, where they were asked for.
+#: pii_*: what was masked of each kind. listed_*: how many entries of the user's lists, and the first of them.
+#: perplexity: by the user's good text. quality: between 0 (like the bad text) and 1.
 OPTIONAL = {
-    "repairs": pa.int32(),
-    "personal_email": pa.int32(),
-    "personal_ip": pa.int32(),
-    "personal_id_number": pa.int32(),
-    "personal_card": pa.int32(),
-    "personal_phone": pa.int32(),
-    "listed_phrases": pa.int32(),
+    "left_characters": pa.int32(),
+    "left_duplicate_nonblank_characters": pa.int32(),
+    "left_newlines": pa.int32(),
+    "left_nonblank_lines": pa.int32(),
+    "left_short_lines": pa.int32(),
+    "left_terminal_lines": pa.int32(),
+    "left_words": pa.int32(),
+    "pii_email": pa.uint32(),
+    "pii_ip": pa.uint32(),
+    "pii_id_number": pa.uint32(),
+    "pii_card": pa.uint32(),
+    "pii_phone": pa.uint32(),
+    "listed_urls": pa.uint32(),
+    "listed_url": pa.string(),
+    "listed_phrases": pa.uint32(),
+    "listed_phrase": pa.string(),
     "perplexity": pa.float32(),
     "quality": pa.float32(),
 }
@@ -83,7 +93,7 @@ STATISTICS = (
     "duplicate_10_gram_characters",
 )
 
-#: One row per document that was measured: not those that were left out while reading, nor empty ones.
+#: One row per document that was measured: not those left out while reading, nor those without any text.
 #: licence, origin, byte_start, byte_end: as in `documents`. switches: filters that the source's own entry
 #: switches, `-fineweb +c4`. split_key: the id whose hash decides on the split. reasons: every rule that it
 #: breaks, or why it went otherwise; empty for what was kept. Equal texts have equal ids, so ids may repeat.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from data_contracts import DEDUP_INDEX, DOCUMENTS
 from data_contracts.tables import PartWriter, part_files
 from stages.corpus_prep.decontamination import ContaminationIndex, LeakRules, Overlap
-from stages.corpus_prep.filtering import Filters, explain
+from stages.corpus_prep.filtering import Filters, explain_documents
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.preparation import REJECTS_NAME
 from stages.corpus_prep.scores import NOT_SCORES, RowReader, ScoreWriter
@@ -243,16 +243,18 @@ class Reasons:
 
     def begin(self, batch: DecidedBatch) -> pa.Table:
         """Go on to the next batch of the shard; its measures."""
-        self._start, self._measures = batch.start, self._rows.take(batch.texts.num_rows)
-        return self._measures
+        measures = self._rows.take(batch.texts.num_rows)
+        bad = np.flatnonzero(batch.verdicts == LOW_QUALITY)
+        told = explain_documents(measures.take(pa.array(bad)), self.filters, self.switches)
+        self._start, self._broken = batch.start, dict(zip(bad.tolist(), told, strict=True))
+        return measures
 
     def of(self, verdict: int, place: int, row: Row) -> tuple[str, str]:
         """(reason, detail) of a document of this batch."""
         if verdict == OTHER_LANGUAGE:
             return "other_language", str(row["language"])
         if verdict == LOW_QUALITY:
-            rules = self.filters.rules(row["language"], self.switches.get(row["source"], ()))
-            return explain(self._measures.slice(place, 1), rules)
+            return self._broken[place]
         keeper, similarity = (column[self._start + place].as_py() for column in self.duplicates.columns)
         if verdict == DUPLICATE:
             return OTHER_REASONS[DUPLICATE], f"of {keeper}"

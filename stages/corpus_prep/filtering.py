@@ -114,11 +114,24 @@ def _encoded(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
     return values.to_pylist(), pc.index_in(column, values).to_numpy().astype(np.int64)
 
 
-def explain(measures: pa.Table, rules: Sequence[Rule]) -> tuple[str, str]:
-    """(reason, detail) of one document that the rules drop: the first reason, and all with their values."""
-    broken = [rule for rule in rules if failing(measures, rule)[0]]
-    told = [f"{_short(rule)} {rule_values(measures, rule)[0]:.4g} {rule}" for rule in broken]
-    return broken[0].reason, "; ".join(told)
+def explain_documents(
+    measures: pa.Table, filters: Filters, switches: Mapping[str, tuple[str, ...]]
+) -> list[tuple[str, str]]:
+    """(reason, detail) of each document: the first reason, and all with their values; "" where none drops it.
+
+    Rule by rule over all documents: rule by rule over one document costs more than measuring it.
+    """
+    told: list[tuple[str, list[str]]] = [("", []) for _ in range(measures.num_rows)]
+    for language, own, members in groups_of(measures, switches):
+        judged = measures.take(pa.array(members))
+        for rule in filters.rules(language, own):
+            broken = failing(judged, rule)
+            values = rule_values(judged, rule) if broken.any() else np.empty(0)
+            for place in np.flatnonzero(broken).tolist():
+                first, details = told[members[place]]
+                told[members[place]] = (first or rule.reason, details)
+                details.append(f"{_short(rule)} {values[place]:.4g} {rule}")
+    return [(first, "; ".join(details)) for first, details in told]
 
 
 def _short(rule: Rule) -> str:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_contracts import DOCUMENT_SCORES
-from stages.corpus_prep.filtering import Filters, explain, judge_documents
+from stages.corpus_prep.filtering import Filters, explain_documents, judge_documents
 from stages.corpus_prep.measuring.rules import reasons_of
 
 BATCH_ROWS = 1 << 16
@@ -66,11 +66,10 @@ class Decider:
 
     def why(self, score: pa.Table) -> str:
         """The rules that the one document breaks, with their values."""
-        language, source = score["language"][0].as_py(), score["source"][0].as_py()
-        rules = self.filters.rules(language, switches_of(score).get(source, ()))
-        (mask,) = self.masks(score).tolist()
-        told = [explain(score, rules)[1]] if mask & ~int(LANGUAGE_BIT) else []
-        return "; ".join(told + ([f"language {language}"] if mask & int(LANGUAGE_BIT) else []))
+        ((_, told),) = explain_documents(score, self.filters, switches_of(score))
+        language = score["language"][0].as_py()
+        foreign = bool(self.languages) and language not in self.languages
+        return "; ".join(filter(None, (told, f"language {language}" if foreign else "")))
 
 
 def switches_of(scores: pa.Table) -> dict[str, tuple[str, ...]]:

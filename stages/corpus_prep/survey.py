@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,8 @@ _SENTENCES = re.compile(r"[^.!?。！？؟]{12,160}[.!?。！？؟]")
 
 def _passage(row: Row) -> Passage | None:
     """Two sentences that follow each other, from the beginning of a document."""
-    sentences = [" ".join(s.split()) for s in _SENTENCES.findall(row["text"][:2000])]
+    found = islice(_SENTENCES.finditer(row["text"], 0, 2000), 2)
+    sentences = [" ".join(sentence[0].split()) for sentence in found]
     if len(sentences) < 2:
         return None
     return Passage(row["doc_id"], row["source"], row["language"], sentences[0], sentences[1])

@@ -12,7 +12,7 @@ EXAMPLES_PER_REASON = 3
 PREVIEW_CHARACTERS = 200
 SHINGLE_WORDS = 5
 SHORT_LINES, SHORT_LINE_CHARACTERS = 5, 30
-MAX_SEARCHED_CHARACTERS = 20_000
+MAX_SEARCHED_CHARACTERS = 10_000
 """Where a place is looked for: every document that is dropped has a preview, so this must cost little."""
 
 Place = tuple[int, int]
