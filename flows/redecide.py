@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from data_contracts.tables import part_files
@@ -94,7 +94,7 @@ def _told(share: Share) -> str:
 
 def _reasons_table(before: Tally, after: Tally) -> Table:
     """What breaks each rule, whatever else it breaks; `alone` is what it would drop without any other."""
-    table = Table("broken rule", box=None)
+    table = _rule_table("broken rule", {*before.by_reason, *after.by_reason})
     for column in ("documents", "MB", "would be", "MB", "alone"):
         table.add_column(column, justify="right")
     names = {**after.by_reason, **before.by_reason}
@@ -104,6 +104,12 @@ def _reasons_table(before: Tally, after: Tally) -> Table:
         table.add_row(name, *_cells(_of(before, name)), *_cells(_of(after, name)), f"{alone:,}")
     table.add_row("all together", *_cells(before.dropped), *_cells(after.dropped), "", style="bold")
     return table
+
+
+def _rule_table(title: str, names: set[str]) -> Table:
+    """A table whose first column, the names of rules, is never cut."""
+    widest = max(map(len, names), default=0)
+    return Table(Column(title, no_wrap=True, min_width=widest), box=None)
 
 
 def _of(tally: Tally, reason: str) -> Share:
@@ -123,9 +129,9 @@ def _tell_changes(found: Redecision, console: Console) -> None:
         )
     from_corpus = f"; in the corpus are {_told(found.goes_from_corpus)} of them"
     told = from_corpus if found.goes.documents else ""
-    console.print(f"\n{_told(found.goes)} would go{told}", highlight=False)
+    console.print(f"\n{_told(found.goes)} would go{told}", highlight=False, soft_wrap=True)
     _print_examples(found.going, console)
-    console.print(f"\n{_told(found.returns)} would pass that do not now", highlight=False)
+    console.print(f"\n{_told(found.returns)} would pass that do not now", highlight=False, soft_wrap=True)
     _print_examples(found.returning, console)
 
 
@@ -166,8 +172,8 @@ def show_calibration(
 def _print_group(group: CalibratedGroup, quantile: float, console: Console) -> None:
     languages = ", ".join(f"{name} {count:,}" for name, count in group.languages.items())
     console.print(f"\n[bold]{_told(group.total)}[/bold]: {languages}", highlight=False)
-    table = Table("rule", box=None)
-    for column in ("drops at", "documents", "MB", f"at {quantile:g} of them", "documents", "MB"):
+    table = _rule_table("rule", {each.rule.name for each in group.rules})
+    for column in ("drops", "documents", "MB", f"at {quantile:g}", "documents", "MB"):
         table.add_column(column, justify="right")
     for each in group.rules:
         at = f"{each.rule.comparison} {each.rule.threshold:.10g}"
@@ -184,7 +190,7 @@ def _print_settings(thresholds: Sequence[str], changes: Sequence[str], console: 
     told = " ".join(f"--set {_quoted(change)}" for change in [*others, _setting(thresholds)])
     console.print("\nto try them:", style="dim")
     console.print(f"glassworks redecide {told}", soft_wrap=True, markup=False, highlight=False)
-    console.print("\nin a preset, under [corpus_prep]:", style="dim")
+    console.print("\nin a preset, under [corpus_prep]:", style="dim", markup=False)
     console.print("thresholds = [", markup=False, highlight=False)
     for text in thresholds:
         console.print(f"    {json.dumps(text)},", markup=False, highlight=False)

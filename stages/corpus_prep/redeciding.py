@@ -124,7 +124,7 @@ class Changed:
     title: str
     source: str
     place: str
-    """File or address, and the bytes in there where it has a place."""
+    """File or address where it is not the source's name, and the bytes in there where they are known."""
     why: str
 
 
@@ -193,7 +193,7 @@ def _changed(score: pa.Table, decider: Decider) -> Changed:
     about: Mapping[str, Any] = score.select(
         ["doc_id", "title", "source", "origin", "byte_start", "byte_end"]
     ).to_pylist()[0]
-    place = about["origin"] or about["source"]
+    place = about["origin"] if about["origin"] != about["source"] else ""
     if about["byte_start"] is not None:
-        place += f" bytes {about['byte_start']:,} to {about['byte_end']:,}"
+        place = f"{place} bytes {about['byte_start']:,} to {about['byte_end']:,}".lstrip()
     return Changed(about["doc_id"], about["title"] or "", about["source"], place, decider.why(score))

@@ -66,7 +66,7 @@ def test_a_moved_threshold(corpus: Artifact) -> None:
     assert _row(shown, TOP) == ["10", "10.00", "20", "20.00", "20"]
     assert _row(shown, "all together") == ["10", "10.00", "20", "20.00"]
     assert "10 documents (10.0 MB) would go; in the corpus are 9 documents (9.0 MB) of them" in shown
-    assert "page 80  web.jsonl  web.jsonl bytes 800 to 809" in shown and "page 81" in shown
+    assert "page 80  web.jsonl  bytes 800 to 809" in shown and "page 81" in shown
     assert "page 82" not in shown
     assert f"top_2_gram 0.08 {TOP}: top_2_gram_characters / characters > 0.079" in shown
     assert "0 documents (0.0 MB) would pass that do not now" in shown
