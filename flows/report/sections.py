@@ -162,7 +162,9 @@ def _dropped(event: Event) -> Html:
 
 
 def _dropped_document(row: dict[str, Any]) -> Html:
-    about = " · ".join(filter(None, (row["source"], row["detail"])))
+    detail, *others = row["detail"].split("; ")
+    more = f"and {len(others)} more" if others else ""
+    about = " · ".join(filter(None, (row["source"], detail, more)))
     head = [tag("b", text(row["title"])), text(" ")] if row["title"] else []
     quoted = tag("blockquote", text(row["text"] or "(nothing is left of it)"))
     return tag("div", *head, tag("span", text(about), class_="note"), quoted)

@@ -133,7 +133,7 @@ def whole_run() -> tuple[RunRecord, dict[str, Manifest], Events]:
                 name="dropped_examples",
                 columns=["step", "reason", "title", "source", "detail", "text"],
                 rows=[
-                    ["quality", "gopher_repetition.top_2_gram", "A page", "web.jsonl", "0.31 > 0.2", ATTACK],
+                    ["quality", "gopher_repetition.top_2_gram", "A page", "web.jsonl", "0.31 > 0.2; 0.5 > 0.4; 3 < 5", ATTACK],
                     ["quality", "gopher_repetition.top_2_gram", "", "web.jsonl", "0.4 > 0.2", "buy buy"],
                     ["repaired", "empty", "", "web.jsonl", "", ""],
                 ],
@@ -272,6 +272,7 @@ def test_dropped_documents_stand_under_their_reason() -> None:
     assert first < reason < page < attack < second < said.index("empty", first)
     assert said.count("gopher_repetition.top_2_gram") == 1
     assert "(nothing is left of it)" in said
+    assert "web.jsonl · 0.31 > 0.2 · and 2 more" in said
 
 
 def test_text_that_no_file_can_hold_is_replaced() -> None:
