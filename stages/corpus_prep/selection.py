@@ -89,7 +89,7 @@ class Selection:
     splits: NDArray[np.uint8]
     keepers: Sequence[str]
     similarities: NDArray[np.float32]
-    split_keys: Sequence[str]
+    split_keys: pa.Array
     entries: NDArray[np.bool_]
     """Whether tools are taught to find it by its title."""
     bad: Counter[str]
@@ -236,34 +236,34 @@ class _Selecting:
                     over = database.execute(_OVER_SHARE, [source, share]).fetchnumpy()["position"]
                     self.verdicts[over] = OVER_LIMIT
 
-    def _split_keys(
-        self, good: NDArray[np.int64], skinny: pa.Table, decisions: Decisions
-    ) -> NDArray[np.object_]:
-        """Own id, or that of the best document of the cluster."""
-        ids = np.array(skinny["doc_id"].to_pylist(), object)
-        keys = ids.copy()
-        shared = decisions.representative != np.arange(len(good))
-        earlier = decisions.earlier_documents()
-        for place in np.flatnonzero(shared).tolist():
-            other = int(decisions.representative[place])
-            keys[good[place]] = earlier[other].split_key if other < 0 else ids[good[other]]
-        return keys
+    def _split_keys(self, good: NDArray[np.int64], skinny: pa.Table, decisions: Decisions) -> pa.Array:
+        """string [documents]: own id, or that of the best document of the cluster."""
+        ids, earlier = _whole(skinny["doc_id"]), decisions.earlier_documents()
+        shared = np.flatnonzero(decisions.representative != np.arange(len(good)))
+        others = decisions.representative[shared].tolist()
+        keys = [earlier[other].split_key if other < 0 else ids[int(good[other])].as_py() for other in others]
+        mask = np.zeros(len(ids), bool)
+        mask[good[shared]] = True
+        return pc.replace_with_mask(ids, pa.array(mask), pa.array(keys, pa.string()))
 
-    def _splits(
-        self, keys: NDArray[np.object_], good: NDArray[np.int64], decisions: Decisions
-    ) -> NDArray[np.uint8]:
+    def _splits(self, keys: pa.Array, good: NDArray[np.int64], decisions: Decisions) -> NDArray[np.uint8]:
         """Train or validation by hash of the key; a corpus of a few documents still gets one of each."""
         validation = SPLIT_NAMES.index("validation")
         splits = np.zeros(len(keys), np.uint8)
         kept = np.flatnonzero(self.verdicts == KEPT)
-        held = [split_of(keys[position], self.choice.validation_fraction) for position in kept.tolist()]
-        splits[kept] = [SPLIT_NAMES.index(name) for name in held]
+        for start in range(0, len(kept), BATCH_ROWS):  # as Python strings only a few at a time
+            some = kept[start : start + BATCH_ROWS]
+            names = [split_of(key, self.choice.validation_fraction) for key in _at(keys, some).to_pylist()]
+            splits[some] = [SPLIT_NAMES.index(name) for name in names]
         splits[good[decisions.train_only]] = 0
         chosen = splits[kept] == validation
-        if len(kept) > 1 and not chosen.any():
-            splits[min(kept.tolist(), key=lambda position: keys[position])] = validation
+        if len(kept) > 1 and (chosen.all() or not chosen.any()):
+            own = _at(keys, kept)
+            ends = pc.min_max(own)
+            odd = ends["max"] if chosen.all() else ends["min"]
+            splits[kept[pc.index(own, odd).as_py()]] = 0 if chosen.all() else validation
         elif len(kept) and chosen.all():
-            splits[max(kept.tolist(), key=lambda position: keys[position])] = 0
+            splits[kept] = 0
         return splits
 
     def _entries(self, skinny: pa.Table) -> NDArray[np.bool_]:
@@ -279,6 +279,10 @@ def first_reasons(masks: NDArray[np.uint64]) -> list[str]:
     for mask in masks[masks != 0].tolist():
         found.append(REASONS[(mask & -mask).bit_length() - 1])
     return found
+
+
+def _at(column: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
+    return column.take(pa.array(rows))
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

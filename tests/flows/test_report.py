@@ -133,7 +133,7 @@ def whole_run() -> tuple[RunRecord, dict[str, Manifest], Events]:
                 name="dropped_examples",
                 columns=["step", "reason", "title", "source", "detail", "text"],
                 rows=[
-                    ["quality", "gopher_repetition.top_2_gram", "A page", "web.jsonl", "0.31 > 0.2; 0.5 > 0.4; 3 < 5", ATTACK],
+                    ["quality", "gopher_repetition.top_2_gram", "A page", "web.jsonl", "0.31 > 0.2; 1 > 0; 3 < 5", ATTACK],
                     ["quality", "gopher_repetition.top_2_gram", "", "web.jsonl", "0.4 > 0.2", "buy buy"],
                     ["repaired", "empty", "", "web.jsonl", "", ""],
                 ],
