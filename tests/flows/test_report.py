@@ -30,6 +30,7 @@ from stages.catalog import STAGES
 from tests.flows.manifests import empty_key, empty_manifest
 from tests.flows.manifests import provenance as made_by
 
+TOP_2_GRAM = "gopher_repetition.top_2_gram"
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 VOID = {"meta", "br", "line", "rect", "circle", "path", "polyline"}
 ACCURACY_COLUMNS = ["model", "protocol", "accuracy", "95 % interval", "chance", "best constant", "verdict"]
@@ -133,8 +134,8 @@ def whole_run() -> tuple[RunRecord, dict[str, Manifest], Events]:
                 name="dropped_examples",
                 columns=["step", "reason", "title", "source", "detail", "text"],
                 rows=[
-                    ["quality", "gopher_repetition.top_2_gram", "A page", "web.jsonl", "0.31 > 0.2; 1 > 0; 3 < 5", ATTACK],
-                    ["quality", "gopher_repetition.top_2_gram", "", "web.jsonl", "0.4 > 0.2", "buy buy"],
+                    ["quality", TOP_2_GRAM, "A page", "web.jsonl", "0.31 > 0.2; 1 > 0; 3 < 5", ATTACK],
+                    ["quality", TOP_2_GRAM, "", "web.jsonl", "0.4 > 0.2", "buy buy"],
                     ["repaired", "empty", "", "web.jsonl", "", ""],
                 ],
                 caption="Dropped for each reason",
@@ -267,10 +268,10 @@ def test_dropped_documents_stand_under_their_reason() -> None:
     said = parse(render_html(*whole_run())).text
     first = said.index("Dropped for each reason")
     reason, page, attack, second = (
-        said.index(words, first) for words in ("gopher_repetition.top_2_gram", "A page", ATTACK, "buy buy")
+        said.index(words, first) for words in (TOP_2_GRAM, "A page", ATTACK, "buy buy")
     )
     assert first < reason < page < attack < second < said.index("empty", first)
-    assert said.count("gopher_repetition.top_2_gram") == 1
+    assert said.count(TOP_2_GRAM) == 1
     assert "(nothing is left of it)" in said
     assert "web.jsonl · 0.31 > 0.2 · and 2 more" in said
 
