@@ -8,8 +8,8 @@ from data_contracts.contract import Contract, TableRule
 
 SPLITS = ("train", "validation")
 
-#: licence: "" where nobody told. origin: file or URL that the document was read from, as the source names it.
-#: byte_start, byte_end: its place in there (uncompressed), null where it has none, as a row of Parquet.
+#: licence: "" where nobody told. origin: the URL that its row names, else file or URL that it was read from.
+#: byte_start, byte_end: its place in the file (uncompressed), null where it has none, as a row of Parquet.
 DOCUMENTS = Contract(
     name="documents",
     version=2,

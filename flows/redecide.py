@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -36,6 +37,8 @@ def show_redecision(artifact: Artifact, changes: Sequence[str], console: Console
     for name in SETTINGS:
         before, after = getattr(old, name), getattr(new, name)
         arrow = f" -> {_listed(after)}" if before != after else ""
+        if not arrow and before == type(old).model_fields[name].default and name not in SETTINGS[:3]:
+            continue
         console.print(f"  {name}: {_listed(before)}{arrow}", highlight=False, markup=False, soft_wrap=True)
     console.print(_reasons_table(found.before, found.after))
     _tell_changes(found, console)
@@ -74,14 +77,14 @@ def _changed_config(config: CorpusPrepConfig, changes: Sequence[str]) -> CorpusP
                 f"{stage}.{name} cannot be tried on scores, only {allowed}",
                 hint=f"glassworks rerun {stage} --set {change}",
             )
-        raw[name] = (value,) if isinstance(value, str) else value
+        raw[name] = (value,) if isinstance(value, str) and isinstance(raw[name], list) else value
     changed = SPEC.parse_config(raw)
     assert isinstance(changed, CorpusPrepConfig)
     return changed
 
 
-def _listed(values: Sequence[str]) -> str:
-    return ", ".join(values) or "none"
+def _listed(value: Any) -> str:
+    return ", ".join(value) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _quoted(change: str) -> str:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.corpus_prep.filtering import Filters, groups_of
+from stages.corpus_prep.measuring.edited_lines import LEFT_COLUMNS, judges_the_edited, with_left
 from stages.corpus_prep.measuring.judging import calibrate, failing
 from stages.corpus_prep.measuring.rules import DERIVED, Rule, parse_threshold
 from stages.corpus_prep.redeciding import Share, switches_of
@@ -74,7 +75,8 @@ def _members(
         with pq.ParquetFile(path) as file:
             table = file.read(columns=["source", "language", "switches"])
         for spoken, own, rows in groups_of(table, switches_of(table)):
-            rules = filters.rules(spoken, own)
+            # Limits that are settings of their own have no SET in their names.
+            rules = tuple(rule for rule in filters.rules(spoken, own) if "." in rule.name)
             if not rules or language not in ("", spoken):
                 continue
             held = members.setdefault(rules, [np.empty(0, np.int64) for _ in files])
@@ -96,6 +98,7 @@ def _calibrated(
     shown = []
     for rule in rules:
         measures = _columns(files, columns_of(rule), rows)
+        measures = with_left(measures) if judges_the_edited(rule) else measures
         at = _rounded(calibrate(measures, [rule], quantile).get(rule.name, rule.threshold), rule)
         now, then = failing(measures, rule), failing(measures, dataclasses.replace(rule, threshold=at))
         shown.append(CalibratedRule(rule, at, _share(sizes[now]), _share(sizes[then])))
@@ -132,7 +135,8 @@ def columns_of(rule: Rule) -> list[str]:
 
     for name in filter(None, named):
         note(name)
-    return list(found)
+    left = [f"left_{name}" for name in found if name in LEFT_COLUMNS] if judges_the_edited(rule) else []
+    return [*found, *left]
 
 
 def _rounded(threshold: float, rule: Rule) -> float:

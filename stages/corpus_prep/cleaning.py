@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.corpus_prep.funnel import Funnel
+from stages.corpus_prep.measuring.edited_lines import LEFT_SCHEMA
 from stages.corpus_prep.measuring.measures import SCHEMA as STATISTICS_SCHEMA
 from stages.corpus_prep.measuring.measures import measure
-from stages.corpus_prep.screening.identify_languages import identify_languages
 from stages.corpus_prep.screening.repair_batches import repair_batch
+from stages.corpus_prep.screening.screen_documents import DocumentScreen, Screening
+from stages.corpus_prep.screening.screen_rules import SCREEN_SCHEMA
 from stages.corpus_prep.text_repair import REPAIRS
 from stages.corpus_prep.titles import title_hashes
 
@@ -37,6 +39,8 @@ MEASURES_SCHEMA = pa.schema(
         ("num_bytes", pa.int64()),
         ("title_hash", pa.uint64()),
         *STATISTICS_SCHEMA,
+        *LEFT_SCHEMA,
+        *SCREEN_SCHEMA,
     ]
 )
 TEXTS_SCHEMA = pa.schema(
@@ -70,6 +74,7 @@ class RawDocument:
     licence: str = ""
     begin: int = -1
     end: int = -1
+    url: str = ""
 
 
 RAW_SCHEMA = pa.schema(
@@ -80,15 +85,19 @@ RAW_SCHEMA = pa.schema(
         "licence": pa.large_string(),
         "begin": pa.int64(),
         "end": pa.int64(),
+        "url": pa.large_string(),
     }
 )
 
 
 class Cleaner:
-    """Repairs and measures documents; use as a context manager, then read the two tables."""
+    """Repairs, screens and measures documents; use as a context manager, then read the two tables."""
 
-    def __init__(self, texts: Path, measures: Path, funnel: Funnel) -> None:
+    def __init__(
+        self, texts: Path, measures: Path, funnel: Funnel, screening: Screening | None = None
+    ) -> None:
         self.funnel = funnel
+        self.screen = DocumentScreen(screening or Screening())
         self.repairs: Counter[str] = Counter()
         self.num_documents = 0
         self._waiting: list[RawDocument] = []
@@ -124,9 +133,11 @@ class Cleaner:
     def _take(self, documents: pa.RecordBatch, source: str, origin: str, language: str) -> None:
         before = text_bytes(documents.column("text"))
         texts, repairs = repair_batch(documents.column("text"))
-        self._count_repairs(repairs)
-        statistics = measure(texts)
-        filled = statistics.column("visible_characters").to_numpy() > 0
+        addresses = _addresses(documents, origin)
+        screened = self.screen.run(texts, addresses, source, language)
+        self._count_repairs(repairs | screened.repairs)
+        texts = screened.texts
+        filled = screened.columns["visible_characters"].to_numpy() > 0
         for place in np.flatnonzero(~filled).tolist():
             about = {"doc_id": "", "source": source, "title": documents.column("title")[place].as_py()}
             self.funnel.dropped("repaired", "empty", "", num_bytes=int(before[place]), **about)
@@ -135,22 +146,20 @@ class Cleaner:
         if not filled.any():
             return
         columns = {
-            **self._described(documents, texts, language),
-            "doc_id": document_ids(statistics.column("text_hash")),
+            **self._described(documents, origin),
+            **screened.columns,
+            "doc_id": document_ids(screened.columns["text_hash"]),
             "source": pa.repeat(source, len(filled)),
-            "origin": pa.repeat(origin, len(filled)),
             "num_bytes": pa.array(after),
-            **{field.name: statistics.column(field.name) for field in STATISTICS_SCHEMA},
+            "text": texts,
         }
         self._write(columns, pa.array(filled))
 
-    @staticmethod
-    def _described(documents: pa.RecordBatch, texts: pa.Array, language: str) -> dict[str, pa.Array]:
-        """Columns that follow from the text and from what its file says of it."""
+    def _described(self, documents: pa.RecordBatch, origin: str) -> dict[str, pa.Array]:
+        """Columns that follow from what the file says of the documents."""
         titles, _ = repair_batch(documents.column("title"))
-        titles = pc.utf8_slice_codeunits(titles, 0, MAX_TITLE_CHARACTERS)
-        spoken = identify_languages(texts)
-        scores = spoken.column("language_score")
+        titles = pc.utf8_slice_codeunits(self.screen.masked_titles(titles), 0, MAX_TITLE_CHARACTERS)
+        url = documents.column("url").cast(pa.string())
         begins, ends = documents.column("begin"), documents.column("end")
         nowhere = pc.less(begins, 0)
         return {
@@ -158,11 +167,9 @@ class Cleaner:
             "title_hash": pa.array(title_hashes(titles)),
             "kind": documents.column("kind").cast(pa.string()),
             "licence": documents.column("licence").cast(pa.string()),
-            "language": pa.repeat(language, len(texts)) if language else spoken.column("language"),
-            "language_score": pa.repeat(pa.scalar(1.0, pa.float32()), len(texts)) if language else scores,
+            "origin": pc.if_else(pc.equal(url, ""), pa.scalar(origin, pa.string()), url),
             "byte_start": pc.if_else(nowhere, pa.scalar(None, pa.int64()), begins),
             "byte_end": pc.if_else(nowhere, pa.scalar(None, pa.int64()), ends),
-            "text": texts,
         }
 
     def _write(self, columns: dict[str, Any], filled: pa.Array) -> None:
@@ -183,6 +190,13 @@ class Cleaner:
         self._flush()
         self._texts.close()
         self._measures.close()
+
+
+def _addresses(documents: pa.RecordBatch, origin: str) -> pa.Array:
+    """Where each document is from: its own address, or that of its file; "" where neither is known."""
+    url = documents.column("url")
+    of_file = pa.scalar(origin if "://" in origin else "", url.type)
+    return pc.if_else(pc.equal(url, ""), of_file, url)
 
 
 def text_bytes(texts: pa.Array) -> NDArray[np.int64]:

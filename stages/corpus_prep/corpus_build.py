@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+
+import pyarrow as pa
 
 from stages.corpus_prep.corpus_writer import WriteTask, Written, collect, write_questions, write_shard
 from stages.corpus_prep.decontamination import ContaminationIndex, LeakRules
@@ -14,6 +17,9 @@ from stages.corpus_prep.findings import show_duplicates
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.gathering import Gathered, Gatherer, read_own_questions
 from stages.corpus_prep.inputs import earlier_folders
+from stages.corpus_prep.screening.screen_documents import Screening
+from stages.corpus_prep.screening.screen_models import make_models
+from stages.corpus_prep.screening.screen_rules import limits_of
 from stages.corpus_prep.selection import Choice, Selection, Shards, select
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.corpus_prep.survey import (
@@ -52,7 +58,11 @@ class CorpusBuild:
         self.tables = session.work_dir / "tables"
         self.tables.mkdir(parents=True, exist_ok=True)
         self.own_questions = read_own_questions(config, session)
-        self._gatherer = Gatherer(config, shards, funnel, session)
+        self.filters = Filters(config.filters, config.thresholds, limits_of(config))
+        self.screening = Screening(self.filters, mask=config.mask, simplify_chinese=config.simplify_chinese)
+        models = make_models(config, self.screening.clean, self.tables / "models")
+        screening = replace(self.screening, models=models)
+        self._gatherer = Gatherer(config, shards, funnel, session, screening)
         self._decided: list[tuple[Path, Path]] = []
         self._leaks: list[Path] = []
         self._asked: list[str] = []
@@ -84,7 +94,7 @@ class CorpusBuild:
             # The harvest has shared the limit out already; it must not be cut again for a few bytes.
             max_bytes=limit if config.sources else 2 * limit,
             validation_fraction=config.validation_fraction,
-            filters=Filters(config.filters, config.thresholds),
+            filters=self.filters,
             languages=config.languages,
             similarity=config.near_duplicate_similarity,
             earlier=earlier_folders(config.earlier_corpora),
@@ -125,8 +135,7 @@ class CorpusBuild:
                 decision,
                 leaks,
                 questions,
-                config.filters,
-                config.thresholds,
+                self.filters,
                 tuple(sorted(gathered.switches.items())),
                 config.languages,
                 config.contamination_run_words,
@@ -148,8 +157,11 @@ class CorpusBuild:
 
     def _own_items(self) -> list[tuple[str, str]]:
         """(name, text) of the user's own questions."""
-        return [
+        named = [
             (f"{source} {key[:8]}", question.question)
             for source, sample in self.own_questions.items()
             for key, question in sample.items()
         ]
+        # As documents have them: a question with a telephone number stands masked in the page it is from.
+        asked = self.screening.clean(pa.array([text for _, text in named], pa.large_string())).to_pylist()
+        return [(name, text) for (name, _), text in zip(named, asked, strict=True)]

@@ -59,8 +59,7 @@ class WriteTask:
     decision: Path
     leaks: Path
     questions: Path
-    filters: tuple[str, ...]
-    thresholds: tuple[str, ...]
+    filters: Filters
     switches: tuple[tuple[str, tuple[str, ...]], ...]
     """Source -> filters that it switches."""
     languages: tuple[str, ...]
@@ -233,7 +232,7 @@ class Reasons:
     """Why documents of a shard do not stay, in words; batch after batch."""
 
     def __init__(self, task: WriteTask) -> None:
-        self.filters = Filters(task.filters, task.thresholds)
+        self.filters = task.filters
         self.switches = dict(task.switches)
         names = [name for name in pq.read_schema(task.measures).names if name not in NOT_SCORES]
         self._rows = RowReader(task.measures, names)

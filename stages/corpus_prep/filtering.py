@@ -6,7 +6,7 @@ Statistics are stored and decisions derived, so all of this is asked after every
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from stages.corpus_prep.measuring.edited_lines import judges_the_edited, with_left
 from stages.corpus_prep.measuring.judging import failing, judge, rule_values
 from stages.corpus_prep.measuring.rules import RULE_SETS, Rule, choose_rules, parse_threshold
+from stages.corpus_prep.screening.screen_rules import ScreenLimits, what_was_hit
 from stages.runtime.errors import UserError, did_you_mean
 
 #: Name that users choose -> language -> rule sets; "" stands for all other languages.
@@ -40,6 +42,8 @@ class Filters:
 
     names: tuple[str, ...]
     thresholds: tuple[str, ...] = ()
+    limits: ScreenLimits = field(default_factory=ScreenLimits)
+    """Asked of every document, whatever its source switches."""
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -52,6 +56,10 @@ class Filters:
 
     def rules(self, language: str, switches: Sequence[str] = ()) -> tuple[Rule, ...]:
         """The rules for documents of a language. switches: of their source, `-NAME`, `+NAME` or `none`."""
+        return choose_rules(self.sets(language, switches), self._moved) + self.limits.rules()
+
+    def sets(self, language: str, switches: Sequence[str] = ()) -> tuple[str, ...]:
+        """The names of the rule sets, each once."""
         names = list(self.names)
         for switch in switches:
             if switch == NO_FILTERS:
@@ -60,8 +68,7 @@ class Filters:
             name = switch[1:]
             _check(name)
             names = [other for other in names if other != name] + ([name] if switch[0] == "+" else [])
-        sets = [s for name in names for s in _sets(name, language)]
-        return choose_rules(dict.fromkeys(sets), self._moved)
+        return tuple(dict.fromkeys(s for name in names for s in _sets(name, language)))
 
 
 def _check(name: str) -> None:
@@ -84,10 +91,16 @@ def judge_documents(
     """uint64 [documents]: a bit for every reason to drop it. switches: source -> those of its entry."""
     masks = np.zeros(measures.num_rows, np.uint64)
     for language, own, members in groups_of(measures, switches):
-        rules = filters.rules(language, own)
         judged = measures if len(members) == len(masks) else measures.take(pa.array(members))
-        masks[members] = judge(judged, rules)
+        masks[members] = _judge(judged, filters.rules(language, own))
     return masks
+
+
+def _judge(measures: pa.Table, rules: Sequence[Rule]) -> NDArray[np.uint64]:
+    """FineWeb's rules see what C4's line edits left of each document."""
+    after = [rule for rule in rules if judges_the_edited(rule)]
+    masks = judge(measures, [rule for rule in rules if rule not in after])
+    return masks | judge(with_left(measures), after) if after else masks
 
 
 def groups_of(
@@ -123,14 +136,17 @@ def explain_documents(
     """
     told: list[tuple[str, list[str]]] = [("", []) for _ in range(measures.num_rows)]
     for language, own, members in groups_of(measures, switches):
-        judged = measures.take(pa.array(members))
+        came = measures.take(pa.array(members))
+        left = with_left(came)
         for rule in filters.rules(language, own):
+            judged = left if judges_the_edited(rule) else came
             broken = failing(judged, rule)
             values = rule_values(judged, rule) if broken.any() else np.empty(0)
             for place in np.flatnonzero(broken).tolist():
                 first, details = told[members[place]]
                 told[members[place]] = (first or rule.reason, details)
-                details.append(f"{_short(rule)} {values[place]:.4g} {rule}")
+                hit = what_was_hit(judged.slice(place, 1), rule)
+                details.append(f"{_short(rule)}{hit} {values[place]:.4g} {rule}")
     return [(first, "; ".join(details)) for first, details in told]
 
 

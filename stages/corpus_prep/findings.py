@@ -10,6 +10,7 @@ from stages.corpus_prep.corpus_writer import Written
 from stages.corpus_prep.duplicates.minhash_bands import s_curve
 from stages.corpus_prep.duplicates.near_duplicates import NearDuplicateSettings
 from stages.corpus_prep.funnel import STEPS, Funnel
+from stages.corpus_prep.screening.personal_data import personal_schema
 from stages.corpus_prep.selection import Selection
 from stages.runtime.session import StageSession
 
@@ -86,6 +87,23 @@ def _show_s_curve(session: StageSession, settings: NearDuplicateSettings) -> Non
             "wanted": [[0.0, 0.0], [at, 0.0], [at, 1.0], [1.0, 1.0]],
         },
     )
+
+
+def show_masked(session: StageSession, masked: Mapping[str, Counter[str]]) -> None:
+    """What was masked in what was read: how many of each kind, and in how many documents and records."""
+    for number in filter(None, (counts["simplified"] for counts in masked.values())):
+        session.log(f"records with traditional characters made simplified: {number:,}")
+    kinds = [name for name in personal_schema().names if any(counts[name] for counts in masked.values())]
+    if kinds:
+        rows = [[name, *(masked[where][name] for where in sorted(masked))] for name in kinds]
+        rows.append(["with any", *(masked[where]["with_any"] for where in sorted(masked))])
+        session.table("masked", ["personal data", *sorted(masked)], rows, "Personal data masked on reading")
+
+
+def masked_numbers(masked: Mapping[str, Counter[str]]) -> dict[str, int]:
+    """For the manifest: of each kind, how many were masked in documents and records together."""
+    kinds = {name: sum(counts[name] for counts in masked.values()) for name in personal_schema().names}
+    return {f"masked_{name.removeprefix('pii_')}": number for name, number in kinds.items() if number}
 
 
 def show_corpus(session: StageSession, written: Written) -> None:

@@ -37,6 +37,7 @@ from stages.corpus_prep.reading.readers import ReadNotes, read_rows
 from stages.corpus_prep.reading.record_forms import recognise, unknown_form
 from stages.corpus_prep.reading.sources import Listing, SourceFile, expand, survey
 from stages.corpus_prep.sampling import Mixture, Smallest, hashed_id
+from stages.corpus_prep.screening.screen_documents import Screening
 from stages.corpus_prep.screening.screen_records import record_text
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.runtime.errors import UserError
@@ -64,6 +65,8 @@ class Gathered:
     counts: list[int]
     records: Records
     repairs: Counter[str] = field(default_factory=Counter)
+    masked: dict[str, Counter[str]] = field(default_factory=dict)
+    """"documents" and "records" -> what was masked in them, by kind."""
     switches: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Source -> filters that its entry switches."""
     mixture: Mixture = field(default_factory=Mixture)
@@ -74,9 +77,16 @@ class Gatherer:
     """Reads all sources of a configuration."""
 
     def __init__(
-        self, config: CorpusPrepConfig, shards: ShardMap, funnel: Funnel, session: StageSession
+        self,
+        config: CorpusPrepConfig,
+        shards: ShardMap,
+        funnel: Funnel,
+        session: StageSession,
+        screening: Screening,
     ) -> None:
         self.config = config
+        self.screening = screening
+        self.warnings: set[str] = set()
         self.shards = shards
         self.funnel = funnel
         self.session = session
@@ -173,7 +183,11 @@ class Gatherer:
             name: getattr(self.config, name)
             for name in ("text_field", "title_field", "on_damage", "max_conversations", "max_preferences")
         }
-        tasks = [Preparation(tuple(share for share, _ in group), **settings) for group in groups]
+        screening = replace(self.screening, switches=tuple(sorted(self.result.switches.items())))
+        tasks = [
+            Preparation(tuple(share for share, _ in group), **settings, screening=screening)
+            for group in groups
+        ]
         weights = [sum(size for _, size in group) for group in groups]
         for shard in self.shards.run(step, prepare, tasks, weights):
             self._take(shard)
@@ -186,6 +200,11 @@ class Gatherer:
         self.result.counts.append(result["num_documents"])
         self.result.records.read(shard.folder / RECORDS_NAME)
         self.result.repairs.update(result["repairs"])
+        for where, counts in result["masked"].items():
+            self.result.masked.setdefault(where, Counter()).update(counts)
+        for warning in set(result["warnings"]) - self.warnings:
+            self.warnings.add(warning)
+            self.session.warn(warning)
         for name, about in result["files"].items():
             mine = self.files.setdefault(name, {"rows": 0, "rejects": Counter(), "encodings": {}})
             mine["rows"] += about["rows"]

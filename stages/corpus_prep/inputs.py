@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Protocol
 
 from stages.corpus_prep.reading.outside import outside_inputs as outside_sources
-from stages.corpus_prep.reading.sources import InputConfig, source_digests
+from stages.corpus_prep.reading.sources import InputConfig, file_digests, source_digests
+from stages.corpus_prep.screening.screen_inputs import (
+    LIST_SETTINGS,
+    TEXT_SETTINGS,
+    ScreenConfig,
+    check_screens,
+    list_files,
+)
 from stages.runtime.errors import UserError
 from stages.runtime.spec import Outside
 
 
-class CorpusInputs(InputConfig, Protocol):
+class CorpusInputs(InputConfig, ScreenConfig, Protocol):
     """The settings that say where the input comes from."""
 
     @property
@@ -24,7 +31,8 @@ class CorpusInputs(InputConfig, Protocol):
 
 def external_inputs(config: CorpusInputs) -> dict[str, str]:
     """Name -> digest of everything from outside the store. Raises UserError for what is not there."""
-    digests = source_digests(config)
+    check_screens(config)
+    digests = source_digests(config) | _screen_digests(config)
     for number, folder in enumerate(earlier_folders(config.earlier_corpora)):
         joined = hashlib.sha256()
         for path in _files(folder):
@@ -34,10 +42,25 @@ def external_inputs(config: CorpusInputs) -> dict[str, str]:
     return digests
 
 
+def _screen_digests(config: CorpusInputs) -> dict[str, str]:
+    """Of the lists, and of the texts that models learn from; by content, as sources count."""
+    digests = {}
+    for setting in LIST_SETTINGS:
+        for number, path in enumerate(list_files(setting, getattr(config, setting))):
+            with path.open("rb") as file:
+                digests[f"{setting} {number:03d}"] = hashlib.file_digest(file, "sha256").hexdigest()
+    for setting in TEXT_SETTINGS:
+        if patterns := getattr(config, setting):
+            named = file_digests(setting, patterns)
+            digests |= {f"{setting} {name}": digest for name, digest in named.items()}
+    return digests
+
+
 def outside_inputs(config: CorpusInputs) -> Outside:
     """Where all of it is, for who has to bring it to where the stage runs."""
     found = outside_sources(config)
-    return replace(found, same_place=(*found.same_place, *earlier_folders(config.earlier_corpora)))
+    lists = [path for setting in LIST_SETTINGS for path in list_files(setting, getattr(config, setting))]
+    return replace(found, same_place=(*found.same_place, *lists, *earlier_folders(config.earlier_corpora)))
 
 
 def earlier_folders(names: Sequence[str]) -> list[Path]:

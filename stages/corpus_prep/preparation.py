@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from stages.corpus_prep.cleaning import RAW_SCHEMA, Cleaner, RawDocument, text_bytes, utf8_length
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.held_records import Records
-from stages.corpus_prep.languages import detect_language
 from stages.corpus_prep.reading.batches import Names, read_batches
 from stages.corpus_prep.reading.damage import OnDamage, ReadNotes, Reject
 from stages.corpus_prep.reading.pieces import Piece
@@ -33,15 +32,13 @@ from stages.corpus_prep.reading.record_forms import (
     Refused,
     recognise,
 )
-from stages.corpus_prep.reading.rows import ReadRow, licence_of
+from stages.corpus_prep.reading.rows import ReadRow, licence_of, url_of
 from stages.corpus_prep.reading.sources import SourceFile
 from stages.corpus_prep.sampling import hashed_id, in_fraction
-from stages.corpus_prep.screening.screen_records import (
-    duplicate_key,
-    judge_record,
-    record_text,
-    repaired_record,
-)
+from stages.corpus_prep.screening.clean_records import RecordCleaner, mask_text
+from stages.corpus_prep.screening.identify_languages import why_no_model
+from stages.corpus_prep.screening.screen_documents import Screening
+from stages.corpus_prep.screening.screen_records import duplicate_key, record_text
 
 TEXTS_NAME = "texts.parquet"
 MEASURES_NAME = "measures.parquet"
@@ -69,6 +66,7 @@ class Preparation:
     on_damage: OnDamage
     max_conversations: int
     max_preferences: int
+    screening: Screening = field(default_factory=Screening)
 
 
 def prepare(task: Preparation, folder: Path) -> dict[str, Any]:
@@ -82,12 +80,13 @@ class _Preparer:
         self.folder = folder
         self.funnel = Funnel(folder / REJECTS_NAME)
         self.records = Records(task.max_conversations, task.max_preferences)
+        self.talk = RecordCleaner(task.screening)
         self.forms: dict[tuple[str, ...], Form | None] = {}
         self.files: dict[str, dict[str, Any]] = {}
 
     def run(self) -> dict[str, Any]:
         tables = (self.folder / TEXTS_NAME, self.folder / MEASURES_NAME)
-        with Cleaner(*tables, self.funnel) as self.cleaner:
+        with Cleaner(*tables, self.funnel, self.task.screening) as self.cleaner:
             for share in self.task.shares:
                 self._read_ours(share) if share.is_ours else self._read(share)
         self.funnel.close()
@@ -95,8 +94,18 @@ class _Preparer:
         return {
             "num_documents": self.cleaner.num_documents,
             "repairs": dict(self.cleaner.repairs),
+            "masked": self._masked(),
+            "warnings": list(filter(None, [why_no_model()])) if self.cleaner.num_documents else [],
             "files": self.files,
             "funnel": self.funnel.counts(),
+        }
+
+    def _masked(self) -> dict[str, dict[str, int]]:
+        """What was masked in documents and in records, by kind, and in how many of them."""
+        screen, talk = self.cleaner.screen, self.talk
+        return {
+            "documents": {**screen.masked, "with_any": screen.num_masked},
+            "records": {**talk.masked, "with_any": talk.num_masked, "simplified": talk.num_simplified},
         }
 
     def _read_ours(self, share: Share) -> None:
@@ -150,8 +159,8 @@ class _Preparer:
         wanted = fraction >= 1.0 or in_fraction(record.text, "sample", fraction)
         self._count_read(np.array([utf8_length(record.text)]), np.array([wanted]))
         if wanted:
-            licence = licence_of(row.fields, file)
-            document = RawDocument(record.title, record.kind, record.text, licence, row.begin, row.end)
+            about = (licence_of(row.fields, file), row.begin, row.end, url_of(row.fields))
+            document = RawDocument(record.title, record.kind, record.text, *about)
             self.cleaner.add(document, file.name, file.origin, file.language)
 
     def _count_read(self, sizes: NDArray[np.int64], wanted: NDArray[np.bool_]) -> None:
@@ -160,11 +169,9 @@ class _Preparer:
         self.funnel.passed("sampled", int(sizes[wanted].sum()), documents=int(wanted.sum()))
 
     def _take_record(self, file: SourceFile, record: Conversation | PreferencePair) -> None:
-        mended = repaired_record(record)
-        said = record_text(mended)
-        reason, detail = judge_record(mended, detect_language(said))
+        mended, reason, detail = self.talk.clean(record)
         if reason:
-            self._reject_row(file, said, reason, detail)
+            self._reject_row(file, record_text(mended), reason, detail)
         else:
             self.records.add(file.name, duplicate_key(mended), mended)
 
@@ -173,4 +180,5 @@ class _Preparer:
 
     def _reject_row(self, file: SourceFile, text: str, reason: str, detail: str) -> None:
         about = {"doc_id": hashed_id("row", file.name, text), "source": file.name, "title": ""}
+        text = mask_text(text, self.task.screening.mask)
         self.funnel.dropped("records", reason, text, detail, num_bytes=utf8_length(text), **about)

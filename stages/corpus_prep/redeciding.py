@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from data_contracts import DOCUMENT_SCORES
 from stages.corpus_prep.filtering import Filters, explain_documents, judge_documents
 from stages.corpus_prep.measuring.rules import reasons_of
+from stages.corpus_prep.screening.screen_rules import ScreenLimits, limits_of
 
 BATCH_ROWS = 1 << 16
 OTHER_LANGUAGE = "other_language"
@@ -41,7 +42,7 @@ class FilterSettings(Protocol):
 
 
 #: By these a corpus can be decided anew.
-SETTINGS = ("filters", "thresholds", "languages")
+SETTINGS = ("filters", "thresholds", "languages", *ScreenLimits.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Decider:
     @classmethod
     def of(cls, config: FilterSettings) -> Decider:
         """As the stage would with these settings. Raises UserError for names that do not exist."""
-        return cls(Filters(config.filters, config.thresholds), config.languages)
+        return cls(Filters(config.filters, config.thresholds, limits_of(config)), config.languages)
 
     def masks(self, scores: pa.Table) -> NDArray[np.uint64]:
         """uint64 [documents]: a bit for every reason to drop it; 0 is kept."""

@@ -14,9 +14,11 @@ from pathlib import Path
 from stages.corpus_prep.corpus_build import CorpusBuild
 from stages.corpus_prep.findings import (
     headline,
+    masked_numbers,
     show_conversations,
     show_corpus,
     show_funnel,
+    show_masked,
     show_records,
     show_rejects,
 )
@@ -54,10 +56,12 @@ def run(
     kinds = Counter(row["kind"] for row in conversations)
     show_funnel(session, funnel)
     show_rejects(session, funnel)
+    show_masked(session, build.gathered.masked)
     show_corpus(session, written)
     show_records(session, {"conversations": kinds, "preferences": pairs, "benchmark": tasks})
     show_conversations(session, conversations)
     session.log(f"most memory of one process: {peak_worker_memory_bytes() / 2**20:,.0f} MiB")
     shutil.rmtree(session.work_dir / "shards")
     shutil.rmtree(build.tables)
-    return headline(written, funnel, kinds, pairs, tasks, len(records.scenarios.rows))
+    numbers = headline(written, funnel, kinds, pairs, tasks, len(records.scenarios.rows))
+    return numbers | masked_numbers(build.gathered.masked)

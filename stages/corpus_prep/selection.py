@@ -30,6 +30,7 @@ from stages.corpus_prep.filtering import Filters, judge_documents
 from stages.corpus_prep.measuring.measures import word_hashes
 from stages.corpus_prep.measuring.rules import REASONS
 from stages.corpus_prep.sampling import Mixture, split_of
+from stages.corpus_prep.screening.screen_rules import NOT_JUDGED
 from stages.corpus_prep.titles import choose_entries
 
 MEMORY_LIMIT = "256MB"
@@ -166,7 +167,7 @@ class _Selecting:
                     position += batch.num_rows
 
     def _judge(self) -> None:
-        skip = {"doc_id", "num_bytes", "text_hash", "signature", "language_score", "title_hash"}
+        skip = {"doc_id", "num_bytes", "text_hash", "signature", "title_hash", *NOT_JUDGED}
         names = [name for name in pq.read_schema(self.shards.measures[0]).names if name not in skip]
         for start, measures in self._batches(names):
             rows = slice(start, start + measures.num_rows)

@@ -20,6 +20,8 @@ from data_contracts import (
 from stages.corpus_prep.inputs import external_inputs, outside_inputs
 from stages.runtime.spec import StageConfig, StageSpec
 
+PersonalData = Literal["email", "ip", "id_number", "card", "phone"]
+
 
 class CorpusPrepConfig(StageConfig):
     """Settings of the corpus preparation stage."""
@@ -54,6 +56,28 @@ class CorpusPrepConfig(StageConfig):
     """Folders of `dedup_index` parts of earlier builds: what they hold is dropped here."""
     languages: tuple[str, ...] = ()
     """Languages to keep, such as en zh ar code other; empty keeps all."""
+    simplify_chinese: bool = False
+    """Traditional characters of Chinese documents and records become simplified ones."""
+    mask: tuple[PersonalData, ...] = ("email", "ip", "id_number", "card", "phone")
+    """Personal data that gives way to [EMAIL], [IP], [ID-NUMBER], [CARD], [PHONE]."""
+    min_language_score: float = Field(default=0.0, ge=0, le=1)
+    """Documents whose language is less sure than this go."""
+    url_lists: tuple[str, ...] = ()
+    """Text files, an entry a line: bad.example, .bad.example (and all below it), /word of a path.
+    Documents from there go."""
+    word_lists: tuple[str, ...] = ()
+    """Text files, a word or phrase a line: documents that hold more of them than max_listed_phrases go."""
+    max_listed_phrases: int = Field(default=0, ge=0)
+    """Listed words and phrases that a document may hold."""
+    good_text: tuple[str, ...] = ()
+    """Text such as you want, in the same file kinds as sources: documents get a perplexity by it."""
+    bad_text: tuple[str, ...] = ()
+    """Text such as you do not want: documents get a quality between 0 (like it) and 1 (like good_text)."""
+    max_perplexity: float | None = Field(default=None, gt=1)
+    """Documents whose characters good_text makes less likely than this go. English by English has 5 to 10,
+    Chinese by Chinese of the same subject 20 to 70: a limit serves one language."""
+    min_quality: float | None = Field(default=None, ge=0, le=1)
+    """Documents of less quality go."""
     validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
     """Share of the documents, conversations and pairs that are held out, by hash of their id."""
     max_conversations: int = Field(default=20_000, ge=0)
@@ -102,6 +126,9 @@ SPEC = StageSpec(
     outside=outside_inputs,
     # Sources count by the content of what they name, so that a data set may move. Who works changes nothing.
     not_in_key=frozenset(
-        {"sources", "benchmark_sources", "earlier_corpora", "num_workers", "dask_scheduler"}
+        {
+            *("sources", "benchmark_sources", "earlier_corpora", "num_workers", "dask_scheduler"),
+            *("url_lists", "word_lists", "good_text", "bad_text"),
+        }
     ),
 )

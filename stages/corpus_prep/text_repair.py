@@ -37,6 +37,8 @@ REPAIRS = (
     "direction_overrides",
     "nfc",
     "white_space",
+    "traditional_characters",  # by `simplify_chinese`, where the user asks for it
+    "c4_lines",  # by C4's line edits, where the filters hold C4's
 )
 
 

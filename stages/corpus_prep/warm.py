@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from stages.corpus_prep.run import run
+from stages.corpus_prep.screening.perplexity import MIN_TRAINING_CHARACTERS
+from stages.corpus_prep.screening.quality_classifier import MIN_TEXTS
 from stages.corpus_prep.spec import SPEC, CorpusPrepConfig
 from stages.runtime.events import EventLog
 from stages.runtime.session import StageSession
@@ -27,12 +30,19 @@ QUESTION = {"question": "What was the old bridge over the grey river built of?",
 def warm(folder: Path) -> None:
     """Run the stage in an empty folder."""
     texts, questions = folder / "texts.jsonl", folder / "questions.jsonl"
-    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in SENTENCES), encoding="utf-8")
+    _write_texts(texts, SENTENCES)
     questions.write_text(json.dumps({**QUESTION, "answer": 0}) + "\n", encoding="utf-8")
+    good, words = folder / "good.jsonl", folder / "words.txt"
+    _write_texts(good, [SENTENCES[0] * (MIN_TRAINING_CHARACTERS // 100)] * MIN_TEXTS)
+    words.write_text("casino\n", encoding="utf-8")
     config = CorpusPrepConfig(
         sources=(str(texts),),
         benchmark_sources=(str(questions),),
-        filters=("documentation",),
+        filters=("documentation", "c4_fineweb"),
+        thresholds=("c4_fineweb.few_sentences=off",),
+        word_lists=(str(words),),
+        good_text=(str(good),),
+        bad_text=(str(good),),
         num_question_conversations=1,
         num_tool_conversations=1,
     )
@@ -40,6 +50,10 @@ def warm(folder: Path) -> None:
         "corpus_prep", folder / "work", EventLog(folder / "work" / "events.jsonl", as_json=False)
     )
     run(config, {}, {part: folder / "out" / part for part in SPEC.writes}, session)
+
+
+def _write_texts(path: Path, texts: Iterable[str]) -> None:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
 
 if __name__ == "__main__":

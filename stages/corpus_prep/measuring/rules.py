@@ -198,12 +198,13 @@ RULE_SETS: dict[str, tuple[Rule, ...]] = {
 }
 """`documentation_zh` is for Japanese too."""
 
-REASONS: tuple[str, ...] = tuple(
-    dict.fromkeys(
+REASONS: tuple[str, ...] = (
+    *dict.fromkeys(
         rule.reason
         for name in ("documentation", "gopher_quality", "gopher_repetition", "c4", "fineweb")
         for rule in RULE_SETS[name]
-    )
+    ),
+    *("low_language_score", "listed_url", "listed_phrase", "high_perplexity", "low_quality_score"),
 )
 """The reason of each bit of a mask. New ones go to the end, so that stored masks keep their meaning."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ from stages.corpus_prep.reading.parquet_files import first_row, opened_parquet
 from stages.corpus_prep.reading.pieces import Piece
 from stages.corpus_prep.reading.readers import MAY_BE_EMPTY, read_piece
 from stages.corpus_prep.reading.record_forms import KINDS, TEXT_FIELDS, TITLE_FIELDS, recognise
-from stages.corpus_prep.reading.rows import ABOUT_FIELDS, LICENCE_FIELDS, ReadRow
+from stages.corpus_prep.reading.rows import ABOUT_FIELDS, LICENCE_FIELDS, URL_FIELDS, ReadRow
 from stages.corpus_prep.reading.sources import SourceFile
 from stages.corpus_prep.reading.streams import FileState, Transcoded, opened, read_head
 
@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("title", pa.large_string()),
         ("kind", pa.large_string()),
         ("licence", pa.large_string()),
+        ("url", pa.large_string()),
         ("begin", pa.int64()),
         ("end", pa.int64()),
         ("row", pa.int64()),
@@ -145,11 +146,12 @@ def _documents(
     text = _string(batch.column(form.name))
     titles = [names.title_field] if names.title_field else [n for n in TITLE_FIELDS if n in shape]
     title = _title(batch, titles[:1], form.name)
-    licence = _licence(batch, file)
+    licence = _told(batch, _columns(batch, LICENCE_FIELDS), file.licence)
+    url = _told(batch, filter(_may_be_text, _columns(batch, URL_FIELDS)), "")
     kind = _kind(batch)
-    if text is None or title is None or licence is None or kind is None:
+    if text is None or title is None or licence is None or url is None or kind is None:
         return None
-    columns = [pc.fill_null(text, ""), title, kind, licence, *map(pa.array, places)]
+    columns = [pc.fill_null(text, ""), title, kind, licence, url, *map(pa.array, places)]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
@@ -172,6 +174,14 @@ def _string(column: Any) -> Any:
     except pa.ArrowInvalid:
         return None
     return column
+
+
+def _may_be_text(column: Any) -> bool:
+    """Not where rows hold numbers, lists or bytes; what Arrow took for a time may be text."""
+    kind, types = column.type, pa.types
+    is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+    is_other = types.is_boolean(kind) or types.is_nested(kind) or types.is_binary(kind)
+    return not (is_number or is_other or types.is_large_binary(kind))
 
 
 def _constant(text: str, length: int) -> Any:
@@ -199,24 +209,25 @@ def _kind(batch: pa.RecordBatch) -> Any:
     return pc.if_else(known, column, pa.scalar("text", pa.large_string()))
 
 
-def _licence(batch: pa.RecordBatch, file: SourceFile) -> Any:
-    """As `licence_of`: the first that is there and not empty, else the source's."""
+def _told(batch: pa.RecordBatch, columns: Iterable[Any], otherwise: str) -> Any:
+    """As `licence_of` and `url_of`: the first that is there and not empty, else `otherwise`."""
     found = []
-    for column in _licence_columns(batch):
+    for column in columns:
         text = _string(column)
         if text is None:
             return None
         found.append(pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.large_string()), text))
-    return pc.coalesce(*found, _constant(file.licence, batch.num_rows))
+    return pc.coalesce(*found, _constant(otherwise, batch.num_rows))
 
 
-def _licence_columns(batch: pa.RecordBatch) -> Iterator[Any]:
-    yield from (batch.column(name) for name in LICENCE_FIELDS if name in batch.schema.names)
+def _columns(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[Any]:
+    """Those of these names, and those inside of the metadata."""
+    yield from (batch.column(name) for name in names if name in batch.schema.names)
     for about in ABOUT_FIELDS:
         if about in batch.schema.names and pa.types.is_struct(batch.schema.field(about).type):
             column = batch.column(about)
             inside = {column.type.field(i).name for i in range(column.type.num_fields)}
-            yield from (pc.struct_field(column, name) for name in LICENCE_FIELDS if name in inside)
+            yield from (pc.struct_field(column, name) for name in names if name in inside)
 
 
 def _json(piece: Piece, notes: ReadNotes, names: Names) -> Iterator[pa.RecordBatch | list[ReadRow]]:
@@ -308,7 +319,8 @@ class Blocks:
 def _parsed(block: bytes, begin: int, file: SourceFile, names: Names) -> pa.RecordBatch | None:
     """The lines of a block as documents, parsed by Arrow; None where rows would mean something else."""
     begins, ends = _lines(block)
-    wanted = {names.text_field, names.title_field, *TEXT_FIELDS, *TITLE_FIELDS, *LICENCE_FIELDS, "kind"}
+    wanted = {names.text_field, names.title_field, *TEXT_FIELDS, *TITLE_FIELDS, "kind"}
+    wanted |= {*LICENCE_FIELDS, *URL_FIELDS}
     try:
         first = json.loads(block[begins[0] : ends[0]])
         # As strings, or Arrow would make times of what looks like one.

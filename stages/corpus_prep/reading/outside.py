@@ -18,6 +18,8 @@ from stages.runtime.fingerprint import REPOSITORY
 from stages.runtime.spec import Outside
 
 HARVEST = "/harvest"
+PLACES = ("sources", "benchmark_sources", "good_text", "bad_text")
+"""Settings that name files as `sources` does."""
 
 
 def outside_inputs(config: InputConfig) -> Outside:
@@ -26,10 +28,11 @@ def outside_inputs(config: InputConfig) -> Outside:
     Remote files are fetched here, because where the stage runs there may be no network.
     Raises UserError for inputs that are not there.
     """
-    paths = [*_paths("sources", config.sources), *_paths("benchmark_sources", config.benchmark_sources)]
+    named = {name: getattr(config, name, ()) for name in PLACES}
+    paths = [path for name, patterns in named.items() for path in _paths(name, patterns)]
     outside = Outside() if config.sources else _harvest()
     variables = {}
-    if any(is_address(entry) for entry in (*config.sources, *config.benchmark_sources)):
+    if any(is_address(entry) for patterns in named.values() for entry in patterns):
         paths.append(downloads_folder())
         variables = {FOLDER_VARIABLE: str(downloads_folder()), OFFLINE_VARIABLE: "1"}
     return replace(outside, same_place=tuple(paths), environment={**outside.environment, **variables})

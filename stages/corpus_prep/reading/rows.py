@@ -10,6 +10,7 @@ from stages.corpus_prep.reading.sources import SourceFile
 
 Fields = dict[str, Any]
 LICENCE_FIELDS = ("license", "licence", "licenses")
+URL_FIELDS = ("url", "source_url", "uri", "link")
 ABOUT_FIELDS = ("metadata", "meta")
 
 
@@ -40,3 +41,13 @@ def licence_of(fields: Mapping[str, Any], file: SourceFile) -> str:
             if value := holder.get(name):
                 return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return file.licence
+
+
+def url_of(fields: Mapping[str, Any]) -> str:
+    """The address that the row or its metadata says the document is from, or ""."""
+    for holder in (fields, *(fields.get(name) for name in ABOUT_FIELDS)):
+        if isinstance(holder, Mapping):
+            for name in URL_FIELDS:
+                if isinstance(value := holder.get(name), str) and value:
+                    return value
+    return ""

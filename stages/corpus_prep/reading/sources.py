@@ -95,15 +95,16 @@ def source_digests(config: InputConfig) -> dict[str, str]:
     """
     digests: dict[str, str] = {}
     if config.sources:
-        digests |= _file_digests("sources", config.sources)
+        digests |= file_digests("sources", config.sources)
     else:
         digests |= {f"package {p.name}": p.digest() for p in harvested_packages(config.packages)}
     if config.benchmark_sources:
-        digests |= _file_digests("benchmark_sources", config.benchmark_sources)
+        digests |= file_digests("benchmark_sources", config.benchmark_sources)
     return digests
 
 
-def _file_digests(setting: str, patterns: Sequence[str]) -> dict[str, str]:
+def file_digests(setting: str, patterns: Sequence[str]) -> dict[str, str]:
+    """Name -> digest of the files that a setting names, and of their options."""
     downloads = Downloads()
     listing = survey(setting, patterns, downloads)
     digests: dict[str, str] = {}

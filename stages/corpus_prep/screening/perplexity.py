@@ -27,8 +27,8 @@ from stages.runtime.errors import UserError
 ORDER = 5
 WINDOW_BYTES = 500
 """Read at the beginning, the middle and the end of each text: the look-ups wait for memory."""
-MAX_TRAINING_CHARACTERS = 2_000_000
-"""Keeps the tables below 200 MB; later text is not read."""
+MAX_TRAINING_CHARACTERS = 1_000_000
+"""Keeps the tables of Chinese verse, where little repeats, below 200 MB; later text is not read."""
 MIN_TRAINING_CHARACTERS = 10_000
 BOUNDARY = 0
 """Stands between texts: no n-gram reaches over it."""

@@ -2,9 +2,10 @@
 
 Documentation is full of addresses that are nobody's, and they stay: names that RFC 2606 and RFC 6761 reserve
 (example.com, .test, .invalid, .localhost), addresses that are not routed (127.0.0.1, 10.0.0.0/8, RFC 5737's
-and RFC 3849's documentation ranges), public name servers, the fictional numbers 555-0100 to 555-0199,
-accounts of machines (`git@host`, `root@host`), and what looks like a version or a section number (v1.2.3.4,
-`version 9.16.0.29`, `==9.16.0.29`, 1.2.3.4).
+and RFC 3849's documentation ranges), networks (124.42.0.0), public name servers, the fictional numbers
+555-0100 to 555-0199, accounts of machines (`git@host`, `root@host`, `ftp://user:word@host`), what looks like
+a version or a section number (v1.2.3.4, `version 9.16.0.29`, `==9.16.0.29`, 1.2.3.4), and numbers that count
+something (`total_bytes: 15032385536`, +35236450.6).
 
 Patterns see bytes as Latin-1 characters, so they name their letters and never use \\w, \\d or \\b.
 """
@@ -37,11 +38,15 @@ _EMAIL = re.compile(
 )
 _ACCOUNTS = ("git@", "root@", "ubuntu@", "ec2-user@")
 _RESERVED = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu|cn))?|test|invalid|localhost|local)$")
+_OF_ADDRESS = re.compile(r"://[A-Za-z0-9._%+:\-]*$")
+"""What stands before the last word before the @ in `ftp://user:word@host`."""
 _IMAGE = re.compile(r"\.(?:png|jpe?g|gif|svg|webp|ico)$")
 
 
 def _is_email(match: Match) -> bool:
     domain = match[1].lower()
+    if _OF_ADDRESS.search(match.string, max(0, match.start() - 128), match.start()):
+        return False
     return not (match[0].startswith(_ACCOUNTS) or _RESERVED.search(domain) or _IMAGE.search(domain))
 
 
@@ -61,7 +66,8 @@ def _is_ip(match: Match) -> bool:
         return match[2].count(":") >= 3 and _is_global6(match[2])
     before = match.string[max(0, match.start() - 16) : match.start()]
     is_version = _VERSION_BEFORE.search(before) or before.rstrip(" :=").endswith(_CHINESE_VERSION)
-    if is_version or match[1] in _NAME_SERVERS or all(len(octet) == 1 for octet in match[1].split(".")):
+    octets = match[1].split(".")
+    if is_version or match[1] in _NAME_SERVERS or octets[3] == "0" or all(len(o) == 1 for o in octets):
         return False
     return ipaddress.IPv4Address(match[1]).is_global
 
@@ -83,13 +89,19 @@ _PHONE = re.compile(
 _CODES = re.compile(
     r"1|7|2[07]|3[0-46-9]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|(?:2[1-6]|35|37|38|42|50|59|67|68|69|80|85|87|88|96|97|99)[0-9]"
 )
+_COUNTED_BEFORE = re.compile(
+    r"(?:bytes|size|count|length|offset|total|sum|seed|stamp|time)[\"' :=]{1,4}$", re.IGNORECASE
+)
+_DECIMAL = re.compile(r"\+[0-9]{4,}\.[0-9]+")
 _FICTIONAL = re.compile(r"1[0-9]{3}55501[0-9]{2}")
 
 
 def _is_phone(match: Match) -> bool:
     digits = re.sub(r"[^0-9]", "", match[0])
     if not match[0].startswith("+"):
-        return True
+        return not _COUNTED_BEFORE.search(match.string[max(0, match.start() - 16) : match.start()])
+    if _DECIMAL.fullmatch(match[0]):
+        return False
     return _CODES.match(digits) is not None and not _FICTIONAL.fullmatch(digits)
 
 

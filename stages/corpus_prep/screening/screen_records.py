@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,33 +20,38 @@ from stages.corpus_prep.text_repair import repair_text
 RECORD_FILTERS = (broken_characters, duplicate_lines, repeated_ngrams)
 
 Talk = Conversation | PreferencePair
+Change = Callable[[str], str]
 
 
 def repaired_record(record: Talk) -> Talk:
-    """The record with every text in it repaired: contents, reasoning, arguments of calls, tools."""
-    tools = json.dumps(_repaired(json.loads(record.tools)), ensure_ascii=False) if record.tools else ""
+    """The record with every text in it repaired."""
+    return with_texts(record, lambda text: repair_text(text).text)
+
+
+def with_texts(record: Talk, change: Change) -> Talk:
+    """The record with every text in it changed: contents, reasoning, arguments of calls, tools."""
+    tools = json.dumps(_changed(json.loads(record.tools), change), ensure_ascii=False) if record.tools else ""
     if isinstance(record, PreferencePair):
-        prompt = tuple(map(_repaired_message, record.prompt))
-        chosen, rejected = repair_text(record.chosen).text, repair_text(record.rejected).text
-        return PreferencePair(prompt, chosen, rejected, tools)
-    return Conversation(tuple(map(_repaired_message, record.messages)), tools)
+        prompt = tuple(_changed_message(message, change) for message in record.prompt)
+        return PreferencePair(prompt, change(record.chosen), change(record.rejected), tools)
+    return Conversation(tuple(_changed_message(message, change) for message in record.messages), tools)
 
 
-def _repaired_message(message: Message) -> Message:
+def _changed_message(message: Message, change: Change) -> Message:
     return replace(
         message,
-        content=repair_text(message.content).text,
-        reasoning=repair_text(message.reasoning).text,
-        tool_calls=tuple(_repaired(call) for call in message.tool_calls),
+        content=change(message.content),
+        reasoning=change(message.reasoning),
+        tool_calls=tuple(_changed(call, change) for call in message.tool_calls),
     )
 
 
-def _repaired(value: Any) -> Any:
+def _changed(value: Any, change: Change) -> Any:
     if isinstance(value, str):
-        return repair_text(value).text
+        return change(value)
     if isinstance(value, Mapping):
-        return {name: _repaired(of) for name, of in value.items()}
-    return [_repaired(of) for of in value] if isinstance(value, list) else value
+        return {name: _changed(of, change) for name, of in value.items()}
+    return [_changed(of, change) for of in value] if isinstance(value, list) else value
 
 
 def record_text(record: Talk) -> str:

@@ -39,19 +39,40 @@ def sources(tmp_path: Path) -> tuple[str, ...]:
     return (str(folder), str(FIXTURES / "corpus_dialogues.jsonl"))
 
 
+def screens(folder: Path) -> dict[str, Any]:
+    """Every setting of the screening that needs a list or a model, or changes text."""
+    lines = (FIXTURES / "corpus_english.jsonl").read_text(encoding="utf-8").splitlines()
+    good, bad, words = folder / "good.jsonl", folder / "bad.jsonl", folder / "words.txt"
+    good.write_text("".join(f"{line}\n" for line in lines * 3), encoding="utf-8")
+    bad.write_text("".join(f"{line}\n" for line in lines[:10]), encoding="utf-8")
+    words.write_text("lighthouse\n", encoding="utf-8")
+    return {
+        "filters": ("documentation", "c4_fineweb"),
+        "thresholds": ("c4_fineweb.few_sentences=off",),
+        "word_lists": (str(words),),
+        "good_text": (str(good),),
+        "bad_text": (str(bad),),
+        "max_perplexity": 1e6,
+        "min_quality": 0.3,
+    }
+
+
 def test_one_process_two_processes_two_nodes(
     run_stage: Any, sources: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gathering, "SHARD_BYTES", 1_000)
-    one = run_stage(sources=sources, num_workers=1, **SMALL)
-    two = run_stage(sources=sources, num_workers=2, **SMALL)
+    settings = {"sources": sources, **SMALL, **screens(tmp_path)}
+    one = run_stage(num_workers=1, **settings)
+    two = run_stage(num_workers=2, **settings)
     (tmp_path / "cluster").mkdir()
     with two_nodes(tmp_path / "cluster") as address:
-        nodes = run_stage(sources=sources, dask_scheduler=address, **SMALL)
+        nodes = run_stage(dask_scheduler=address, **settings)
     made = digests(one.folder / "out")
     assert len(list((one.folder / "out" / "documents").iterdir())) > 8
     assert made == digests(two.folder / "out") == digests(nodes.folder / "out")
     assert one.metrics == two.metrics == nodes.metrics
+    dropped = {name for name in one.metrics if name.startswith("dropped_")}
+    assert dropped == {"dropped_exact_duplicate", "dropped_listed_phrase", "dropped_low_quality_score"}
 
 
 def test_the_size_of_shards_changes_only_the_files(

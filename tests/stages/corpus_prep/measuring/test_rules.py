@@ -23,6 +23,7 @@ from stages.corpus_prep.measuring.rules import (
     parse_threshold,
     reasons_of,
 )
+from stages.corpus_prep.screening.screen_rules import NOT_JUDGED, SCREEN_SCHEMA, ScreenLimits
 from stages.runtime.errors import UserError
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures"
@@ -38,13 +39,16 @@ def _rule(name: str):
 
 
 def test_every_rule_is_whole() -> None:
-    rules = [rule for rules in RULE_SETS.values() for rule in rules]
+    asked = ScreenLimits(0.5, max_perplexity=9.0, min_quality=0.5).rules()
+    rules = [*(rule for rules in RULE_SETS.values() for rule in rules), *asked]
     assert len({rule.name for rule in rules}) == len(rules)
     assert len(REASONS) == len(set(REASONS)) <= 64
     for rule in rules:
         assert rule.reason in REASONS and rule.source
-        assert rule.measure in MEASURES and (rule.per in MEASURES or not rule.per)
-    assert {_rule(reason).reason for reason in REASONS} == set(REASONS)  # each is a rule's own name as well
+        measures = {*MEASURES, *SCREEN_SCHEMA.names, "language_score"}
+        assert rule.measure in measures - NOT_JUDGED and (rule.per in MEASURES or not rule.per)
+    named = {rule.name: rule.reason for rule in rules}
+    assert {named[reason] for reason in REASONS} == set(REASONS)  # each is a rule's own name as well
     assert set(DERIVED).isdisjoint(COLUMNS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from stages.corpus_prep.reading.damage import ReadNotes
 from stages.corpus_prep.reading.pieces import Piece, pieces
 from stages.corpus_prep.reading.readers import read_piece
 from stages.corpus_prep.reading.record_forms import Document, recognise
-from stages.corpus_prep.reading.rows import ReadRow, licence_of
+from stages.corpus_prep.reading.rows import ReadRow, licence_of, url_of
 from stages.corpus_prep.reading.sources import SourceFile, kind_of
 
 
@@ -34,7 +35,8 @@ def _meant(file: SourceFile, row: ReadRow) -> Any:
     document = form.convert(row.fields)
     assert isinstance(document, Document)
     licence = licence_of(row.fields, file)
-    return (document.text, document.title, document.kind, licence, row.begin, row.end, row.number)
+    about = (licence, url_of(row.fields), row.begin, row.end, row.number)
+    return (document.text, document.title, document.kind, *about)
 
 
 def _by_rows(cut: list[Piece]) -> tuple[list[Any], list[Any]]:
@@ -66,7 +68,9 @@ plain = st.fixed_dictionaries(
         "title": words,
         "name": words,
         "license": words,
-        "meta": st.fixed_dictionaries({"licence": words}),
+        "meta": st.fixed_dictionaries({"licence": words}, optional={"url": values}),
+        "url": values,
+        "link": st.sampled_from(["", "https://a.test/b", "2020-01-01", "12:30:00"]),
     },
 )
 other = st.dictionaries(
@@ -128,6 +132,9 @@ def test_plain_documents_do_come_in_batches(tmp_path: Path) -> None:
         [{"text": "a", "kind": "module"}, {"text": "b", "kind": "other"}],
         [{"number": 1, "nested": [{"x": [1, None]}]}],
         [{"text": "a", "license": ["MIT", "BSD"]}],
+        [{"text": "a", "url": "http://a.test"}, {"text": "b", "url": ""}, {"text": "c", "url": None}],
+        [{"text": "a", "url": 7, "metadata": {"url": "http://a.test", "source_url": "b"}}],
+        [{"text": "a", "url": b"http://a.test", "link": datetime.date(2020, 1, 1)}],
     ],
 )
 def test_parquet_with_null_and_nested_fields(tmp_path: Path, rows: list[dict[str, Any]]) -> None:

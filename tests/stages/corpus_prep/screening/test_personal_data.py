@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.corpus_prep.screening import personal_data
+from stages.corpus_prep.screening.clean_records import mask_text
 from stages.corpus_prep.screening.personal_data import mask_personal_data
 from stages.corpus_prep.screening.personal_kernels import NUMBER, WORD
 from stages.corpus_prep.screening.personal_patterns import KIND_NAMES, passes_luhn
@@ -44,6 +47,10 @@ GROUPED = " ".join(VISA[i : i + 4] for i in range(0, 16, 4))
         ("+1 (415) 867-5309", "[PHONE]"),
         ("手机：13812345678。", "手机：[PHONE]。"),
         ("tel 138-1234-5678, +86 139 1234 5678", "tel [PHONE], [PHONE]"),
+        (
+            "https://firm.de/ or mailto:jane@firm.de, +1.7035555555",
+            "https://firm.de/ or mailto:[EMAIL], [PHONE]",
+        ),
         (f"身份证{ID}号", "身份证[ID-NUMBER]号"),
         (f"cards {VISA}, {UNION} {AMEX}", "cards [CARD], [CARD] [CARD]"),
         (f"{GROUPED} or {GROUPED.replace(' ', '-')}", "[CARD] or [CARD]"),
@@ -68,6 +75,8 @@ def test_what_is_masked(text: str, masked: str) -> None:
         f"{ID[:-1]}{'1' if ID[-1] != '1' else '2'} and 99{ID[2:]}",
         f"{VISA[:-1]}{(int(VISA[-1]) + 1) % 10} and 1234567890123452",
         "1700000000000 is a time in milliseconds, 20261122161350 another",
+        "redis://me:secret@host.firm.de:6379 ssh://687fb7@box.firm.de and ftp://jane@firm.de/x",
+        "subnet='124.42.0.0/16', '\"total_bytes\": 15032385536,', stamp=15032385536, Decimal('+35236450.6')",
     ],
 )
 def test_what_stays(text: str) -> None:
@@ -120,3 +129,6 @@ def test_the_scan_loses_nothing_that_patterns_find_in_the_whole_text(texts: list
     assert masked.to_pylist() == expected.to_pylist()
     assert counts.to_pylist() == expected_counts.to_pylist()
     assert set(counts.schema.names) == {f"pii_{name}" for name in KIND_NAMES}
+    found: Counter[str] = Counter()
+    assert [mask_text(text, KIND_NAMES, found) for text in texts] == expected.to_pylist()
+    assert found.total() == sum(sum(row.values()) for row in expected_counts.to_pylist())
