@@ -24,7 +24,6 @@ from flows.operations_cli import app as operations
 from flows.plan import plan_build, rerun_set
 from flows.preflight import run_checks
 from flows.records import earlier_run, find_artifact, read_record
-from flows.redecide import show_calibration, show_redecision
 from flows.settings import DEFAULT_PRESET, build_settings
 from flows.shared_garbage import find_remote_garbage, remove_remote
 from flows.show import show_artifact
@@ -185,6 +184,8 @@ def redecide(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Try other filters, thresholds or languages on a corpus that is there. Reads its scores, no text."""
+    from flows.redecide import show_redecision  # rules and their measures: other commands need none of it
+
     show_redecision(find_artifact(open_store(store), artifact), change or [], Console(), rows)
 
 
@@ -197,6 +198,8 @@ def calibrate(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Thresholds by quantile from a corpus that is there, ready to paste. Reads its scores, no text."""
+    from flows.redecide import show_calibration
+
     show_calibration(find_artifact(open_store(store), artifact), change or [], Console(), quantile, language)
 
 
