@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from stages.corpus_prep.measuring.measures import measure
 from stages.corpus_prep.screening.repair_batches import repair_batch
 from stages.corpus_prep.screening.screen_documents import DocumentScreen, Screening
 from stages.corpus_prep.screening.screen_rules import SCREEN_SCHEMA
-from stages.corpus_prep.text_repair import REPAIRS
+from stages.corpus_prep.text_repair import REPAIRS, without_surrogates
 from stages.corpus_prep.titles import title_hashes
 
 #: What decisions are made by; row for row beside the texts.
@@ -108,6 +108,7 @@ class Cleaner:
 
     def add(self, document: RawDocument, source: str, origin: str = "", language: str = "") -> None:
         """Take one document; an empty one is recorded as dropped. language: "" to find it out."""
+        document = self._with_utf8(document)
         if self._about != (source, origin, language):
             self._flush()
             self._about = (source, origin, language)
@@ -115,6 +116,15 @@ class Cleaner:
         self._buffered += len(document.text)
         if len(self._waiting) >= ROWS_PER_BATCH or self._buffered >= BYTES_PER_BATCH:
             self._flush()
+
+    def _with_utf8(self, document: RawDocument) -> RawDocument:
+        """Without lone surrogates, which the escapes of JSON bring and Arrow refuses."""
+        text, title, url = map(without_surrogates, (document.text, document.title, document.url))
+        if text != document.text:
+            self.repairs["lone_surrogates"] += 1
+        return replace(
+            document, text=text, title=title, url=url, licence=without_surrogates(document.licence)
+        )
 
     def _flush(self) -> None:
         if self._waiting:
@@ -133,20 +143,22 @@ class Cleaner:
     def _take(self, documents: pa.RecordBatch, source: str, origin: str, language: str) -> None:
         before = text_bytes(documents.column("text"))
         texts, repairs = repair_batch(documents.column("text"))
-        addresses = _addresses(documents, origin)
-        screened = self.screen.run(texts, addresses, source, language)
+        urls, _ = repair_batch(documents.column("url"))
+        screened = self.screen.run(texts, _addresses(urls, origin), source, language)
         self._count_repairs(repairs | screened.repairs)
         texts = screened.texts
         filled = screened.columns["visible_characters"].to_numpy() > 0
         for place in np.flatnonzero(~filled).tolist():
-            about = {"doc_id": "", "source": source, "title": documents.column("title")[place].as_py()}
+            title = self.screen.masked_titles(documents.column("title").slice(place, 1))
+            about = {"doc_id": "", "source": source, "title": title[0].as_py()}
             self.funnel.dropped("repaired", "empty", "", num_bytes=int(before[place]), **about)
         after = text_bytes(texts)
         self.funnel.passed("repaired", int(before[filled].sum()), int(after[filled].sum()), int(filled.sum()))
         if not filled.any():
             return
         columns = {
-            **self._described(documents, origin),
+            **self._described(documents),
+            "origin": _or_else(urls, origin).cast(pa.string()),
             **screened.columns,
             "doc_id": document_ids(screened.columns["text_hash"]),
             "source": pa.repeat(source, len(filled)),
@@ -155,11 +167,10 @@ class Cleaner:
         }
         self._write(columns, pa.array(filled))
 
-    def _described(self, documents: pa.RecordBatch, origin: str) -> dict[str, pa.Array]:
+    def _described(self, documents: pa.RecordBatch) -> dict[str, pa.Array]:
         """Columns that follow from what the file says of the documents."""
         titles, _ = repair_batch(documents.column("title"))
         titles = pc.utf8_slice_codeunits(self.screen.masked_titles(titles), 0, MAX_TITLE_CHARACTERS)
-        url = documents.column("url").cast(pa.string())
         begins, ends = documents.column("begin"), documents.column("end")
         nowhere = pc.less(begins, 0)
         return {
@@ -167,7 +178,6 @@ class Cleaner:
             "title_hash": pa.array(title_hashes(titles)),
             "kind": documents.column("kind").cast(pa.string()),
             "licence": documents.column("licence").cast(pa.string()),
-            "origin": pc.if_else(pc.equal(url, ""), pa.scalar(origin, pa.string()), url),
             "byte_start": pc.if_else(nowhere, pa.scalar(None, pa.int64()), begins),
             "byte_end": pc.if_else(nowhere, pa.scalar(None, pa.int64()), ends),
         }
@@ -192,11 +202,13 @@ class Cleaner:
         self._measures.close()
 
 
-def _addresses(documents: pa.RecordBatch, origin: str) -> pa.Array:
+def _addresses(urls: pa.Array, origin: str) -> pa.Array:
     """Where each document is from: its own address, or that of its file; "" where neither is known."""
-    url = documents.column("url")
-    of_file = pa.scalar(origin if "://" in origin else "", url.type)
-    return pc.if_else(pc.equal(url, ""), of_file, url)
+    return _or_else(urls, origin if "://" in origin else "")
+
+
+def _or_else(texts: pa.Array, other: str) -> pa.Array:
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(other, texts.type), texts)
 
 
 def text_bytes(texts: pa.Array) -> NDArray[np.int64]:

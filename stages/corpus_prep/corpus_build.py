@@ -32,6 +32,7 @@ from stages.corpus_prep.survey import (
     survey_shard,
     write_held_out,
 )
+from stages.corpus_prep.text_repair import without_surrogates
 from stages.corpus_prep.training_records import make_questions, write_benchmark
 from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
@@ -158,7 +159,7 @@ class CorpusBuild:
     def _own_items(self) -> list[tuple[str, str]]:
         """(name, text) of the user's own questions."""
         named = [
-            (f"{source} {key[:8]}", question.question)
+            (f"{source} {key[:8]}", without_surrogates(question.question))
             for source, sample in self.own_questions.items()
             for key, question in sample.items()
         ]

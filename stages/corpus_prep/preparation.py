@@ -39,6 +39,7 @@ from stages.corpus_prep.screening.clean_records import RecordCleaner, mask_text
 from stages.corpus_prep.screening.identify_languages import why_no_model
 from stages.corpus_prep.screening.screen_documents import Screening
 from stages.corpus_prep.screening.screen_records import duplicate_key, record_text
+from stages.corpus_prep.text_repair import without_surrogates
 
 TEXTS_NAME = "texts.parquet"
 MEASURES_NAME = "measures.parquet"
@@ -180,5 +181,5 @@ class _Preparer:
 
     def _reject_row(self, file: SourceFile, text: str, reason: str, detail: str) -> None:
         about = {"doc_id": hashed_id("row", file.name, text), "source": file.name, "title": ""}
-        text = mask_text(text, self.task.screening.mask)
+        text = mask_text(without_surrogates(text), self.task.screening.mask)
         self.funnel.dropped("records", reason, text, detail, num_bytes=utf8_length(text), **about)

@@ -61,7 +61,7 @@ def repair_text(text: str) -> Repaired:
             text = new
 
     if _SURROGATES.search(text):
-        changed("lone_surrogates", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        changed("lone_surrogates", without_surrogates(text))
     if _MOJIBAKE.search(text):
         changed("mojibake", ftfy.fix_encoding(text))
     changed("line_ends", _LINE_ENDS.sub("\n", text))
@@ -72,6 +72,15 @@ def repair_text(text: str) -> Repaired:
         changed("nfc", unicodedata.normalize("NFC", text))
     changed("white_space", _BLANK_LINES.sub("\n\n\n", _TRAILING_SPACE.sub("", text)).strip("\n"))
     return Repaired(text, tuple(repairs))
+
+
+def without_surrogates(text: str) -> str:
+    """Halves of UTF-16 pairs put together, single ones as U+FFFD: JSON may hold them, and UTF-8 may not."""
+    try:
+        text.encode()  # ten times as fast as looking for them
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def decode_bytes(data: bytes) -> tuple[str, str]:

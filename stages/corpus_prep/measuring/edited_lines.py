@@ -77,7 +77,8 @@ def edit_measured(
 
 
 def _positive(statistics: pa.RecordBatch, name: str) -> NDArray[np.bool_]:
-    return statistics.column(name).to_numpy() > 0
+    found: NDArray[np.bool_] = statistics.column(name).to_numpy() > 0
+    return found
 
 
 def _placed(column: pa.Array, where: NDArray[np.bool_], new: pa.Array) -> pa.Array:

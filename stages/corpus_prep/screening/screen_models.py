@@ -27,6 +27,7 @@ from stages.corpus_prep.screening.quality_classifier import QualityClassifier, t
 from stages.corpus_prep.screening.screen_inputs import ScreenConfig, check_screens, list_files
 from stages.corpus_prep.screening.screen_records import record_text
 from stages.corpus_prep.screening.url_lists import UrlList, read_url_list
+from stages.corpus_prep.text_repair import without_surrogates
 
 MAPPED_BYTES = 1 << 20
 TEXTS_PER_BATCH = 256
@@ -101,7 +102,7 @@ def _text(where: str, row: Mapping[str, Any], text_field: str) -> str:
     record = form.convert(row)
     if isinstance(record, Refused):
         return ""
-    return record.text if isinstance(record, Document) else record_text(record)
+    return without_surrogates(record.text if isinstance(record, Document) else record_text(record))
 
 
 def _write(folder: Path, name: str, arrays: Mapping[str, Any], plain: Mapping[str, Any]) -> None:

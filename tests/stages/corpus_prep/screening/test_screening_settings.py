@@ -204,7 +204,10 @@ def _personal_sources(folder: Path) -> tuple[str, ...]:
     ]
     pair = {"prompt": "Whom do I ask?", "chosen": "Ask bob@firm.de.", "rejected": "Ask 13812345678."}
     return (
-        _lines(folder / "a.jsonl", [{"title": "of jane@firm.de", "text": LETTER}]),
+        _lines(
+            folder / "a.jsonl",
+            [{"title": "of jane@firm.de", "text": LETTER}, {"title": "bob@firm.de", "text": ""}],
+        ),
         _texts(folder / "b.jsonl", ENGLISH),
         _lines(folder / "talk.jsonl", [{"messages": talk}]),
         _lines(folder / "pairs.jsonl", [pair]),
