@@ -9,6 +9,7 @@ from data_contracts.checkpoint import BATCH_PREVIEW, CHECKPOINT
 from data_contracts.contract import Contract, Violation
 from data_contracts.conversations import CONVERSATIONS
 from data_contracts.dedup_index import DEDUP_INDEX
+from data_contracts.document_scores import DOCUMENT_SCORES
 from data_contracts.documents import DOCUMENTS, FUNNEL, REJECTS
 from data_contracts.eval_results import EVAL_PREDICTIONS, EVAL_RESULTS
 from data_contracts.manifest import Manifest
@@ -23,6 +24,7 @@ ALL_CONTRACTS = (
     REJECTS,
     FUNNEL,
     DEDUP_INDEX,
+    DOCUMENT_SCORES,
     CONVERSATIONS,
     PREFERENCES,
     BENCHMARK,
@@ -52,6 +54,7 @@ __all__ = [
     "CONVERSATIONS",
     "DEDUP_INDEX",
     "DOCUMENTS",
+    "DOCUMENT_SCORES",
     "EVAL_PREDICTIONS",
     "EVAL_RESULTS",
     "FUNNEL",

@@ -173,6 +173,36 @@ def show(
         show_artifact(found, Console(), rows)
 
 
+CorpusArgument = Annotated[str, typer.Argument(help="As in show.")]
+
+
+@app.command()
+def redecide(
+    artifact: CorpusArgument = "corpus_prep",
+    change: SetOption = None,
+    rows: Annotated[int, typer.Option(min=0, help="How many documents of each that change sides.")] = 3,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Try other filters, thresholds or languages on a corpus that is there. Reads its scores, no text."""
+    from flows.redecide import show_redecision  # rules and their measures: other commands need none of it
+
+    show_redecision(find_artifact(open_store(store), artifact), change or [], Console(), rows)
+
+
+@app.command()
+def calibrate(
+    artifact: CorpusArgument = "corpus_prep",
+    quantile: Annotated[float, typer.Option(help="Share of the documents that each rule may drop.")] = 0.01,
+    language: Annotated[str, typer.Option(help="Only on documents of this language, such as zh.")] = "",
+    change: SetOption = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Thresholds by quantile from a corpus that is there, ready to paste. Reads its scores, no text."""
+    from flows.redecide import show_calibration
+
+    show_calibration(find_artifact(open_store(store), artifact), change or [], Console(), quantile, language)
+
+
 @app.command()
 def compare(
     old: Annotated[str, typer.Argument(help="A run id or its beginning.")],

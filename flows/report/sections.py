@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from flows.report.charts import chart_svg
@@ -9,6 +10,7 @@ from flows.report.formats import MISSING, duration, size
 from flows.report.markup import (
     NOTHING,
     Html,
+    details,
     join,
     missing,
     paragraph,
@@ -39,6 +41,7 @@ SHOWN_TABLES = frozenset(
     {
         ("corpus_prep", "funnel"),
         ("corpus_prep", "rejects"),
+        ("corpus_prep", "dropped_examples"),
         ("benchmark_eval", "benchmark_accuracy"),
         ("benchmark_eval", "benchmark_comparisons"),
         ("quantize", "quantize_result"),
@@ -143,7 +146,28 @@ def funnel(view: RunView) -> Html:
     parts = [_funnel_table(event)]
     if "rejects" in tables:
         parts.append(_emitted(tables["rejects"]))
+    if "dropped_examples" in tables:
+        parts.append(_dropped(tables["dropped_examples"]))
     return join(parts)
+
+
+def _dropped(event: Event) -> Html:
+    """Under each reason the documents that went for it, with the text around what broke the rule."""
+    rows = [dict(zip(event["columns"], row, strict=True)) for row in event["rows"]]
+    parts = []
+    for (step, reason), examples in itertools.groupby(rows, key=lambda row: (row["step"], row["reason"])):
+        shown = join(_dropped_document(row) for row in examples)
+        parts.append(details(join([tag("code", text(reason)), text(f" at {step}")]), shown))
+    return join([tag("h3", text(event["caption"])), *parts]) if parts else NOTHING
+
+
+def _dropped_document(row: dict[str, Any]) -> Html:
+    detail, *others = row["detail"].split("; ")
+    more = f"and {len(others)} more" if others else ""
+    about = " · ".join(filter(None, (row["source"], detail, more)))
+    head = [tag("b", text(row["title"])), text(" ")] if row["title"] else []
+    quoted = tag("blockquote", text(row["text"] or "(nothing is left of it)"))
+    return tag("div", *head, tag("span", text(about), class_="note"), quoted)
 
 
 def _funnel_table(event: Event) -> Html:

@@ -21,6 +21,8 @@ h1{font-size:1.7rem;line-height:1.25;margin:0 0 .3rem;letter-spacing:-.01em;over
 h1 .run{font-weight:400;color:var(--soft)}
 h2{font-size:1.25rem;margin:2.8rem 0 .8rem;padding-top:.9rem;border-top:1px solid var(--rule);
 letter-spacing:-.005em}
+blockquote{margin:.2rem 0 .9rem;padding-left:.7rem;border-left:3px solid var(--rule);
+overflow-wrap:anywhere}
 h3{font-size:1rem;margin:1.5rem 0 .5rem}h4{font-size:.95rem;margin:0 0 .6rem;overflow-wrap:anywhere}
 p{margin:.5rem 0;max-width:46rem}ul{padding-left:1.2rem;margin:.4rem 0}li{overflow-wrap:anywhere}
 header{padding:2.4rem 0 .4rem}

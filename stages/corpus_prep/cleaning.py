@@ -27,6 +27,7 @@ from stages.corpus_prep.screening.repair_batches import repair_batch
 from stages.corpus_prep.screening.screen_documents import DocumentScreen, Screening
 from stages.corpus_prep.screening.screen_rules import SCREEN_SCHEMA
 from stages.corpus_prep.text_repair import REPAIRS, without_surrogates
+from stages.corpus_prep.titles import title_hashes
 
 #: What decisions are made by; row for row beside the texts.
 MEASURES_SCHEMA = pa.schema(
@@ -36,6 +37,7 @@ MEASURES_SCHEMA = pa.schema(
         ("language", pa.string()),
         ("language_score", pa.float32()),
         ("num_bytes", pa.int64()),
+        ("title_hash", pa.uint64()),
         *STATISTICS_SCHEMA,
         *LEFT_SCHEMA,
         *SCREEN_SCHEMA,
@@ -168,11 +170,12 @@ class Cleaner:
     def _described(self, documents: pa.RecordBatch) -> dict[str, pa.Array]:
         """Columns that follow from what the file says of the documents."""
         titles, _ = repair_batch(documents.column("title"))
-        titles = self.screen.masked_titles(titles)
+        titles = pc.utf8_slice_codeunits(self.screen.masked_titles(titles), 0, MAX_TITLE_CHARACTERS)
         begins, ends = documents.column("begin"), documents.column("end")
         nowhere = pc.less(begins, 0)
         return {
-            "title": pc.utf8_slice_codeunits(titles, 0, MAX_TITLE_CHARACTERS).cast(pa.string()),
+            "title": titles.cast(pa.string()),
+            "title_hash": pa.array(title_hashes(titles)),
             "kind": documents.column("kind").cast(pa.string()),
             "licence": documents.column("licence").cast(pa.string()),
             "byte_start": pc.if_else(nowhere, pa.scalar(None, pa.int64()), begins),

@@ -84,7 +84,7 @@ class CorpusBuild:
         if not selection.keeps_any:
             hint = self._gatherer.why_nothing(selection.bad)
             raise UserError("corpus_prep found no document that it could keep", hint=hint)
-        show_duplicates(self.session, selection)
+        show_duplicates(self.session, selection, self.config.near_duplicate_similarity)
         decisions = selection.write(self.tables / "decisions", self.gathered.counts)
         self._decided = list(zip(self.gathered.texts, decisions, strict=True))
 
@@ -138,6 +138,7 @@ class CorpusBuild:
                 questions,
                 self.filters,
                 tuple(sorted(gathered.switches.items())),
+                config.languages,
                 config.contamination_run_words,
                 config.contamination_run_characters,
             )

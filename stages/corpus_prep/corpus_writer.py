@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from data_contracts import DEDUP_INDEX, DOCUMENTS
 from data_contracts.tables import PartWriter, part_files
 from stages.corpus_prep.decontamination import ContaminationIndex, LeakRules, Overlap
-from stages.corpus_prep.filtering import Filters, explain
+from stages.corpus_prep.filtering import Filters, explain_documents
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.preparation import REJECTS_NAME
+from stages.corpus_prep.scores import NOT_SCORES, RowReader, ScoreWriter
 from stages.corpus_prep.selection import (
     DUPLICATE,
+    KEPT,
     LOW_QUALITY,
     NEAR_DUPLICATE,
     OTHER_LANGUAGE,
@@ -34,8 +36,14 @@ from stages.runtime.shard_map import Shard
 
 DOCUMENTS_FOLDER = "documents"
 INDEX_FOLDER = "dedup_index"
+SCORES_FOLDER = "document_scores"
 #: Step of the funnel -> verdicts that it gives.
 DROPPED_BY = {"quality": (LOW_QUALITY, OTHER_LANGUAGE), "deduplicated": (DUPLICATE, NEAR_DUPLICATE)}
+STEP_OF = {verdict: step for step, verdicts in DROPPED_BY.items() for verdict in verdicts}
+STEP_OF |= {KEPT: "kept", OVER_LIMIT: "size_limit"}
+#: Verdict -> the reason, where no filter gave it.
+OTHER_REASONS = {DUPLICATE: "exact_duplicate", NEAR_DUPLICATE: "near_duplicate", OVER_LIMIT: "size_limit"}
+CONTAMINATED = "benchmark_overlap"
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class WriteTask:
     filters: Filters
     switches: tuple[tuple[str, tuple[str, ...]], ...]
     """Source -> filters that it switches."""
+    languages: tuple[str, ...]
     run_words: int
     run_characters: int
 
@@ -140,13 +149,16 @@ class _ShardWriter:
         self.funnel, self.written = Funnel(folder / REJECTS_NAME), Written()
         self.folder = folder
         self.why = Reasons(task)
+        self.scores = ScoreWriter(folder / SCORES_FOLDER, self.why.filters, task.languages, self.why.switches)
 
     def run(self) -> dict[str, Any]:
         kept = []
-        with PartWriter(self.folder / DOCUMENTS_FOLDER, DOCUMENTS) as writer:
+        with PartWriter(self.folder / DOCUMENTS_FOLDER, DOCUMENTS) as writer, self.scores:
             for batch in decided(self.task.texts, self.task.decision):
+                measures = self.why.begin(batch)
                 stays = self._what_stays(batch)
                 kept.append(stays)
+                self._score(batch, measures, stays)
                 documents, splits = batch.texts.filter(pa.array(stays)), batch.splits[stays]
                 if documents.num_rows:
                     names = pa.array(SPLIT_NAMES).take(pa.array(splits))
@@ -171,6 +183,15 @@ class _ShardWriter:
                 start += batch.num_rows
                 writer.write_table(batch.append_column("split_key", own).filter(chosen))
 
+    def _score(self, batch: DecidedBatch, measures: pa.Table, stays: NDArray[np.bool_]) -> None:
+        verdicts = [STEP_OF[verdict] for verdict in batch.verdicts.tolist()]
+        gone = np.flatnonzero(np.isin(batch.verdicts, tuple(OTHER_REASONS)))
+        others = {place: OTHER_REASONS[int(batch.verdicts[place])] for place in gone.tolist()}
+        for place in np.flatnonzero((batch.verdicts == KEPT) & ~stays).tolist():
+            verdicts[place], others[place] = "decontaminated", CONTAMINATED
+        keys = self.why.split_keys.slice(batch.start, len(verdicts))
+        self.scores.add(batch.texts, measures, keys, verdicts, others)
+
     def _what_stays(self, batch: DecidedBatch) -> NDArray[np.bool_]:
         """bool [documents]; the others are recorded, step by step."""
         sizes = batch.texts.column("num_bytes").to_numpy()
@@ -178,7 +199,7 @@ class _ShardWriter:
         for step, verdicts in DROPPED_BY.items():
             out = np.isin(batch.verdicts, verdicts)
             for place, row in batch.rows(out):
-                reason, detail = self.why.of(int(batch.verdicts[place]), batch.start + place, row)
+                reason, detail = self.why.of(int(batch.verdicts[place]), place, row)
                 self._drop(step, reason, detail, row)
             left &= ~out
             self.funnel.passed(step, int(sizes[left].sum()), documents=int(left.sum()))
@@ -187,7 +208,7 @@ class _ShardWriter:
         left &= ~out
         self.funnel.passed("size_limit", int(sizes[left].sum()), documents=int(left.sum()))
         for place, row, overlap in self._contaminated(batch, left):
-            self._drop("decontaminated", "benchmark_overlap", f"{overlap.item}: {overlap.detail}", row)
+            self._drop("decontaminated", CONTAMINATED, f"{overlap.item}: {overlap.detail}", row)
             self.written.contaminated.append(row["doc_id"])
             left[place] = False
         self.funnel.passed("decontaminated", int(sizes[left].sum()), documents=int(left.sum()))
@@ -208,35 +229,42 @@ class _ShardWriter:
 
 
 class Reasons:
-    """Why documents of a shard do not stay, in words."""
+    """Why documents of a shard do not stay, in words; batch after batch."""
 
     def __init__(self, task: WriteTask) -> None:
         self.filters = task.filters
         self.switches = dict(task.switches)
-        with pq.ParquetFile(task.measures) as file:
-            names = [name for name in file.schema_arrow.names if name not in ("text_hash", "signature")]
-            self.measures = file.read(columns=names)
+        names = [name for name in pq.read_schema(task.measures).names if name not in NOT_SCORES]
+        self._rows = RowReader(task.measures, names)
         with pq.ParquetFile(task.decision) as file:
             self.duplicates = file.read(columns=["keeper", "similarity"])
+            self.split_keys = file.read(columns=["split_key"]).column(0)
 
-    def of(self, verdict: int, position: int, row: Row) -> tuple[str, str]:
-        """(reason, detail) of the document at `position`."""
+    def begin(self, batch: DecidedBatch) -> pa.Table:
+        """Go on to the next batch of the shard; its measures."""
+        measures = self._rows.take(batch.texts.num_rows)
+        bad = np.flatnonzero(batch.verdicts == LOW_QUALITY)
+        told = explain_documents(measures.take(pa.array(bad)), self.filters, self.switches)
+        self._start, self._broken = batch.start, dict(zip(bad.tolist(), told, strict=True))
+        return measures
+
+    def of(self, verdict: int, place: int, row: Row) -> tuple[str, str]:
+        """(reason, detail) of a document of this batch."""
         if verdict == OTHER_LANGUAGE:
             return "other_language", str(row["language"])
         if verdict == LOW_QUALITY:
-            rules = self.filters.rules(row["language"], self.switches.get(row["source"], ()))
-            return explain(self.measures.slice(position, 1), rules)
-        keeper = self.duplicates["keeper"][position].as_py()
+            return self._broken[place]
+        keeper, similarity = (column[self._start + place].as_py() for column in self.duplicates.columns)
         if verdict == DUPLICATE:
-            return "exact_duplicate", f"of {keeper}"
-        return "near_duplicate", f"{self.duplicates['similarity'][position].as_py():.2f} like {keeper}"
+            return OTHER_REASONS[DUPLICATE], f"of {keeper}"
+        return OTHER_REASONS[NEAR_DUPLICATE], f"{similarity:.2f} like {keeper}"
 
 
 def collect(shards: Sequence[Shard], outputs: Mapping[str, Path], funnel: Funnel) -> Written:
-    """Put the shards' files together as the parts `documents` and `dedup_index`."""
+    """Put the shards' files together as the parts `documents`, `dedup_index` and `document_scores`."""
     written = Written()
     for number, shard in enumerate(shards):
-        for part in (DOCUMENTS_FOLDER, INDEX_FOLDER):
+        for part in (DOCUMENTS_FOLDER, INDEX_FOLDER, SCORES_FOLDER):
             outputs[part].mkdir(parents=True, exist_ok=True)
             [path] = part_files(shard.folder / part)
             shutil.copyfile(path, outputs[part] / f"part-{number:05d}.parquet")

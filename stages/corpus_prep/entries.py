@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from stages.corpus_prep.sampling import Smallest
 from stages.whitebox.tool_results import (
     join_lookup,
     join_search,
@@ -18,7 +16,6 @@ from stages.whitebox.tool_results import (
     without_title,
 )
 
-MAX_ENTRIES_PER_SOURCE = 30_000
 MIN_SENTENCE_CHARACTERS = 12
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*\Z")
 
@@ -76,44 +73,30 @@ def entry_of(row: Mapping[str, Any], split: str) -> Entry | None:
 
 
 class EntryBook:
-    """Entries of a corpus: bounded per source, and only those whose title stands for one document."""
+    """Entries of a corpus: of the documents that the selection chose, whose titles stand for no other."""
 
     def __init__(self) -> None:
-        self._by_source: dict[str, Smallest[Entry]] = {}
-        self._titles: Counter[str] = Counter()
+        self._entries: list[Entry] = []
 
     def add(self, row: Mapping[str, Any], split: str) -> None:
         """Take a document row if it makes an entry."""
-        if row["title"]:
-            self._titles[row["title"]] += 1
         entry = entry_of(row, split)
         if entry is not None:
-            self._add(entry)
-
-    def _add(self, entry: Entry) -> None:
-        sample = self._by_source.setdefault(entry.source, Smallest(MAX_ENTRIES_PER_SOURCE))
-        sample.add(entry.doc_id, entry)
+            self._entries.append(entry)
 
     def as_json(self) -> Iterator[dict[str, Any]]:
-        """Everything that it holds, for `merge`: entries, then how often each title was seen."""
-        for sample in self._by_source.values():
-            yield from (asdict(entry) for _, entry in sample.items())
-        yield from ({"title": title, "seen": count} for title, count in self._titles.items())
+        """Everything that it holds, for `merge`."""
+        return (asdict(entry) for entry in self._entries)
 
     def merge(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add what the book of another shard holds."""
-        for row in rows:
-            if "seen" in row:
-                self._titles[row["title"]] += row["seen"]
-            else:
-                self._add(Entry(**row))
+        self._entries += (Entry(**row) for row in rows)
 
     def entries(self, without: Iterable[str] = ()) -> list[Entry]:
-        """Entries with a unique title, in the order of their ids; `without` are doc_ids to leave out."""
+        """Entries in the order of their ids; `without` are doc_ids to leave out."""
         gone = set(without)
-        found = [entry for sample in self._by_source.values() for _, entry in sample.items()]
-        unique = [entry for entry in found if self._titles[entry.title] == 1 and entry.doc_id not in gone]
-        return sorted(unique, key=lambda entry: entry.doc_id)
+        left = [entry for entry in self._entries if entry.doc_id not in gone]
+        return sorted(left, key=lambda entry: entry.doc_id)
 
 
 def of_split(entries: Sequence[Entry], split: str) -> list[Entry]:

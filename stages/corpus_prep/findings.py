@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.corpus_prep.corpus_writer import Written
+from stages.corpus_prep.duplicates.minhash_bands import s_curve
+from stages.corpus_prep.duplicates.near_duplicates import NearDuplicateSettings
 from stages.corpus_prep.funnel import STEPS, Funnel
 from stages.corpus_prep.screening.personal_data import personal_schema
 from stages.corpus_prep.selection import Selection
@@ -34,19 +36,24 @@ def show_funnel(session: StageSession, funnel: Funnel) -> None:
 
 
 def show_rejects(session: StageSession, funnel: Funnel) -> None:
-    """Reasons with their counts and a few examples each."""
-    rows = [
-        [step, reason, count, " | ".join(text[:60] for text in funnel.examples[step, reason])]
-        for (step, reason), count in sorted(funnel.reasons.items(), key=lambda item: (-item[1], item[0]))
-    ]
-    session.table(
-        "rejects", ["step", "reason", "documents", "examples"], rows[:MAX_ROWS], "Why documents were dropped"
-    )
+    """Reasons with their counts, and three documents of each, cut out around what broke the rule."""
+    by_count = sorted(funnel.reasons.items(), key=lambda item: (-item[1], item[0]))[:MAX_ROWS]
+    rows, texts = [], []
+    for (step, reason), count in by_count:
+        shown = [example for _, example in funnel.examples.of(step, reason)]
+        named = " | ".join((each["title"] or each["preview"])[:60] for each in shown)
+        rows.append([step, reason, count, named])
+        texts += [[step, reason, *each.values()] for each in shown]
+    session.table("rejects", ["step", "reason", "documents", "examples"], rows, "Why documents were dropped")
+    columns = ["step", "reason", "title", "source", "detail", "text"]
+    session.table("dropped_examples", columns, texts, "Dropped for each reason")
 
 
-def show_duplicates(session: StageSession, selection: Selection) -> None:
-    """What the search for near-duplicates met."""
+def show_duplicates(session: StageSession, selection: Selection, similarity: float) -> None:
+    """How near-duplicates are found from this similarity on, and what the search met; 0: none are."""
     report = selection.report
+    if similarity:
+        _show_s_curve(session, NearDuplicateSettings(threshold=similarity))
     if report.num_clusters:
         session.log(
             f"near-duplicates: {report.num_dropped:,} documents go, of {report.num_clusters:,} clusters; "
@@ -54,6 +61,32 @@ def show_duplicates(session: StageSession, selection: Selection) -> None:
         )
     for cluster in report.split_clusters:
         session.warn(f"a large cluster of near-duplicates was divided: {cluster}")
+
+
+def _show_s_curve(session: StageSession, settings: NearDuplicateSettings) -> None:
+    """How likely two documents of each similarity are compared, and then taken for near-duplicates."""
+    bands, rows, at = settings.bands, settings.rows, settings.threshold
+    curve = s_curve(bands, rows, at)
+    told = ", ".join(f"{merged:.2f} at {s:g}" for s, _, merged in curve if abs(s - at) < 0.11)
+    session.log(f"near-duplicates from {at:g}, {bands} bands of {rows} hashes; merged by estimate: {told}")
+    session.table(
+        "s_curve",
+        ["similarity", "compared", "merged, by the estimate alone"],
+        [[s, round(compared, 3), round(merged, 3)] for s, compared, merged in curve],
+        f"{bands} bands of {rows} hashes; near-duplicates from {at:g}, around it the texts decide",
+    )
+    fine = s_curve(bands, rows, at, tuple(step / 50 for step in range(51)))
+    session.chart(
+        "s_curve",
+        title="How likely a pair is found, by its similarity",
+        x_label="Jaccard similarity of word 5-grams",
+        y_label="probability",
+        series={
+            "compared": [[s, compared] for s, compared, _ in fine],
+            "merged by the estimate": [[s, merged] for s, _, merged in fine],
+            "wanted": [[0.0, 0.0], [at, 0.0], [at, 1.0], [1.0, 1.0]],
+        },
+    )
 
 
 def show_masked(session: StageSession, masked: Mapping[str, Counter[str]]) -> None:

@@ -11,9 +11,7 @@ from typing import Any
 
 from data_contracts import FUNNEL, REJECTS
 from data_contracts.tables import PartWriter, part_files, write_part
-
-PREVIEW_CHARACTERS = 200
-NUM_EXAMPLES = 3
+from stages.corpus_prep.screening.examples import Examples, preview_around
 
 #: In order. `sampled` and `size_limit` leave out good documents that were too many; all other steps drop
 #: documents for a reason, and every one of those is a row of the rejects.
@@ -47,8 +45,8 @@ class Funnel:
     rejects_folder: Path
     steps: dict[str, Step] = field(default_factory=lambda: {name: Step() for name in STEPS})
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
-    examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    """Titles or beginnings of the first few documents that were dropped for each reason."""
+    examples: Examples[dict[str, str]] = field(default_factory=Examples)
+    """Three documents of each reason: their title, source, detail and preview."""
 
     def __post_init__(self) -> None:
         self._writer = PartWriter(self.rejects_folder, REJECTS)
@@ -68,11 +66,10 @@ class Funnel:
         if step in self.steps:
             self.steps[step].take(columns["num_bytes"])
         self.reasons[step, reason] += 1
-        preview = " ".join(text[: 2 * PREVIEW_CHARACTERS].split())[:PREVIEW_CHARACTERS]
-        shown = self.examples.setdefault((step, reason), [])
-        if len(shown) < NUM_EXAMPLES:
-            shown.append(columns["title"] or preview)
+        preview = preview_around(text, reason, detail)
         row = {"step": step, "reason": reason, "detail": detail, "preview": preview, **columns}
+        shown = {name: str(row[name]) for name in ("title", "source", "detail", "preview")}
+        self.examples.add(step, reason, columns["doc_id"], shown)
         self._writer.write(row)
 
     def close(self) -> None:
@@ -81,8 +78,11 @@ class Funnel:
 
     def counts(self) -> dict[str, Any]:
         """Everything but the rejects themselves, as JSON, for `merge`."""
-        reasons = [[*key, count, self.examples[key]] for key, count in self.reasons.items()]
-        return {"steps": {name: vars(step) for name, step in self.steps.items()}, "reasons": reasons}
+        return {
+            "steps": {name: vars(step) for name, step in self.steps.items()},
+            "reasons": [[*key, count] for key, count in self.reasons.items()],
+            "examples": self.examples.as_rows(),
+        }
 
     def merge(self, counts: Mapping[str, Any], rejects: Path) -> None:
         """Add what the funnel of a shard counted, and take its rejects over."""
@@ -90,10 +90,9 @@ class Funnel:
             mine = self.steps[name]
             for field_name, value in values.items():
                 setattr(mine, field_name, getattr(mine, field_name) + value)
-        for step, reason, count, examples in counts["reasons"]:
+        for step, reason, count in counts["reasons"]:
             self.reasons[step, reason] += count
-            shown = self.examples.setdefault((step, reason), [])
-            shown.extend(examples[: NUM_EXAMPLES - len(shown)])
+        self.examples.merge_rows(counts["examples"])
         if counts["reasons"]:
             for path in part_files(rejects):
                 shutil.copyfile(path, self.rejects_folder / f"part-{self._num_files:05d}.parquet")

@@ -100,6 +100,13 @@ class Smallest(Generic[T]):
         self._held[key] = record
         heapq.heappush(self._largest, (rank, key))
 
+    def wants(self, key: str) -> bool:
+        """Whether `add` would keep a record of this id: it need not be made otherwise."""
+        full = len(self._held) >= self.limit
+        return key not in self._held and (
+            not full or (bool(self._largest) and -int(key, 16) > self._largest[0][0])
+        )
+
     def __len__(self) -> int:
         return len(self._held)
 

@@ -25,11 +25,13 @@ from stages.corpus_prep.duplicates.deduplication import KEPT as UNIQUE
 from stages.corpus_prep.duplicates.deduplication import NEAR_DUPLICATE as NEAR
 from stages.corpus_prep.duplicates.deduplication import Decisions, Deduplicator
 from stages.corpus_prep.duplicates.near_duplicates import NearDuplicateReport, NearDuplicateSettings
+from stages.corpus_prep.duplicates.verification import FetchWords, words_of_parquet
 from stages.corpus_prep.filtering import Filters, judge_documents
 from stages.corpus_prep.measuring.measures import word_hashes
 from stages.corpus_prep.measuring.rules import REASONS
 from stages.corpus_prep.sampling import Mixture, split_of
 from stages.corpus_prep.screening.screen_rules import NOT_JUDGED
+from stages.corpus_prep.titles import choose_entries
 
 MEMORY_LIMIT = "256MB"
 BATCH_ROWS = 8192
@@ -46,6 +48,7 @@ DECISION_SCHEMA = pa.schema(
         "keeper": pa.string(),  # the document that stays in the place of a duplicate
         "similarity": pa.float32(),
         "split_key": pa.string(),  # the id whose hash decides on the split: near-duplicates share it
+        "entry": pa.bool_(),  # whether tools are taught to find it by its title
     }
 )
 
@@ -87,7 +90,9 @@ class Selection:
     splits: NDArray[np.uint8]
     keepers: Sequence[str]
     similarities: NDArray[np.float32]
-    split_keys: Sequence[str]
+    split_keys: pa.Array
+    entries: NDArray[np.bool_]
+    """Whether tools are taught to find it by its title."""
     bad: Counter[str]
     """First reason of documents of low quality -> how many."""
     report: NearDuplicateReport
@@ -103,7 +108,14 @@ class Selection:
         paths, start = [], 0
         for number, count in enumerate(counts):
             rows = slice(start, start + count)
-            columns = (self.verdicts, self.splits, self.keepers, self.similarities, self.split_keys)
+            columns = (
+                self.verdicts,
+                self.splits,
+                self.keepers,
+                self.similarities,
+                self.split_keys,
+                self.entries,
+            )
             arrays = [pa.array(c[rows], f.type) for c, f in zip(columns, DECISION_SCHEMA, strict=True)]
             path = folder / f"{number:05d}.parquet"
             pq.write_table(pa.Table.from_arrays(arrays, schema=DECISION_SCHEMA), path)
@@ -140,7 +152,10 @@ class _Selecting:
         self._apply_limit(skinny)
         split_keys = self._split_keys(good, skinny, decisions)
         splits = self._splits(split_keys, good, decisions)
-        return Selection(self.verdicts, splits, self.keepers, self.similarities, split_keys, self.bad, report)
+        entries = self._entries(skinny)
+        return Selection(
+            self.verdicts, splits, self.keepers, self.similarities, split_keys, entries, self.bad, report
+        )
 
     def _batches(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """(position of the first row, rows) of all shards' measures."""
@@ -152,7 +167,7 @@ class _Selecting:
                     position += batch.num_rows
 
     def _judge(self) -> None:
-        skip = {"doc_id", "num_bytes", "text_hash", "signature", *NOT_JUDGED}
+        skip = {"doc_id", "num_bytes", "text_hash", "signature", "title_hash", *NOT_JUDGED}
         names = [name for name in pq.read_schema(self.shards.measures[0]).names if name not in skip]
         for start, measures in self._batches(names):
             rows = slice(start, start + measures.num_rows)
@@ -189,12 +204,9 @@ class _Selecting:
         dedup.near.remove()
         return found
 
-    def _fetch_words(self, good: NDArray[np.int64]):  # type: ignore[no-untyped-def]
-        def fetch(numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
-            for texts in texts_at(self.shards, good[numbers]):
-                yield word_hashes(texts)
-
-        return fetch
+    def _fetch_words(self, good: NDArray[np.int64]) -> FetchWords:
+        fetch = words_of_parquet(self.shards.texts, "text", word_hashes)
+        return lambda numbers: fetch(good[numbers])
 
     def _apply_duplicates(self, good: NDArray[np.int64], skinny: pa.Table, decisions: Decisions) -> None:
         out = decisions.verdict != UNIQUE
@@ -225,35 +237,41 @@ class _Selecting:
                     over = database.execute(_OVER_SHARE, [source, share]).fetchnumpy()["position"]
                     self.verdicts[over] = OVER_LIMIT
 
-    def _split_keys(
-        self, good: NDArray[np.int64], skinny: pa.Table, decisions: Decisions
-    ) -> NDArray[np.object_]:
-        """Own id, or that of the best document of the cluster."""
-        ids = np.array(skinny["doc_id"].to_pylist(), object)
-        keys = ids.copy()
-        shared = decisions.representative != np.arange(len(good))
-        earlier = decisions.earlier_documents()
-        for place in np.flatnonzero(shared).tolist():
-            other = int(decisions.representative[place])
-            keys[good[place]] = earlier[other].split_key if other < 0 else ids[good[other]]
-        return keys
+    def _split_keys(self, good: NDArray[np.int64], skinny: pa.Table, decisions: Decisions) -> pa.Array:
+        """string [documents]: own id, or that of the best document of the cluster."""
+        ids, earlier = _whole(skinny["doc_id"]), decisions.earlier_documents()
+        shared = np.flatnonzero(decisions.representative != np.arange(len(good)))
+        others = decisions.representative[shared].tolist()
+        keys = [earlier[other].split_key if other < 0 else ids[int(good[other])].as_py() for other in others]
+        mask = np.zeros(len(ids), bool)
+        mask[good[shared]] = True
+        return pc.replace_with_mask(ids, pa.array(mask), pa.array(keys, pa.string()))
 
-    def _splits(
-        self, keys: NDArray[np.object_], good: NDArray[np.int64], decisions: Decisions
-    ) -> NDArray[np.uint8]:
+    def _splits(self, keys: pa.Array, good: NDArray[np.int64], decisions: Decisions) -> NDArray[np.uint8]:
         """Train or validation by hash of the key; a corpus of a few documents still gets one of each."""
         validation = SPLIT_NAMES.index("validation")
         splits = np.zeros(len(keys), np.uint8)
         kept = np.flatnonzero(self.verdicts == KEPT)
-        held = [split_of(keys[position], self.choice.validation_fraction) for position in kept.tolist()]
-        splits[kept] = [SPLIT_NAMES.index(name) for name in held]
+        for start in range(0, len(kept), BATCH_ROWS):  # as Python strings only a few at a time
+            some = kept[start : start + BATCH_ROWS]
+            names = [split_of(key, self.choice.validation_fraction) for key in _at(keys, some).to_pylist()]
+            splits[some] = [SPLIT_NAMES.index(name) for name in names]
         splits[good[decisions.train_only]] = 0
         chosen = splits[kept] == validation
-        if len(kept) > 1 and not chosen.any():
-            splits[min(kept.tolist(), key=lambda position: keys[position])] = validation
+        if len(kept) > 1 and (chosen.all() or not chosen.any()):
+            own = _at(keys, kept)
+            ends = pc.min_max(own)
+            odd = ends["max"] if chosen.all() else ends["min"]
+            splits[kept[pc.index(own, odd).as_py()]] = 0 if chosen.all() else validation
         elif len(kept) and chosen.all():
-            splits[max(kept.tolist(), key=lambda position: keys[position])] = 0
+            splits[kept] = 0
         return splits
+
+    def _entries(self, skinny: pa.Table) -> NDArray[np.bool_]:
+        none = np.empty(0, np.uint64)
+        hashes = [table["title_hash"].to_numpy() for _, table in self._batches(["title_hash"])]
+        sources = _first_seen(skinny["source"]).to_numpy()
+        return choose_entries(np.concatenate([none, *hashes]), self.verdicts == KEPT, sources)
 
 
 def first_reasons(masks: NDArray[np.uint64]) -> list[str]:
@@ -264,22 +282,8 @@ def first_reasons(masks: NDArray[np.uint64]) -> list[str]:
     return found
 
 
-def texts_at(shards: Shards, positions: NDArray[np.int64]) -> Iterator[pa.LargeStringArray]:
-    """The texts of some documents (ascending positions), a row group of a shard at a time."""
-    for number, path in enumerate(shards.texts):
-        low, high = shards.starts[number], shards.starts[number + 1]
-        inside = positions[(positions >= low) & (positions < high)] - low
-        if not len(inside):
-            continue
-        with pq.ParquetFile(path) as file:
-            begin = 0
-            for group in range(file.num_row_groups):
-                end = begin + file.metadata.row_group(group).num_rows
-                wanted = inside[(inside >= begin) & (inside < end)] - begin
-                if len(wanted):
-                    column = file.read_row_group(group, columns=["text"], use_threads=False).column(0)
-                    yield _whole(column.take(pa.array(wanted)))
-                begin = end
+def _at(column: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
+    return column.take(pa.array(rows))
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

@@ -1,6 +1,6 @@
 """What conversations and questions need of the documents that stay: gathered by shard, then put together.
 
-Memory is bounded whatever the corpus: of each source the entries with the smallest ids are kept.
+Memory is bounded whatever the corpus: the selection says which few documents make entries.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ class DecidedBatch:
     texts: pa.RecordBatch
     verdicts: NDArray[np.uint8]
     splits: NDArray[np.uint8]
+    entries: NDArray[np.bool_]
+    """Whether it shall make an entry."""
     start: int
     """Position of the first one in the shard."""
 
@@ -83,21 +86,16 @@ class DecidedBatch:
         """bool [documents]: whether it stays so far, in this split."""
         return (self.verdicts == KEPT) & (self.splits == SPLIT_NAMES.index(split))
 
-    def kept(self) -> Iterator[tuple[Row, str]]:
-        """(row, split) of the documents that stay so far."""
-        kept = self.rows(self.verdicts == KEPT)
-        return ((row, SPLIT_NAMES[self.splits[place]]) for place, row in kept)
-
 
 def decided(texts: Path, decision: Path) -> Iterator[DecidedBatch]:
     """A shard's documents with what was decided about them, streamed."""
     with pq.ParquetFile(decision) as file:
-        table = file.read(columns=["verdict", "split"])
-    verdicts, splits = (table.column(name).to_numpy() for name in ("verdict", "split"))
+        table = file.read(columns=["verdict", "split", "entry"])
+    verdicts, splits, entries = (column.to_numpy() for column in table.columns)
     start = 0
     for batch in stream(texts):
         rows = slice(start, start + batch.num_rows)
-        yield DecidedBatch(batch, verdicts[rows], splits[rows], start)
+        yield DecidedBatch(batch, verdicts[rows], splits[rows], entries[rows], start)
         start += batch.num_rows
 
 
@@ -105,9 +103,10 @@ def survey_shard(task: SurveyTask, folder: Path) -> dict[str, Any]:
     """Stream a shard's kept rows once."""
     found = Survey()
     for batch in decided(task.texts, task.decision):
-        for row, split in batch.kept():
-            found.book.add(row, split)
-            if split == "validation" and (passage := _passage(row)) is not None:
+        for place, row in batch.rows(batch.entries):
+            found.book.add(row, SPLIT_NAMES[batch.splits[place]])
+        for _, row in batch.rows(batch.kept_of("validation")):
+            if found.passages.wants(row["doc_id"]) and (passage := _passage(row)) is not None:
                 found.passages.add(row["doc_id"], passage)
     _write_lines(folder / ENTRIES_NAME, found.book.as_json())
     _write_lines(folder / PASSAGES_NAME, (asdict(passage) for _, passage in found.passages.items()))
@@ -145,7 +144,8 @@ _SENTENCES = re.compile(r"[^.!?。！？؟]{12,160}[.!?。！？؟]")
 
 def _passage(row: Row) -> Passage | None:
     """Two sentences that follow each other, from the beginning of a document."""
-    sentences = [" ".join(s.split()) for s in _SENTENCES.findall(row["text"][:2000])]
+    found = islice(_SENTENCES.finditer(row["text"], 0, 2000), 2)
+    sentences = [" ".join(sentence[0].split()) for sentence in found]
     if len(sentences) < 2:
         return None
     return Passage(row["doc_id"], row["source"], row["language"], sentences[0], sentences[1])

@@ -30,6 +30,7 @@ from stages.catalog import STAGES
 from tests.flows.manifests import empty_key, empty_manifest
 from tests.flows.manifests import provenance as made_by
 
+TOP_2_GRAM = "gopher_repetition.top_2_gram"
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 VOID = {"meta", "br", "line", "rect", "circle", "path", "polyline"}
 ACCURACY_COLUMNS = ["model", "protocol", "accuracy", "95 % interval", "chance", "best constant", "verdict"]
@@ -127,6 +128,17 @@ def whole_run() -> tuple[RunRecord, dict[str, Manifest], Events]:
                 columns=["step", "in", "out", "dropped", "MB out"],
                 rows=[["read", 2000, 2000, 0, 2.0], ["quality", 2000, 1500, 500, 1.6]],
                 caption="What each step left",
+            ),
+            event(
+                "table",
+                name="dropped_examples",
+                columns=["step", "reason", "title", "source", "detail", "text"],
+                rows=[
+                    ["quality", TOP_2_GRAM, "A page", "web.jsonl", "0.31 > 0.2; 1 > 0; 3 < 5", ATTACK],
+                    ["quality", TOP_2_GRAM, "", "web.jsonl", "0.4 > 0.2", "buy buy"],
+                    ["repaired", "empty", "", "web.jsonl", "", ""],
+                ],
+                caption="Dropped for each reason",
             ),
             event("log", level="warning", message="two files are the same"),
         ],
@@ -250,6 +262,18 @@ def test_what_a_model_writes_is_shown_and_never_run() -> None:
     assert ATTACK in "".join(parsed.text)
     assert "<script" not in render_markdown(run, manifests, events)
     assert "<img" not in render_markdown(run, manifests, events)
+
+
+def test_dropped_documents_stand_under_their_reason() -> None:
+    said = parse(render_html(*whole_run())).text
+    first = said.index("Dropped for each reason")
+    reason, page, attack, second = (
+        said.index(words, first) for words in (TOP_2_GRAM, "A page", ATTACK, "buy buy")
+    )
+    assert first < reason < page < attack < second < said.index("empty", first)
+    assert said.count(TOP_2_GRAM) == 1
+    assert "(nothing is left of it)" in said
+    assert "web.jsonl · 0.31 > 0.2 · and 2 more" in said
 
 
 def test_text_that_no_file_can_hold_is_replaced() -> None:

@@ -52,9 +52,9 @@ def words_of_parquet(
                     end = begin + file.metadata.row_group(group).num_rows
                     first, last = np.searchsorted(documents, (begin, end))
                     if last > first:
-                        texts = file.read_row_group(group, [column])[column].cast(pa.large_string())
+                        texts = file.read_row_group(group, [column], use_threads=False)[column]
                         chosen = pa.array(documents[first:last] - begin)
-                        yield hash_words(texts.combine_chunks().take(chosen))
+                        yield hash_words(texts.cast(pa.large_string()).combine_chunks().take(chosen))
                     begin = end
 
     return fetch

@@ -5,14 +5,18 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
 EXAMPLES_PER_REASON = 3
 PREVIEW_CHARACTERS = 200
 SHINGLE_WORDS = 5
-MAX_SEARCHED_CHARACTERS = 200_000
+SHORT_LINES, SHORT_LINE_CHARACTERS = 5, 30
+MAX_SEARCHED_CHARACTERS = 10_000
+"""Where a place is looked for: every document that is dropped has a preview, so this must cost little."""
 
 Place = tuple[int, int]
+T = TypeVar("T")
 _WORD = re.compile(r"\S+")
 _QUOTED = re.compile(r"'([^']{2,60})'")
 
@@ -22,12 +26,13 @@ def preview_around(text: str, reason: str, detail: str = "", characters: int = P
 
     `...` stands where something was cut off.
     """
-    text = text[:MAX_SEARCHED_CHARACTERS]
+    whole, text = len(text), text[:MAX_SEARCHED_CHARACTERS]
     start, end = broken_at(text, reason, detail) or (0, 0)
     spare = max(0, characters - (end - start)) // 3  # a third before it, two thirds behind
     first = max(0, start - spare) if end else 0
     cut = " ".join(text[first : first + 2 * characters].split())[:characters]
-    return f"{'...' if first else ''}{cut}{'...' if first + len(cut) < len(text.rstrip()) else ''}"
+    is_cut = whole > len(text) or first + len(cut) < len(text.rstrip())
+    return f"{'...' if first else ''}{cut}{'...' if is_cut else ''}"
 
 
 def broken_at(text: str, reason: str, detail: str = "") -> Place | None:
@@ -36,6 +41,8 @@ def broken_at(text: str, reason: str, detail: str = "") -> Place | None:
     The rule is told by words of its name, so that one that is added to a family finds its place, too. What
     the detail quotes is looked for first.
     """
+    if reason in OF_THE_WHOLE:
+        return None
     if quoted := _QUOTED.search(detail):
         at = text.casefold().find(quoted[1].casefold())
         if at >= 0:
@@ -88,7 +95,7 @@ def _longest_word(text: str) -> Place | None:
 
 def _most_of(pattern: str) -> Callable[[str], Place | None]:
     """Finds the stretch of 60 characters with most matches of a pattern."""
-    compiled = re.compile(pattern, re.IGNORECASE)
+    compiled = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
 
     def find(text: str) -> Place | None:
         dense = Counter(match.start() // 60 for match in compiled.finditer(text))
@@ -98,8 +105,28 @@ def _most_of(pattern: str) -> Callable[[str], Place | None]:
     return find
 
 
+def _short_lines(text: str) -> Place | None:
+    """The first five lines in a row that are short."""
+    at, run, begin = 0, 0, 0
+    for line in text.split("\n"):
+        begin = at if run == 0 else begin
+        run = run + 1 if 0 < len(line.strip()) <= SHORT_LINE_CHARACTERS else 0
+        at += len(line) + 1
+        if run == SHORT_LINES:
+            return begin, at - 1
+    return None
+
+
+#: These are not broken in one place, whatever words are in their names.
+OF_THE_WHOLE = frozenset(
+    {"exact_duplicate", "near_duplicate", "fineweb.line_punctuation", "fineweb.newlines"}
+)
+
 #: (part of a reason, where it is broken); the first that finds something counts.
 _FINDERS: tuple[tuple[str, Callable[[str], Place | None]], ...] = (
+    ("bullet", _most_of(r"^\s*[\u2022\-*]")),
+    ("ellips", _most_of(r"\.\.\.|\u2026")),
+    ("short_line", _short_lines),
     ("line", _repeated_line),
     ("paragraph", _repeated_line),
     ("dup", _repeated_words),
@@ -107,8 +134,6 @@ _FINDERS: tuple[tuple[str, Callable[[str], Place | None]], ...] = (
     ("gram", _repeated_words),
     ("long_word", _longest_word),
     ("word_length", _longest_word),
-    ("ellipsis", _most_of(r"\.\.\.|\u2026")),
-    ("bullet", _most_of(r"^\s*[\u2022\-*]")),
     ("javascript", _most_of("javascript")),
     ("lorem", _most_of("lorem ipsum")),
     ("curly", _most_of("[{}]")),
@@ -119,31 +144,40 @@ _FINDERS: tuple[tuple[str, Callable[[str], Place | None]], ...] = (
 )
 
 
-class Examples:
+class Examples(Generic[T]):
     """Keeps a few documents of each reason: those with the smallest ids, so in any order the same ones."""
 
     def __init__(self, per_reason: int = EXAMPLES_PER_REASON) -> None:
         self.per_reason = per_reason
-        self._held: dict[tuple[str, str], dict[str, str]] = {}
+        self._held: dict[tuple[str, str], dict[str, T]] = {}
 
     def wants(self, step: str, reason: str, doc_id: str) -> bool:
         """Whether `add` would keep it: previews need not be made of texts that nobody will see."""
         held = self._held.get((step, reason), {})
         return len(held) < self.per_reason or doc_id < max(held)
 
-    def add(self, step: str, reason: str, doc_id: str, preview: str) -> None:
-        """Offer one; ids are hashes, so the smallest are a fair sample."""
+    def add(self, step: str, reason: str, doc_id: str, shown: T) -> None:
+        """Offer one; ids are hashes, so the smallest are a fair sample. Of one id the first stays."""
         held = self._held.setdefault((step, reason), {})
-        held[doc_id] = preview
+        held.setdefault(doc_id, shown)
         if len(held) > self.per_reason:
             del held[max(held)]
 
-    def merge(self, other: Examples) -> None:
+    def merge(self, other: Examples[T]) -> None:
         """Take those of another shard."""
-        for (step, reason), held in other._held.items():
-            for doc_id, preview in held.items():
-                self.add(step, reason, doc_id, preview)
+        self.merge_rows(other.as_rows())
 
-    def of(self, step: str, reason: str) -> list[tuple[str, str]]:
-        """(id, preview) of those kept, in the order of their ids."""
-        return heapq.nsmallest(self.per_reason, self._held.get((step, reason), {}).items())
+    def as_rows(self) -> list[tuple[str, str, str, T]]:
+        """(step, reason, id, what is shown) of all, for `merge_rows`."""
+        return [(*key, doc_id, shown) for key, held in self._held.items() for doc_id, shown in held.items()]
+
+    def merge_rows(self, rows: Iterable[tuple[str, str, str, T]]) -> None:
+        """Take what `as_rows` gave."""
+        for row in rows:
+            self.add(*row)
+
+    def of(self, step: str, reason: str) -> list[tuple[str, T]]:
+        """(id, what is shown) of those kept, in the order of their ids."""
+        return heapq.nsmallest(
+            self.per_reason, self._held.get((step, reason), {}).items(), key=lambda item: item[0]
+        )

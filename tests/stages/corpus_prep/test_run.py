@@ -368,11 +368,24 @@ def test_what_the_stage_shows(run_stage, sources) -> None:
     result = run_stage(sources=sources, **SMALL)
     events = list(read_events(result.folder / "work" / "events.jsonl"))
     tables = {event["name"]: event for event in events if event["event"] == "table"}
-    assert set(tables) == {"funnel", "rejects", "languages", "sources", "records"}
+    assert set(tables) == {
+        "funnel",
+        "rejects",
+        "dropped_examples",
+        "languages",
+        "sources",
+        "records",
+        "s_curve",
+    }
     assert [row[0] for row in tables["funnel"]["rows"]] == list(STEPS)
     assert ["quality", "documentation.too_short", 1, "short"] in tables["rejects"]["rows"]
-    (chart,) = (event for event in events if event["event"] == "chart")
-    assert chart["kind"] == "bar"
+    (short,) = (row for row in tables["dropped_examples"]["rows"] if row[2] == "short")
+    assert short[-1] == "Nothing here." and "visible_characters < 40" in short[4]
+    charts = {event["name"]: event for event in events if event["event"] == "chart"}
+    assert charts["funnel"]["kind"] == "bar"
+    # 28 bands of 4 hashes: 1 - (1 - s^4)^28
+    compared = dict(charts["s_curve"]["series"]["compared"])
+    assert compared[0.5] == pytest.approx(1 - (1 - 0.5**4) ** 28)
     assert any(event["event"] == "progress" and event["done"] == event["total"] for event in events)
 
 

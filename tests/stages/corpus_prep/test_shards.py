@@ -81,7 +81,7 @@ def test_the_size_of_shards_changes_only_the_files(
     whole = run_stage(sources=sources, **SMALL)
     monkeypatch.setattr(gathering, "SHARD_BYTES", 1_000)
     cut = run_stage(sources=sources, **SMALL)
-    for part in ("documents", "funnel", "benchmark", "scenarios", "conversations", "preferences"):
+    for part in ("documents", "document_scores", "funnel", "benchmark", "conversations", "preferences"):
         assert list(read_rows(whole.parts[part])) == list(read_rows(cut.parts[part])), part
     rejects = [sorted(map(str, read_rows(run.parts["rejects"]))) for run in (whole, cut)]
     assert rejects[0] == rejects[1] and rejects[0]

@@ -18,6 +18,8 @@ FILL = "".join(f"Number {n} says {n}a and {n}b; " for n in range(40))
         ("gopher_duplicate_5_gram", " we are very glad you came, we are very glad you came, "),
         ("long_words", " " + "x" * 50 + " "),
         ("gopher_ellipsis", " more ... more ... more ... more ... "),
+        ("gopher_quality.bullet_lines", "\n- one\n- two\n- three\n- four\n"),
+        ("fineweb.short_lines", "\none\ntwo\nthree\nfour\nfive\n"),
         ("c4_javascript", " please turn on JavaScript now "),
         ("c4_lorem_ipsum", " Lorem ipsum dolor "),
         ("c4_curly_bracket", " {{{{{{ "),
@@ -40,6 +42,14 @@ def test_the_broken_place_is_shown(reason: str, planted: str) -> None:
 def test_what_the_detail_quotes_is_looked_for_first() -> None:
     text = FILL + "here is Free Money for you" + FILL
     assert "Free Money" in preview_around(text, "listed_phrases", "2 listed: 'free money'")
+
+
+def test_what_is_far_behind_is_not_looked_for_and_copies_are_shown_from_their_beginning() -> None:
+    far = "".join(f"Line {n} is like no other of these.\n" for n in range(1000))
+    assert broken_at(far[:9_000] + "Twice.\nTwice.\n", "duplicate_lines") is not None
+    assert preview_around(far + "Twice.\nTwice.\n", "duplicate_lines").startswith("Line 0")
+    assert preview_around("Lamp.\nLamp.\n" + far, "near_duplicate").startswith("Lamp. Lamp.")
+    assert preview_around(far, "near_duplicate").endswith("...")
 
 
 def test_repetition_in_chinese_is_found_by_characters() -> None:
@@ -65,4 +75,8 @@ def test_examples_do_not_depend_on_order_or_shards() -> None:
     shards[0].merge(shards[1])
     assert whole.of("quality", "odd") == shards[0].of("quality", "odd")
     assert whole.of("quality", "odd") == [(doc_id, f"text {doc_id}") for doc_id in ids[:3]]
+    shards[0].add("quality", "odd", "00", "text of an equal document")
+    again: Examples[str] = Examples()
+    again.merge_rows(shards[0].as_rows())
+    assert again.of("quality", "odd") == whole.of("quality", "odd")
     assert not whole.wants("quality", "odd", "99") and whole.wants("quality", "other", "99")
