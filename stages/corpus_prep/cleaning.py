@@ -126,7 +126,8 @@ class Cleaner:
         statistics = measure(texts)
         filled = statistics.column("visible_characters").to_numpy() > 0
         for place in np.flatnonzero(~filled).tolist():
-            about = {"doc_id": "", "source": source, "title": documents.column("title")[place].as_py()}
+            about = {"doc_id": "", "source": source, "origin": origin}
+            about |= {name: documents.column(name)[place].as_py() for name in ("title", "licence")}
             self.funnel.dropped("repaired", "empty", "", num_bytes=int(before[place]), **about)
         after = text_bytes(texts)
         self.funnel.passed("repaired", int(before[filled].sum()), int(after[filled].sum()), int(filled.sum()))

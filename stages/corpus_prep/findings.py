@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.corpus_prep.corpus_writer import Written
+from stages.corpus_prep.duplicates.near_duplicates import NearDuplicateReport
 from stages.corpus_prep.funnel import STEPS, Funnel
-from stages.corpus_prep.selection import Selection
 from stages.runtime.session import StageSession
 
 MAX_ROWS = 30
@@ -43,12 +44,11 @@ def show_rejects(session: StageSession, funnel: Funnel) -> None:
     )
 
 
-def show_duplicates(session: StageSession, selection: Selection) -> None:
+def show_duplicates(session: StageSession, report: NearDuplicateReport, what: str = "documents") -> None:
     """What the search for near-duplicates met."""
-    report = selection.report
     if report.num_clusters:
         session.log(
-            f"near-duplicates: {report.num_dropped:,} documents go, of {report.num_clusters:,} clusters; "
+            f"near-duplicates: {report.num_dropped:,} {what} go, of {report.num_clusters:,} clusters; "
             f"the largest has {report.largest_cluster:,}"
         )
     for cluster in report.split_clusters:
@@ -80,7 +80,7 @@ def show_conversations(session: StageSession, rows: Sequence[Mapping[str, Any]])
     for row in rows:
         if row["kind"] not in shown:
             shown.add(row["kind"])
-            turns = [m["content"] or m["tool_calls"] for m in row["messages"]]
+            turns = [m["content"] or json.dumps(m["tool_calls"], ensure_ascii=False) for m in row["messages"]]
             session.sample(turns[0][:300], " | ".join(turns[1:])[:600], kind=f"conversation_{row['kind']}")
 
 

@@ -13,6 +13,7 @@ from data_contracts import FUNNEL, REJECTS
 from data_contracts.tables import PartWriter, part_files, write_part
 
 PREVIEW_CHARACTERS = 200
+UNKNOWN = {"licence": "", "origin": ""}
 NUM_EXAMPLES = 3
 
 #: In order. `sampled` and `size_limit` leave out good documents that were too many; all other steps drop
@@ -64,7 +65,10 @@ class Funnel:
         self.steps[step].take(num_bytes, documents)
 
     def dropped(self, step: str, reason: str, text: str, detail: str = "", **columns: Any) -> None:
-        """Count and record a document that `step` dropped. columns: doc_id, source, title, num_bytes."""
+        """Count and record a document that `step` dropped.
+
+        columns: doc_id, source, title, num_bytes; licence and origin where they are known.
+        """
         if step in self.steps:
             self.steps[step].take(columns["num_bytes"])
         self.reasons[step, reason] += 1
@@ -72,7 +76,7 @@ class Funnel:
         shown = self.examples.setdefault((step, reason), [])
         if len(shown) < NUM_EXAMPLES:
             shown.append(columns["title"] or preview)
-        row = {"step": step, "reason": reason, "detail": detail, "preview": preview, **columns}
+        row = {"step": step, "reason": reason, "detail": detail, "preview": preview, **UNKNOWN, **columns}
         self._writer.write(row)
 
     def close(self) -> None:

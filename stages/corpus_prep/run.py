@@ -16,11 +16,13 @@ from stages.corpus_prep.findings import (
     headline,
     show_conversations,
     show_corpus,
+    show_duplicates,
     show_funnel,
     show_records,
     show_rejects,
 )
 from stages.corpus_prep.funnel import Funnel
+from stages.corpus_prep.record_selection import choose_records
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.corpus_prep.training_records import RecordWriter
 from stages.runtime.session import StageSession
@@ -44,7 +46,11 @@ def run(
         written = build.write_documents()
 
     entries = build.found.book.entries(without=written.contaminated)
-    records = RecordWriter(config, entries, build.gathered.records, funnel, build.own_index())
+    similarity = config.near_duplicate_similarity
+    chosen = choose_records(build.gathered.records, similarity, funnel, build.tables / "records")
+    for report in chosen.reports:
+        show_duplicates(session, report, "records")
+    records = RecordWriter(config, entries, chosen, funnel, build.own_index())
     records.write_scenarios(outputs["scenarios"])
     conversations = records.write_conversations(outputs["conversations"])
     pairs = records.write_preferences(conversations, outputs["preferences"])

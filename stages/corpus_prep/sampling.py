@@ -100,6 +100,10 @@ class Smallest(Generic[T]):
         self._held[key] = record
         heapq.heappush(self._largest, (rank, key))
 
+    def get(self, key: str) -> T | None:
+        """The record that is held under an id, if there is one."""
+        return self._held.get(key)
+
     def __len__(self) -> int:
         return len(self._held)
 
