@@ -31,7 +31,7 @@ CONVERSATION: list[dict[str, Any]] = [
 
 
 TOOLS = [
-    {"type": "function", "function": {"name": "calculator", "description": "算 <sums>"}},
+    {"type": "function", "function": {"name": "calculator", "description": "灯 <sums>"}},
     {"type": "function", "function": {"name": "search"}},
 ]
 THOUGHT: list[dict[str, Any]] = [
@@ -82,7 +82,7 @@ def test_targets_are_what_the_assistant_writes(tokenizer: Tokenizer) -> None:
 def test_tools_and_reasoning_are_text_and_reasoning_is_a_target(tokenizer: Tokenizer) -> None:
     told = (
         'You may call these functions:\n<tools>\n{"type": "function", "function": {"name": "calculator", '
-        '"description": "算 <sums>"}}\n{"type": "function", "function": {"name": "search"}}\n</tools>'
+        '"description": "灯 <sums>"}}\n{"type": "function", "function": {"name": "search"}}\n</tools>'
     )
     call = '{"name": "calculator", "arguments": {"expression": "12*(3+4)"}}'
     chat = render(THOUGHT, tokenizer, tools=TOOLS)

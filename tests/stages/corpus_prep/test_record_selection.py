@@ -21,6 +21,8 @@ from stages.corpus_prep.record_selection import ChosenRecords, choose_records
 from stages.corpus_prep.screening.screen_records import Talk, duplicate_key
 
 SIMILARITY = 0.7
+MARGIN = 0.1
+"""So far from the threshold a signature of 112 hashes is as good as always right."""
 WORDS = [
     a + b for a in ("la", "ri", "sto", "be", "ku", "ma", "no", "ti") for b in ("mp", "ver", "ne", "ll", "r")
 ]
@@ -60,10 +62,10 @@ def families(make: Callable[[str, str], Talk], number: int = 24) -> dict[str, li
     rng = random.Random(1)
     found: dict[str, list[Talk]] = {"b.jsonl": [], "a.jsonl": []}
     for family in range(number):
-        words = rng.choices(WORDS, k=60)
+        words = rng.choices(WORDS, k=120)
         for copy in range(6):
             said = edited(words, copy + family % 3, rng)
-            found["ab"[rng.random() < 0.5] + ".jsonl"].append(make(" ".join(said[:20]), " ".join(said[20:])))
+            found["ab"[rng.random() < 0.5] + ".jsonl"].append(make(" ".join(said[:30]), " ".join(said[30:])))
     return found
 
 
@@ -95,12 +97,12 @@ def test_what_stays_and_what_goes_by_a_plain_loop(make: Callable[..., Talk], tmp
     assert 20 < len(rows) < len(outcome.all) and len(rows) + len(outcome.kept) == len(outcome.all)
     staying = {record_id(record): record for record in outcome.kept.values()}
     for one, other in itertools.combinations(staying.values(), 2):
-        assert jaccard(one, other) < SIMILARITY
+        assert jaccard(one, other) < SIMILARITY + MARGIN
     order = {record_id(r): (s == "a.jsonl", duplicate_key(r)) for s, rs in families(make).items() for r in rs}
     for row in rows:
         told, keeper = re.fullmatch(r"([\d.]+) like (\w+)", row["detail"]).groups()  # type: ignore[union-attr]
         similarity = jaccard(outcome.all[row["doc_id"]], staying[keeper])
-        assert similarity >= SIMILARITY and abs(similarity - float(told)) < 0.15
+        assert similarity >= SIMILARITY - MARGIN and abs(similarity - float(told)) < 0.15
         assert order[keeper] < order[row["doc_id"]], "the first source, then the smaller key"
         assert (row["step"], row["licence"], row["origin"]) == ("records", "MIT", row["source"])
 
@@ -112,14 +114,15 @@ def test_nothing_alike_lies_astride_train_and_validation(make: Callable[..., Tal
     assert 5 < Counter(sides.values())["validation"] < len(sides) - 5
     group = {name: {name} for name in outcome.all}
     for one, other in itertools.combinations(outcome.all, 2):
-        if jaccard(outcome.all[one], outcome.all[other]) >= SIMILARITY and group[one] is not group[other]:
+        alike = jaccard(outcome.all[one], outcome.all[other]) >= SIMILARITY + MARGIN
+        if alike and group[one] is not group[other]:
             group[one] |= group[other]
             for name in group[other]:
                 group[name] = group[one]
     names = {record_id(record): sides[key] for key, record in outcome.kept.items()}
     together = {id(members): {names[name] for name in members if name in names} for members in group.values()}
-    assert all(len(found) == 1 for found in together.values())
-    assert len(together) < len(names), "some groups have several that stay"
+    assert all(len(found) <= 1 for found in together.values())
+    assert len(set(outcome.chosen.groups.values())) < len(names), "some groups have several that stay"
 
 
 def test_numbers_tell_questions_apart(tmp_path: Path) -> None:
