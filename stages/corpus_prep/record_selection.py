@@ -1,10 +1,13 @@
 """Which of the user's conversations and pairs stay, and which of them share a side of the split.
 
 Equal records and near-duplicates go, by the rules and the machinery of the documents (`duplicates/`): of two
-the one stays whose source comes first, then the one of smaller key. Two things differ. Digits count, because
-the numbers are often all that tells one question from another, while the signature of documents takes every
-number for the same. And of a pair both answers count: one prompt and one chosen answer may well stand against
-several rejected ones.
+the one stays whose source comes first, then the one of smaller key. What differs:
+
+- Digits count: the numbers are often all that tells one question from another, while the signature of
+  documents takes every number for the same.
+- System prompts and tools do not count, and near-duplicates must have answers that are alike by themselves:
+  long instructions that thousands share would make duplicates of all their questions.
+- Of a pair both answers count: one prompt and one chosen answer may well stand against several rejected ones.
 
 Conversations are compared with conversations, and pairs with pairs: a prompt may be in both parts.
 """
@@ -12,7 +15,7 @@ Conversations are compared with conversations, and pairs with pairs: a prompt ma
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,15 +27,19 @@ from numpy.typing import NDArray
 from stages.corpus_prep.duplicates.clusters import connected_components, rank_documents
 from stages.corpus_prep.duplicates.deduplication import KEPT, Decisions, Deduplicator
 from stages.corpus_prep.duplicates.near_duplicates import NearDuplicateReport, NearDuplicateSettings
+from stages.corpus_prep.duplicates.verification import Edges, FetchWords, exact_similarities
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.held_records import Held, HeldRecord, Records
 from stages.corpus_prep.measuring.measures import measure, word_hashes
+from stages.corpus_prep.reading.messages import Message
 from stages.corpus_prep.reading.record_forms import PreferencePair
 from stages.corpus_prep.record_rows import prompt_id, record_id
 from stages.corpus_prep.sampling import split_of
 from stages.corpus_prep.screening.screen_records import Talk, message_text, record_text
 
 RECORDS_PER_BATCH = 1024
+ANSWERS_ALIKE = 0.5
+"""How much of the similarity that is asked for the answers must have by themselves."""
 RUNES = "\u16a0\u16a2\u16a6\u16a8\u16b1\u16b2\u16b7\u16b9\u16ba\u16be"
 """Letters that stand for the digits 0 to 9: words of letters are taken as they are."""
 _DIGIT = re.compile(r"\d")
@@ -119,24 +126,34 @@ class _Choosing:
     def _near_duplicates(self, similarity: float, folder: Path) -> Decisions:
         dedup = Deduplicator(folder, NearDuplicateSettings(threshold=similarity))
         everyone = np.arange(len(self.items))
-        for texts in self._texts(everyone):
+        for texts in self._texts(everyone, compared_text):
             measured = measure(texts)
             dedup.add(measured.column("text_hash"), measured.column("signature"))
         order = {source: place for place, source in enumerate(dict.fromkeys(i.source for i in self.items))}
         priority = np.array([order[item.source] for item in self.items])
         rank = rank_documents(np.zeros(len(everyone)), priority, [item.key for item in self.items])
-        decisions, report = dedup.decide(rank, self._words)
+        answers = folder / "answers.bin"
+
+        def answers_alike(edges: Edges) -> Edges:
+            pairs = edges.first.astype(np.uint64) << np.uint64(32) | edges.second
+            found = exact_similarities(pairs, self._words_of(answers_text), answers)
+            alike = found >= ANSWERS_ALIKE * similarity
+            return Edges(edges.first[alike], edges.second[alike], edges.similarity[alike])
+
+        decisions, report = dedup.decide(rank, self._words_of(compared_text), answers_alike)
         dedup.near.remove()
         self.chosen.reports.append(report)
         return decisions
 
-    def _texts(self, numbers: NDArray[np.int64]) -> Iterator[pa.LargeStringArray]:
+    def _texts(
+        self, numbers: NDArray[np.int64], text_of: Callable[[Talk], str]
+    ) -> Iterator[pa.LargeStringArray]:
         for begin in range(0, len(numbers), RECORDS_PER_BATCH):
             batch = numbers[begin : begin + RECORDS_PER_BATCH].tolist()
-            yield pa.array([compared_text(self.items[n].held.record) for n in batch], pa.large_string())
+            yield pa.array([text_of(self.items[n].held.record) for n in batch], pa.large_string())
 
-    def _words(self, numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
-        return map(word_hashes, self._texts(numbers))
+    def _words_of(self, text_of: Callable[[Talk], str]) -> FetchWords:
+        return lambda numbers: map(word_hashes, self._texts(numbers, text_of))
 
     def _record_dropped(self, decisions: Decisions) -> None:
         for number in np.flatnonzero(decisions.verdict != KEPT).tolist():
@@ -170,7 +187,20 @@ def _own_group(item: Item) -> str:
 
 
 def compared_text(record: Talk) -> str:
-    """What near-duplicates are told by: all that is said, with letters in place of digits."""
-    rejected = message_text(record.rejected) if isinstance(record, PreferencePair) else ""
-    said = "\n\n".join(filter(None, (record_text(record), rejected)))
+    """What near-duplicates are told by: all that is said but for system prompts."""
+    is_pair = isinstance(record, PreferencePair)
+    said = (*record.prompt, record.chosen, record.rejected) if is_pair else record.messages
+    return _joined(message for message in said if message.role != "system")
+
+
+def answers_text(record: Talk) -> str:
+    """What is learned of a record: all turns of the assistant, of a pair the two answers."""
+    if isinstance(record, PreferencePair):
+        return _joined((record.chosen, record.rejected))
+    return _joined(message for message in record.messages if message.role == "assistant")
+
+
+def _joined(messages: Iterable[Message]) -> str:
+    """Letters stand in place of digits."""
+    said = "\n\n".join(filter(None, map(message_text, messages)))
     return _DIGIT.sub(lambda digit: RUNES[int(digit[0])], said)

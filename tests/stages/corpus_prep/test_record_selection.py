@@ -147,6 +147,22 @@ def test_pairs_of_one_prompt_stay_on_one_side_and_may_share_an_answer(tmp_path: 
     assert set.union(*sides.values()) == {"train", "validation"}
 
 
+def test_long_instructions_in_common_make_no_duplicates(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    rules, article = (" ".join(rng.choices(WORDS, k=300)) for _ in range(2))
+    talks: list[Talk] = []
+    for _ in range(30):
+        question = " ".join(rng.choices(WORDS, k=4))
+        asked = Message("user", question), Message("assistant", "I cannot help with that.")
+        talks.append(Conversation((Message("system", rules), *asked)))
+        talks.append(talk(f"{article} {question}", " ".join(rng.choices(WORDS, k=8))))
+    said = talk(f"{article} How many?", "There are seven of them in the harbour.")
+    again = talk(f"{article} So how many?", "There are seven of them in the harbour now.")
+    outcome = Outcome({"s": [*talks, said, again]}, SIMILARITY, tmp_path)
+    assert [row["reason"] for row in outcome.rejects] == ["near_duplicate"]
+    assert outcome.rejects[0]["doc_id"] in {record_id(said), record_id(again)}
+
+
 @pytest.mark.parametrize("similarity", [0.0, 0.8])
 def test_copies_are_recorded_whatever_the_similarity(similarity: float, tmp_path: Path) -> None:
     first, other = talk("Why?", "Because it is so."), talk("Who?", "The keeper of the lamp.")
