@@ -147,6 +147,24 @@ def test_pairs_of_one_prompt_stay_on_one_side_and_may_share_an_answer(tmp_path: 
     assert set.union(*sides.values()) == {"train", "validation"}
 
 
+def test_a_near_duplicate_draws_the_other_pairs_of_its_prompt_along(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    pairs: list[Talk] = []
+    family: dict[str, int] = {}
+    for number in range(30):
+        question, right, wrong, other = (" ".join(rng.choices(WORDS, k=size)) for size in (90, 9, 9, 60))
+        like = " ".join(edited(question.split(), 1, rng))
+        pairs += [pair(question, right, wrong), pair(question, other, wrong), pair(like, right, wrong)]
+        family |= {question: number, like: number}
+    outcome = Outcome({"p": pairs}, SIMILARITY, tmp_path)
+    assert len(outcome.kept) == 60
+    sides = {
+        (family[record.prompt[0].content], outcome.chosen.split_of(key, 0.5))
+        for key, record in outcome.kept.items()
+    }
+    assert len(sides) == 30
+
+
 def test_long_instructions_in_common_make_no_duplicates(tmp_path: Path) -> None:
     rng = random.Random(4)
     rules, article = (" ".join(rng.choices(WORDS, k=300)) for _ in range(2))

@@ -321,6 +321,49 @@ def test_records_keep_what_was_said_and_where_they_are_from(run_stage, tmp_path,
     assert {(row["licence"], row["origin"]) for row in dropped} == {("CC0", "talk.jsonl")}
 
 
+def test_few_pairs_are_divided_by_their_prompts(run_stage, tmp_path, sources) -> None:
+    answers = ("He rows home.", "Nobody has seen it.", "She rings the bell.", "It rains.")
+    asked = {"Who keeps the lamp at night?": answers, "What becomes of old boats?": answers}
+    pairs = [
+        {"prompt": p, "chosen": "The keeper.", "rejected": r} for p, wrong in asked.items() for r in wrong
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    chosen = tuple(name for name in sources if "preferences" not in name)
+    result = run_stage(sources=(*chosen, str(tmp_path / "pairs.jsonl")), **SMALL)
+    sides = {(row["prompt"][0]["content"], row["split"]) for row in result.rows("preferences")}
+    assert len(sides) == 2 and {split for _, split in sides} == {"train", "validation"}
+
+
+def test_derived_pairs_keep_tools_and_reasoning(run_stage, tmp_path, sources) -> None:
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What lies in drawer {number}?"},
+                {
+                    "role": "assistant",
+                    "reasoning": "I put it there.",
+                    "content": f"Under the maps lie {number} keys.",
+                },
+            ],
+            "tools": tools,
+            "licence": "CC0",
+        }
+        for number in range(9)
+    ]
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = tuple(name for name in sources if "preferences" not in name and "dialogues" not in name)
+    result = run_stage(sources=(*chosen, str(tmp_path / "talk.jsonl")), **SMALL)
+    pairs = result.rows("preferences")
+    assert len(pairs) == 27 and {row["licence"] for row in pairs} == {"CC0"}
+    sides = {(row["prompt"][0]["content"], row["split"]) for row in pairs}
+    assert len(sides) == 9 and {split for _, split in sides} == {"train", "validation"}
+    for row in pairs:
+        assert json.loads(row["tools"]) == tools
+        assert row["chosen"]["reasoning"] == row["rejected"]["reasoning"] == "I put it there."
+        assert row["chosen"]["content"].startswith("Under") and row["rejected"] != row["chosen"]
+
+
 def test_odd_rows_are_rejects_and_do_not_stop_the_build(run_stage, tmp_path, sources) -> None:
     odd = tmp_path / "odd.jsonl"
     odd.write_text(f'{{"text": "{PLANTED}"}}\nnot json\n{{"weather": "fine"}}\n', encoding="utf-8")
