@@ -73,7 +73,7 @@ class CorpusBuild:
         if not selection.keeps_any:
             hint = self._gatherer.why_nothing(selection.bad)
             raise UserError("corpus_prep found no document that it could keep", hint=hint)
-        show_duplicates(self.session, selection.report)
+        show_duplicates(self.session, selection)
         decisions = selection.write(self.tables / "decisions", self.gathered.counts)
         self._decided = list(zip(self.gathered.texts, decisions, strict=True))
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.corpus_prep.corpus_writer import Written
-from stages.corpus_prep.duplicates.near_duplicates import NearDuplicateReport
 from stages.corpus_prep.funnel import STEPS, Funnel
+from stages.corpus_prep.selection import Selection
 from stages.runtime.session import StageSession
 
 MAX_ROWS = 30
@@ -44,11 +44,12 @@ def show_rejects(session: StageSession, funnel: Funnel) -> None:
     )
 
 
-def show_duplicates(session: StageSession, report: NearDuplicateReport, what: str = "documents") -> None:
+def show_duplicates(session: StageSession, selection: Selection) -> None:
     """What the search for near-duplicates met."""
+    report = selection.report
     if report.num_clusters:
         session.log(
-            f"near-duplicates: {report.num_dropped:,} {what} go, of {report.num_clusters:,} clusters; "
+            f"near-duplicates: {report.num_dropped:,} documents go, of {report.num_clusters:,} clusters; "
             f"the largest has {report.largest_cluster:,}"
         )
     for cluster in report.split_clusters:

@@ -16,7 +16,6 @@ from stages.corpus_prep.findings import (
     headline,
     show_conversations,
     show_corpus,
-    show_duplicates,
     show_funnel,
     show_records,
     show_rejects,
@@ -48,8 +47,8 @@ def run(
     entries = build.found.book.entries(without=written.contaminated)
     similarity = config.near_duplicate_similarity
     chosen = choose_records(build.gathered.records, similarity, funnel, build.tables / "records")
-    for report in chosen.reports:
-        show_duplicates(session, report, "records")
+    if near := sum(report.num_dropped for report in chosen.reports):
+        session.log(f"near-duplicates: {near:,} of your conversations and pairs go")
     records = RecordWriter(config, entries, chosen, funnel, build.own_index())
     records.write_scenarios(outputs["scenarios"])
     conversations = records.write_conversations(outputs["conversations"])

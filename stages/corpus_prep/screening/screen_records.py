@@ -20,6 +20,7 @@ from stages.corpus_prep.text_repair import repair_text
 RECORD_FILTERS = (broken_characters, duplicate_lines, repeated_ngrams)
 
 Talk = Conversation | PreferencePair
+Change = Callable[[str], str]
 
 
 def repaired_record(record: Talk) -> Talk:
@@ -27,22 +28,26 @@ def repaired_record(record: Talk) -> Talk:
     return with_texts(record, lambda text: repair_text(text).text)
 
 
-def with_texts(record: Talk, change: Callable[[str], str]) -> Talk:
+def with_texts(record: Talk, change: Change) -> Talk:
     """The record with every text in it changed: contents, reasoning, arguments of calls, tools."""
-
-    def changed(message: Message) -> Message:
-        calls = tuple(_changed(call, change) for call in message.tool_calls)
-        content, reasoning = change(message.content), change(message.reasoning)
-        return replace(message, content=content, reasoning=reasoning, tool_calls=calls)
-
     tools = json.dumps(_changed(json.loads(record.tools), change), ensure_ascii=False) if record.tools else ""
     if isinstance(record, PreferencePair):
-        prompt = tuple(map(changed, record.prompt))
-        return PreferencePair(prompt, changed(record.chosen), changed(record.rejected), tools)
-    return Conversation(tuple(map(changed, record.messages)), tools)
+        prompt = tuple(_changed_message(message, change) for message in record.prompt)
+        answers = (_changed_message(message, change) for message in (record.chosen, record.rejected))
+        return PreferencePair(prompt, *answers, tools)
+    return Conversation(tuple(_changed_message(message, change) for message in record.messages), tools)
 
 
-def _changed(value: Any, change: Callable[[str], str]) -> Any:
+def _changed_message(message: Message, change: Change) -> Message:
+    return replace(
+        message,
+        content=change(message.content),
+        reasoning=change(message.reasoning),
+        tool_calls=tuple(_changed(call, change) for call in message.tool_calls),
+    )
+
+
+def _changed(value: Any, change: Change) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
