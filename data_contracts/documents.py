@@ -38,10 +38,11 @@ DOCUMENTS = Contract(
     ),
 )
 
+#: licence, origin: as in the documents.
 REJECTS = Contract(
     name="rejects",
-    version=1,
-    summary="every document that was dropped, with the step and the reason",
+    version=2,
+    summary="every document and record that was dropped, with the step and the reason",
     rules=(
         TableRule(
             schema=pa.schema(
@@ -49,6 +50,8 @@ REJECTS = Contract(
                     "doc_id": pa.string(),
                     "source": pa.string(),
                     "title": pa.string(),
+                    "licence": pa.string(),
+                    "origin": pa.string(),
                     "step": pa.string(),
                     "reason": pa.string(),
                     "detail": pa.string(),

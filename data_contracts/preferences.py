@@ -5,24 +5,26 @@ from __future__ import annotations
 import pyarrow as pa
 
 from data_contracts.contract import Contract, TableRule
-from data_contracts.conversations import MESSAGE
+from data_contracts.conversations import LINEAGE, MESSAGE
 from data_contracts.documents import SPLITS
 
+#: chosen, rejected: messages of the assistant, which may think and call tools.
 PREFERENCES = Contract(
     name="preferences",
-    version=1,
-    summary="prompt, chosen and rejected answer",
+    version=2,
+    summary="prompt, chosen and rejected answer, with the tools on offer",
     rules=(
         TableRule(
             schema=pa.schema(
                 {
                     "pair_id": pa.string(),
-                    "source": pa.string(),
+                    **LINEAGE,
                     "kind": pa.string(),
                     "split": pa.string(),
+                    "tools": pa.string(),
                     "prompt": pa.list_(MESSAGE),
-                    "chosen": pa.string(),
-                    "rejected": pa.string(),
+                    "chosen": MESSAGE,
+                    "rejected": MESSAGE,
                 }
             ),
             unique="pair_id",

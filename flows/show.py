@@ -104,8 +104,23 @@ def _readable(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value):
-        return " / ".join(f"{m['role']}: {m['content'] or m.get('tool_calls') or ''}" for m in value)
+        return " / ".join(f"{m['role']}: {_said(m)}" for m in value)
+    if isinstance(value, dict) and "role" in value:
+        return _said(value)
     return json.dumps(value, ensure_ascii=False)
+
+
+def _said(message: dict[str, Any]) -> str:
+    """`(what was thought) what was said [calls]`."""
+    thought, calls = message.get("reasoning"), message.get("tool_calls")
+    parts = (f"({thought})" if thought else "", message["content"], _calls_told(calls) if calls else "")
+    return " ".join(filter(None, parts))
+
+
+def _calls_told(calls: Any) -> str:
+    if isinstance(calls, str):  # conversations@1
+        return calls
+    return ", ".join(f"{call['name']}({call['arguments']})" for call in calls)
 
 
 def _show_reasons(folder: Path, console: Console, rows: int) -> None:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stages.agent_smoke.assistant import Message, Turn
 from stages.agent_smoke.toolbox import ERROR, ToolBox
+from stages.whitebox.chat_format import spoken_text
 
 STATUSES = ("answered", "budget", "loop", "invalid")
 
@@ -37,6 +38,13 @@ class Step:
     num_tokens: int
     status: str
     valid: bool = True
+    reasoning: str = ""
+
+    @property
+    def spoken(self) -> str:
+        """Reasoning and text, as the model wrote them."""
+        said = {"role": "assistant", "content": self.text, "reasoning_content": self.reasoning}
+        return spoken_text(said)
 
 
 @dataclass
@@ -79,7 +87,8 @@ def run_episode(
     episode = Episode(prompt=str(messages[-1]["content"]))
     made: set[str] = set()
     while len(episode.steps) < max_steps:
-        step = _step(take_turn(history), toolbox, made)
+        turn = take_turn(history)
+        step = replace(_step(turn, toolbox, made), reasoning=turn.reasoning)
         episode.steps.append(step)
         if on_step is not None:
             on_step(step)
@@ -111,4 +120,6 @@ def _as_messages(step: Step) -> list[Message]:
     """The step as the model sees it in its next turn, in the format of its training."""
     calls = [step.call] if step.call is not None else []
     spoken: Message = {"role": "assistant", "content": step.text, "tool_calls": calls}
+    if step.reasoning:
+        spoken["reasoning_content"] = step.reasoning
     return [spoken, {"role": "tool", "content": step.result}] if step.result else [spoken]

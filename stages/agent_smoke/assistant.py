@@ -24,7 +24,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Turn:
-    """What the assistant wrote: text, and at most one tool call.
+    """What the assistant wrote: text, what it thought before, and at most one tool call.
 
     malformed: a call was begun that is no {"name", "arguments"}; its raw text is in `text`.
     finished: the turn ended by itself and not because its tokens ran out.
@@ -35,6 +35,7 @@ class Turn:
     malformed: bool = False
     finished: bool = True
     num_tokens: int = 0
+    reasoning: str = ""
 
 
 class Assistant:
@@ -101,7 +102,8 @@ class Assistant:
         calls = message["tool_calls"]
         malformed = self.tokenizer.special_id("<tool_call>") in ids and not calls
         call = calls[0] if calls else None
-        return Turn(message["content"].strip(), call, malformed, finished, len(ids))
+        reasoning = message.get("reasoning_content", "")
+        return Turn(message["content"].strip(), call, malformed, finished, len(ids), reasoning)
 
 
 class TextStream:

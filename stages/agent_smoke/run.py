@@ -101,7 +101,7 @@ def _episode_rows(scenario_id: str, episode: Episode) -> Iterator[dict[str, Any]
             "scenario_id": scenario_id,
             "step": number,
             "role": "assistant",
-            "content": step.text,
+            "content": step.spoken,
             "tool": call["name"],
             "arguments": json.dumps(call["arguments"], ensure_ascii=False) if step.call else "",
             "result": step.result,

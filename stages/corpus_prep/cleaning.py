@@ -149,8 +149,9 @@ class Cleaner:
         texts = screened.texts
         filled = screened.columns["visible_characters"].to_numpy() > 0
         for place in np.flatnonzero(~filled).tolist():
-            title = self.screen.masked_titles(documents.column("title").slice(place, 1))
-            about = {"doc_id": "", "source": source, "title": title[0].as_py()}
+            title = self.screen.masked_titles(documents.column("title").slice(place, 1))[0].as_py()
+            licence = documents.column("licence")[place].as_py()
+            about = {"doc_id": "", "source": source, "title": title, "licence": licence, "origin": origin}
             self.funnel.dropped("repaired", "empty", "", num_bytes=int(before[place]), **about)
         after = text_bytes(texts)
         self.funnel.passed("repaired", int(before[filled].sum()), int(after[filled].sum()), int(filled.sum()))

@@ -224,7 +224,7 @@ class _ShardWriter:
             yield int(places[number]), documents.slice(number, 1).to_pylist()[0], overlap
 
     def _drop(self, step: str, reason: str, detail: str, row: Row) -> None:
-        about = {name: row[name] for name in ("doc_id", "source", "title", "num_bytes")}
+        about = {name: row[name] for name in ("doc_id", "source", "title", "licence", "origin", "num_bytes")}
         self.funnel.dropped(step, reason, row["text"], detail, **about)
 
 

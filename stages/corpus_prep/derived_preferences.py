@@ -17,12 +17,10 @@ MIN_PIECES = 5
 
 @dataclass(frozen=True)
 class Answered:
-    """A question (already as a message row) with its right answer."""
+    """A conversation's id, its source and its last answer, which is the right one."""
 
     key: str
     source: str
-    split: str
-    prompt: tuple[dict[str, str], ...]
     answer: str
 
 

@@ -37,6 +37,8 @@ class Entry:
     sentence: str
     lookup: str
     search: str
+    licence: str = ""
+    origin: str = ""
 
     @cached_property
     def is_symbol(self) -> bool:
@@ -69,6 +71,8 @@ def entry_of(row: Mapping[str, Any], split: str) -> Entry | None:
         sentence=sentence,
         lookup=join_lookup(title, signature, sentence),
         search=join_search(title, sentence),
+        licence=row.get("licence", ""),
+        origin=row.get("origin", ""),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -131,7 +132,7 @@ def show_conversations(session: StageSession, rows: Sequence[Mapping[str, Any]])
     for row in rows:
         if row["kind"] not in shown:
             shown.add(row["kind"])
-            turns = [m["content"] or m["tool_calls"] for m in row["messages"]]
+            turns = [m["content"] or json.dumps(m["tool_calls"], ensure_ascii=False) for m in row["messages"]]
             session.sample(turns[0][:300], " | ".join(turns[1:])[:600], kind=f"conversation_{row['kind']}")
 
 

@@ -13,6 +13,8 @@ from data_contracts import FUNNEL, REJECTS
 from data_contracts.tables import PartWriter, part_files, write_part
 from stages.corpus_prep.screening.examples import Examples, preview_around
 
+UNKNOWN = {"licence": "", "origin": ""}
+
 #: In order. `sampled` and `size_limit` leave out good documents that were too many; all other steps drop
 #: documents for a reason, and every one of those is a row of the rejects.
 STEPS = ("read", "sampled", "repaired", "quality", "deduplicated", "size_limit", "decontaminated")
@@ -62,12 +64,15 @@ class Funnel:
         self.steps[step].take(num_bytes, documents)
 
     def dropped(self, step: str, reason: str, text: str, detail: str = "", **columns: Any) -> None:
-        """Count and record a document that `step` dropped. columns: doc_id, source, title, num_bytes."""
+        """Count and record a document that `step` dropped.
+
+        columns: doc_id, source, title, num_bytes; licence and origin where they are known.
+        """
         if step in self.steps:
             self.steps[step].take(columns["num_bytes"])
         self.reasons[step, reason] += 1
         preview = preview_around(text, reason, detail)
-        row = {"step": step, "reason": reason, "detail": detail, "preview": preview, **columns}
+        row = {"step": step, "reason": reason, "detail": detail, "preview": preview, **UNKNOWN, **columns}
         shown = {name: str(row[name]) for name in ("title", "source", "detail", "preview")}
         self.examples.add(step, reason, columns["doc_id"], shown)
         self._writer.write(row)

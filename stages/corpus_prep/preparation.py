@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stages.corpus_prep.cleaning import RAW_SCHEMA, Cleaner, RawDocument, text_bytes, utf8_length
 from stages.corpus_prep.funnel import Funnel
-from stages.corpus_prep.held_records import Records
+from stages.corpus_prep.held_records import HeldRecord, Records
 from stages.corpus_prep.reading.batches import Names, read_batches
 from stages.corpus_prep.reading.damage import OnDamage, ReadNotes, Reject
 from stages.corpus_prep.reading.pieces import Piece
@@ -148,11 +148,12 @@ class _Preparer:
         if isinstance(record, Document):
             self._take_document(file, row, record, fraction)
         elif isinstance(record, Conversation | PreferencePair):
-            self._take_record(file, record)
+            self._take_record(file, row, record)
         else:
             text = json.dumps(row.fields, ensure_ascii=False, default=str)[:400]
             place = f"row {row.number + 1}" if row.number >= 0 else f"at byte {row.begin:,}"
-            self._reject_row(file, text, record.reason, "; ".join(filter(None, (record.detail, place))))
+            detail = "; ".join(filter(None, (record.detail, place)))
+            self._reject_row(file, text, record.reason, detail, licence_of(row.fields, file))
 
     def _take_document(self, file: SourceFile, row: ReadRow, record: Document, fraction: float) -> None:
         wanted = fraction >= 1.0 or in_fraction(record.text, "sample", fraction)
@@ -167,17 +168,20 @@ class _Preparer:
         self.funnel.left_out("sampled", int(sizes[~wanted].sum()), int((~wanted).sum()))
         self.funnel.passed("sampled", int(sizes[wanted].sum()), documents=int(wanted.sum()))
 
-    def _take_record(self, file: SourceFile, record: Conversation | PreferencePair) -> None:
+    def _take_record(self, file: SourceFile, row: ReadRow, record: Conversation | PreferencePair) -> None:
         mended, reason, detail = self.talk.clean(record)
+        licence = licence_of(row.fields, file)
         if reason:
-            self._reject_row(file, record_text(mended), reason, detail)
+            self._reject_row(file, record_text(mended), reason, detail, licence)
         else:
-            self.records.add(file.name, duplicate_key(mended), mended)
+            held = HeldRecord(mended, licence, file.origin, row.begin, row.end)
+            self.records.add(file.name, duplicate_key(mended), held)
 
     def _reject(self, file: SourceFile, reject: Reject) -> None:
-        self._reject_row(file, reject.excerpt, reject.reason, reject.detail)
+        self._reject_row(file, reject.excerpt, reject.reason, reject.detail, file.licence)
 
-    def _reject_row(self, file: SourceFile, text: str, reason: str, detail: str) -> None:
+    def _reject_row(self, file: SourceFile, text: str, reason: str, detail: str, licence: str) -> None:
         about = {"doc_id": hashed_id("row", file.name, text), "source": file.name, "title": ""}
         text = mask_text(without_surrogates(text), self.task.screening.mask)
-        self.funnel.dropped("records", reason, text, detail, num_bytes=utf8_length(text), **about)
+        lineage = {"licence": licence, "origin": file.origin, "num_bytes": utf8_length(text)}
+        self.funnel.dropped("records", reason, text, detail, **about, **lineage)

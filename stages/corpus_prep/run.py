@@ -23,6 +23,7 @@ from stages.corpus_prep.findings import (
     show_rejects,
 )
 from stages.corpus_prep.funnel import Funnel
+from stages.corpus_prep.record_selection import choose_records
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.corpus_prep.training_records import RecordWriter
 from stages.runtime.session import StageSession
@@ -46,7 +47,11 @@ def run(
         written = build.write_documents()
 
     entries = build.found.book.entries(without=written.contaminated)
-    records = RecordWriter(config, entries, build.gathered.records, funnel, build.own_index())
+    similarity = config.near_duplicate_similarity
+    chosen = choose_records(build.gathered.records, similarity, funnel, build.tables / "records")
+    if near := sum(report.num_dropped for report in chosen.reports):
+        session.log(f"near-duplicates: {near:,} of your conversations and pairs go")
+    records = RecordWriter(config, entries, chosen, funnel, build.own_index())
     records.write_scenarios(outputs["scenarios"])
     conversations = records.write_conversations(outputs["conversations"])
     pairs = records.write_preferences(conversations, outputs["preferences"])

@@ -107,6 +107,10 @@ class Smallest(Generic[T]):
             not full or (bool(self._largest) and -int(key, 16) > self._largest[0][0])
         )
 
+    def get(self, key: str) -> T | None:
+        """The record that is held under an id, if there is one."""
+        return self._held.get(key)
+
     def __len__(self) -> int:
         return len(self._held)
 

@@ -47,7 +47,8 @@ class CorpusPrepConfig(StageConfig):
     thresholds: tuple[str, ...] = ()
     """Thresholds that you move: gopher_repetition.top_2_gram=0.25, or RULE=off."""
     near_duplicate_similarity: float = Field(default=0.8, ge=0, le=1)
-    """Jaccard similarity of word 5-grams from which one of two documents goes; 0 keeps near-duplicates."""
+    """Jaccard similarity of word 5-grams from which one of two documents goes, or one of two conversations or
+    pairs of yours; 0 keeps near-duplicates."""
     contamination_run_words: int = Field(default=13, ge=6)
     """Words in a row of a benchmark question that a document may not hold."""
     contamination_run_characters: int = Field(default=13, ge=6)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from data_contracts import AGENT_SCENARIOS, BENCHMARK, CONVERSATIONS, PREFERENCES
 from data_contracts.tables import write_part
@@ -22,13 +22,15 @@ from stages.corpus_prep.decontamination import ContaminationIndex, Overlap
 from stages.corpus_prep.derived_preferences import Answered, derive_pairs
 from stages.corpus_prep.entries import Entry, of_split
 from stages.corpus_prep.funnel import Funnel
-from stages.corpus_prep.held_records import Records, record_id
+from stages.corpus_prep.held_records import HeldRecord
 from stages.corpus_prep.question_conversations import Exchange, question_exchanges, small_talk
 from stages.corpus_prep.reading.messages import Message
-from stages.corpus_prep.reading.record_forms import Conversation
+from stages.corpus_prep.reading.record_forms import Conversation, PreferencePair
+from stages.corpus_prep.record_rows import Row, record_row
+from stages.corpus_prep.record_selection import ChosenRecords, Item, drop
 from stages.corpus_prep.sampling import Smallest, balanced, hashed_id, split_of
 from stages.corpus_prep.scenarios import Scenarios, make_scenarios
-from stages.corpus_prep.screening.screen_records import record_text, with_tools_told
+from stages.corpus_prep.screening.screen_records import record_text
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.corpus_prep.survey import Survey
 from stages.corpus_prep.tool_conversations import ToolTaskMaker, tool_tasks
@@ -36,8 +38,6 @@ from stages.corpus_prep.tool_conversations import ToolTaskMaker, tool_tasks
 ASSISTANT_SOURCE = "glassworks"
 FEWEST_QUESTIONS = 8
 MAX_LEAKS_PER_QUESTION = 2
-
-Row = dict[str, Any]
 
 
 def make_questions(
@@ -90,15 +90,19 @@ class RecordWriter:
         self,
         config: CorpusPrepConfig,
         entries: Sequence[Entry],
-        gathered: Records,
+        chosen: ChosenRecords,
         funnel: Funnel,
         own_questions: ContaminationIndex,
     ) -> None:
         self.config = config
         self.entries = entries
-        self.gathered = gathered
+        self.chosen = chosen
+        self.gathered = chosen.records
         self.funnel = funnel
         self.own_questions = own_questions
+        self._held: dict[str, HeldRecord] = {}
+        self._groups: dict[str, str] = {}
+        """Id of a row -> what must lie on the same side of the split; "" for nothing else."""
         self.scenarios: Scenarios = make_scenarios(
             of_split(entries, "train"), config.num_scenarios, config.seed
         )
@@ -110,23 +114,23 @@ class RecordWriter:
     def write_conversations(self, folder: Path) -> list[Row]:
         """Write the conversations part; returns its rows."""
         rows = {row["conversation_id"]: row for row in (*self._own(), *self._questions(), *self._tools())}
-        ordered = _with_both_splits([rows[key] for key in sorted(rows)])
+        ordered = self._with_both_splits([rows[key] for key in sorted(rows)], "conversation_id")
         write_part(folder, CONVERSATIONS, ordered)
         return ordered
 
     def _own(self) -> Iterable[Row]:
-        for source, key, record in balanced(self.gathered.conversations, self.config.max_conversations):
-            if self._is_clean(source, key, record_text(record)):
-                yield self._row(source, "own", record, split_of(key, self.config.validation_fraction))
+        return self._clean(balanced(self.gathered.conversations, self.config.max_conversations))
 
-    def _is_clean(self, source: str, key: str, text: str) -> bool:
-        """Whether a record of the user's gives no benchmark question away; if it does, it is recorded."""
-        overlap = self.own_questions.find(text)
-        if overlap is not None:
-            about = {"doc_id": key, "source": source, "title": "", "num_bytes": len(text.encode())}
-            detail = f"{overlap.item}: {overlap.detail}"
-            self.funnel.dropped("records", "benchmark_overlap", text, detail, **about)
-        return overlap is None
+    def _clean(self, records: Iterable[tuple[str, str, HeldRecord]]) -> Iterable[Row]:
+        """Rows of the user's records that give no benchmark question away; those that do are recorded."""
+        for source, key, held in records:
+            overlap = self.own_questions.find(record_text(held.record))
+            if overlap is None:
+                split = self.chosen.split_of(key, self.config.validation_fraction)
+                yield self._row(source, "own", held, split, self.chosen.groups[key])
+            else:
+                detail = f"{overlap.item}: {overlap.detail}"
+                drop(self.funnel, Item(source, key, held), "benchmark_overlap", detail)
 
     def _questions(self) -> Iterable[Row]:
         for exchange in small_talk():
@@ -140,8 +144,9 @@ class RecordWriter:
     def _exchange_row(self, exchange: Exchange, kind: str) -> Row:
         record = Conversation((Message("user", exchange.question), Message("assistant", exchange.answer)))
         if exchange.entry is None:
-            return self._row(ASSISTANT_SOURCE, kind, record, "train")
-        return self._row(exchange.entry.source, kind, record, exchange.entry.split)
+            return self._row(ASSISTANT_SOURCE, kind, HeldRecord(record), "train")
+        of = exchange.entry
+        return self._row(of.source, kind, HeldRecord(record, of.licence, of.origin), of.split)
 
     def _tools(self) -> Iterable[Row]:
         maker = ToolTaskMaker(
@@ -150,63 +155,49 @@ class RecordWriter:
         for task in tool_tasks(maker, self.config.num_tool_conversations):
             key = hashed_id("tool", task.prompt)
             split = split_of(key, self.config.validation_fraction)
-            yield self._row(ASSISTANT_SOURCE, "tool", Conversation(task.messages()), split)
+            yield self._row(ASSISTANT_SOURCE, "tool", HeldRecord(Conversation(task.messages())), split)
 
-    def _row(self, source: str, kind: str, record: Conversation, split: str) -> Row:
-        return {
-            "conversation_id": record_id("conversation", record.messages),
-            "source": source,
-            "kind": kind,
-            "split": split,
-            "messages": [message.as_row() for message in with_tools_told(record.messages, record.tools)],
-        }
+    def _row(self, source: str, kind: str, held: HeldRecord, split: str, group: str = "") -> Row:
+        row = record_row(source, kind, held, split)
+        key = row.get("conversation_id") or row["pair_id"]
+        self._held[key], self._groups[key] = held, group
+        return row
 
     def write_preferences(self, conversations: Sequence[Row], folder: Path) -> Counter[str]:
         """Write the preferences part; returns pairs per kind. conversations: rows to derive pairs from."""
-        rows = list(self._own_pairs()) if self.gathered.preferences else list(self._derived(conversations))
+        own = self._clean(balanced(self.gathered.preferences, self.config.max_preferences))
+        rows = list(own) if self.gathered.preferences else list(self._derived(conversations))
         unique = {row["pair_id"]: row for row in rows}
-        ordered = _with_both_splits([unique[key] for key in sorted(unique)])
+        ordered = self._with_both_splits([unique[key] for key in sorted(unique)], "pair_id")
         write_part(folder, PREFERENCES, ordered)
         return Counter(row["kind"] for row in ordered)
 
-    def _own_pairs(self) -> Iterable[Row]:
-        for source, key, pair in balanced(self.gathered.preferences, self.config.max_preferences):
-            prompt = [message.as_row() for message in with_tools_told(pair.prompt, pair.tools)]
-            # Pairs of one prompt stay on one side, or its answers would leak.
-            split = split_of(
-                hashed_id("prompt", *(row["content"] for row in prompt)), self.config.validation_fraction
-            )
-            if self._is_clean(source, key, record_text(pair)):
-                yield _pair_row(source, "own", split, prompt, pair.chosen, pair.rejected)
-
     def _derived(self, conversations: Sequence[Row]) -> Iterable[Row]:
-        answered = [_answered(row) for row in conversations if row["kind"] in ("qa", "own")]
+        rows = {row["conversation_id"]: row for row in conversations if row["kind"] in ("qa", "own")}
+        answered = [Answered(key, row["source"], row["messages"][-1]["content"]) for key, row in rows.items()]
         for pair in derive_pairs(answered, self.config.num_derived_preferences, self.config.seed):
-            item = pair.of
-            yield _pair_row(item.source, pair.kind, item.split, list(item.prompt), item.answer, pair.rejected)
+            key = pair.of.key
+            held = _against(self._held[key], pair.rejected)
+            yield self._row(rows[key]["source"], pair.kind, held, rows[key]["split"], key)
+
+    def _with_both_splits(self, rows: list[Row], id_name: str) -> list[Row]:
+        """At least one row of each split, where there are two rows: stages measure on what they did not see.
+
+        The first row moves with all that must not lie astride, unless that is everything.
+        """
+        for split, index in (("validation", 0), ("train", -1)):
+            if len(rows) > 1 and all(row["split"] != split for row in rows):
+                group = self._groups[rows[index][id_name]]
+                moved = {row[id_name] for row in rows if group and self._groups[row[id_name]] == group}
+                moved = moved if 0 < len(moved) < len(rows) else {rows[index][id_name]}
+                rows = [{**row, "split": split} if row[id_name] in moved else row for row in rows]
+        return rows
 
 
-def _answered(row: Row) -> Answered:
-    *prompt, answer = row["messages"]
-    return Answered(row["conversation_id"], row["source"], row["split"], tuple(prompt), answer["content"])
-
-
-def _pair_row(source: str, kind: str, split: str, prompt: list[Row], chosen: str, rejected: str) -> Row:
-    said = "\x00".join(message["content"] for message in prompt)
-    return {
-        "pair_id": hashed_id("pair", said, chosen, rejected),
-        "source": source,
-        "kind": kind,
-        "split": split,
-        "prompt": prompt,
-        "chosen": chosen,
-        "rejected": rejected,
-    }
-
-
-def _with_both_splits(rows: list[Row]) -> list[Row]:
-    """At least one row of each split, where there are two rows: stages measure on what they did not see."""
-    for split, index in (("validation", 0), ("train", -1)):
-        if len(rows) > 1 and all(row["split"] != split for row in rows):
-            rows[index] = {**rows[index], "split": split}
-    return rows
+def _against(held: HeldRecord, rejected: str) -> HeldRecord:
+    """A pair of a conversation's last answer and a wrong one, which was thought about in the same way."""
+    record = held.record
+    assert isinstance(record, Conversation)
+    *prompt, chosen = record.messages
+    wrong = replace(chosen, content=rejected)
+    return replace(held, record=PreferencePair(tuple(prompt), chosen, wrong, record.tools))

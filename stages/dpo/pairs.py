@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data_contracts.tables import read_rows
-from stages.whitebox.chat_format import messages_from_columns, render
+from stages.whitebox.chat_format import messages_from_columns, render, tools_from_column
 from stages.whitebox.losses import IGNORED
 from stages.whitebox.tokenizer import Tokenizer
 from stages.whitebox.trainer import largest_part
@@ -86,8 +86,10 @@ def _draw(folder: Path, count: int) -> frozenset[str]:
 
 def _add(pairs: Pairs, row: Mapping[str, Any], tokenizer: Tokenizer, context_tokens: int) -> None:
     try:
+        tools = tools_from_column(row["tools"])
         prompt = messages_from_columns(row["prompt"])
-        chosen, rejected = (complete(prompt, row[side], tokenizer) for side in ("chosen", "rejected"))
+        answers = messages_from_columns([row["chosen"], row["rejected"]])
+        chosen, rejected = (complete(prompt, answer, tokenizer, tools) for answer in answers)
     except ValueError as error:
         raise ValueError(f"preference pair {row['pair_id']}: {error}") from error
     if chosen.ids == rejected.ids:
@@ -101,10 +103,15 @@ def _add(pairs: Pairs, row: Mapping[str, Any], tokenizer: Tokenizer, context_tok
         pairs.rejected.append(rejected)
 
 
-def complete(prompt: Sequence[Mapping[str, Any]], answer: str, tokenizer: Tokenizer) -> Completion:
-    """`prompt` and then `answer` as the assistant's turn, up to its <|im_end|>."""
-    start = len(render(prompt, tokenizer, add_generation_prompt=True).ids)
-    whole = render([*prompt, {"role": "assistant", "content": answer}], tokenizer)
+def complete(
+    prompt: Sequence[Mapping[str, Any]],
+    answer: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> Completion:
+    """`prompt` and then `answer`, the assistant's turn, up to its <|im_end|>; tools: functions on offer."""
+    start = len(render(prompt, tokenizer, add_generation_prompt=True, tools=tools).ids)
+    whole = render([*prompt, answer], tokenizer, tools=tools)
     return Completion(whole.ids[:-1], start)  # without the newline behind <|im_end|>, which nobody predicts
 
 

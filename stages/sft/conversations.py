@@ -11,7 +11,7 @@ import numpy as np
 
 from data_contracts.tables import read_rows
 from stages.whitebox.batches import TokenShards
-from stages.whitebox.chat_format import RenderedChat, messages_from_columns, render
+from stages.whitebox.chat_format import RenderedChat, messages_from_columns, render, tools_from_column
 from stages.whitebox.tokenizer import Tokenizer
 
 
@@ -46,7 +46,8 @@ def read_chats(folder: Path, tokenizer: Tokenizer, max_conversations: int) -> di
         if row["split"] == "train" and row["conversation_id"] not in chosen:
             continue
         try:
-            rendered = render(messages_from_columns(row["messages"]), tokenizer)
+            tools = tools_from_column(row["tools"])
+            rendered = render(messages_from_columns(row["messages"]), tokenizer, tools=tools)
         except ValueError as error:
             raise ValueError(f"conversation {row['conversation_id']}: {error}") from error
         split = chats[row["split"]]

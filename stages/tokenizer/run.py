@@ -26,7 +26,7 @@ from stages.tokenizer.sentencepiece_file import without_dummy_prefix
 from stages.tokenizer.shards import ShardSettings, write_shards
 from stages.tokenizer.spec import TokenizerConfig, external_files
 from stages.tokenizer.training import NUM_FIXED_PIECES, Recipe, train_sentencepiece
-from stages.whitebox.chat_format import conversation_text, messages_from_columns
+from stages.whitebox.chat_format import conversation_text, messages_from_columns, tools_from_column
 from stages.whitebox.tokenizer import Tokenizer
 
 
@@ -117,5 +117,5 @@ def _draw_sample(config: TokenizerConfig, inputs: Mapping[str, Path], session: S
     return sample
 
 
-def _as_text(rows: Any) -> str:
-    return conversation_text(messages_from_columns(rows))
+def _as_text(row: Mapping[str, Any]) -> str:
+    return conversation_text(messages_from_columns(row["messages"]), tools_from_column(row["tools"]))

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_contracts.tables import read_rows
 
-MessagesAsText = Callable[[Sequence[Mapping[str, Any]]], str]
-"""Turns the message rows of a conversation into the text that the vocabulary learns from."""
+ConversationAsText = Callable[[Mapping[str, Any]], str]
+"""Turns the messages and tools of a conversation's row into the text that the vocabulary learns from."""
 
 
 @dataclass(frozen=True)
@@ -82,25 +82,23 @@ def cut_bytes(text: str, max_bytes: int) -> str:
     return text.encode()[:max_bytes].decode(errors="ignore")
 
 
-def choose_conversations(conversations: Path, budget: int, as_text: MessagesAsText) -> frozenset[str]:
+def choose_conversations(conversations: Path, budget: int, as_text: ConversationAsText) -> frozenset[str]:
     """Ids of training conversations, drawn by hash until the budget is spent."""
     candidates = [
-        Candidate(
-            _order(row["conversation_id"]), row["conversation_id"], len(as_text(row["messages"]).encode())
-        )
-        for row in read_rows(conversations, ["conversation_id", "split", "messages"])
+        Candidate(_order(row["conversation_id"]), row["conversation_id"], len(as_text(row).encode()))
+        for row in read_rows(conversations, ["conversation_id", "split", "tools", "messages"])
         if row["split"] == "train"
     ]
     return frozenset(_take(candidates, budget))
 
 
 def sampled_conversations(
-    conversations: Path, chosen: frozenset[str], as_text: MessagesAsText
+    conversations: Path, chosen: frozenset[str], as_text: ConversationAsText
 ) -> Iterator[str]:
     """Texts of the chosen conversations in the order of the table."""
-    for row in read_rows(conversations, ["conversation_id", "messages"]):
+    for row in read_rows(conversations, ["conversation_id", "tools", "messages"]):
         if row["conversation_id"] in chosen:
-            yield as_text(row["messages"])
+            yield as_text(row)
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class Sample:
     chosen: Mapping[str, int]
     conversations: Path
     drawn: frozenset[str]
-    as_text: MessagesAsText
+    as_text: ConversationAsText
 
     def __iter__(self) -> Iterator[str]:
         """Texts of the documents, then of the conversations."""

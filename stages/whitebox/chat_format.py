@@ -9,6 +9,10 @@
     <|im_start|>assistant
     12*(3+4) is 84.<|im_end|>
 
+What has no marker of its own is text. Functions on offer stand in the system prompt, one a line between
+<tools> and </tools> (Qwen, Hermes). What the assistant thought stands before its content between <think> and
+</think> (DeepSeek-R1, Guo et al. 2025, arXiv:2501.12948), and is trained on like the rest of its turn.
+
 Why generation continues exactly what training saw: the prompt ends in the newline after "assistant", newlines
 are hard boundaries of the tokenizer, and a content never begins or ends with a newline (they are stripped),
 so no merge can cross from the prompt into the answer. Roles and content are encoded as plain text and only
@@ -35,14 +39,35 @@ SPECIAL_TOKENS = (*CHAT_TOKENS, *(f"<|reserved_{i}|>" for i in range(NUM_RESERVE
 """Control tokens in the order of their ids, which follow unk, bos, eos, pad."""
 
 ROLES = ("system", "user", "assistant", "tool")
+THINK, THINK_END = "<think>\n", "\n</think>"
+TOOLS, TOOLS_END = "You may call these functions:\n<tools>\n", "\n</tools>"
 
 CHAT_TEMPLATE = """\
 {{- bos_token }}
-{%- for message in messages %}
+{%- set turns = messages %}
+{%- if tools %}
+{{- '<|im_start|>system\\n' }}
+{%- if messages[0].role == 'system' %}
+{%- set turns = messages[1:] %}
+{%- set prompt = (messages[0].content or '').strip('\\n') %}
+{{- prompt + '\\n\\n' if prompt }}
+{%- endif %}
+{{- 'You may call these functions:\\n<tools>' }}
+{%- for tool in tools %}
+{{- '\\n' + tool | tojson }}
+{%- endfor %}
+{{- '\\n</tools><|im_end|>\\n' }}
+{%- endif %}
+{%- for message in turns %}
 {%- set content = (message.content or '').strip('\\n') %}
 {%- if message.role == 'assistant' %}
 {{- '<|im_start|>assistant\\n' }}
 {%- generation %}
+{%- set thought = (message.reasoning_content or '').strip('\\n') %}
+{%- if thought %}
+{{- '<think>\\n' + thought + '\\n</think>' }}
+{{- '\\n\\n' if content }}
+{%- endif %}
 {{- content }}
 {%- for tool_call in message.tool_calls or [] %}
 {%- set call = tool_call.function or tool_call %}
@@ -84,11 +109,15 @@ class RenderedChat:
 
 
 def render(
-    messages: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, add_generation_prompt: bool = False
+    messages: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    add_generation_prompt: bool = False,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> RenderedChat:
-    """Ids and loss mask of `messages`, each {"role", "content", "tool_calls": [{"name", "arguments"}]}.
+    """Ids and loss mask of `messages`, each {"role", "content", "reasoning_content", "tool_calls": [{"name",
+    "arguments"}]}; all but the role may be missing. tools: functions on offer, as JSON objects.
 
-    Targets are what the assistant writes: its content, its tool calls and the closing <|im_end|>.
+    Targets are what the assistant writes: reasoning, content, tool calls and the closing <|im_end|>.
     With `add_generation_prompt` the ids end where the assistant's next message begins.
     Raises ValueError on an empty list or an unknown role.
     """
@@ -97,7 +126,7 @@ def render(
     chat = RenderedChat()
     chat.add([tokenizer.bos_id])
     newline = tokenizer.encode("\n")
-    for message in messages:
+    for message in with_tools_told(messages, tools):
         _open_turn(chat, message["role"], tokenizer, newline)
         _add_body(chat, message, tokenizer)
         chat.add([tokenizer.special_id(IM_END)], message["role"] == "assistant")
@@ -115,7 +144,7 @@ def _open_turn(chat: RenderedChat, role: str, tokenizer: Tokenizer, newline: lis
 
 
 def _add_body(chat: RenderedChat, message: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    content = tokenizer.encode(strip_content(message.get("content") or ""))
+    content = tokenizer.encode(spoken_text(message))
     if message["role"] == "tool":
         content = _wrap(tokenizer, TOOL_RESPONSE, content, TOOL_RESPONSE_END)
     is_target = message["role"] == "assistant"
@@ -134,20 +163,41 @@ def strip_content(content: str) -> str:
     return content.strip("\n")
 
 
+def spoken_text(message: Mapping[str, Any]) -> str:
+    """What a message says as it is rendered, but for calls: an assistant's reasoning, then the content."""
+    content = strip_content(message.get("content") or "")
+    thought = strip_content(message.get("reasoning_content") or "") if message["role"] == "assistant" else ""
+    return "\n\n".join(filter(None, (f"{THINK}{thought}{THINK_END}" if thought else "", content)))
+
+
+def with_tools_told(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The messages with the functions on offer at the end of their system prompt, or as one of their own."""
+    if not tools:
+        return list(messages)
+    told = TOOLS + "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools) + TOOLS_END
+    if not messages or messages[0]["role"] != "system":
+        return [{"role": "system", "content": told}, *messages]
+    prompt = "\n\n".join(filter(None, (strip_content(messages[0].get("content") or ""), told)))
+    return [{**messages[0], "content": prompt}, *messages[1:]]
+
+
 def tool_call_text(call: Mapping[str, Any]) -> str:
     """The JSON between <tool_call> and </tool_call>: always name before arguments, non-ASCII unescaped."""
     function = call.get("function") or call  # OpenAI nests {"type": "function", "function": {...}}
     return json.dumps({"name": function["name"], "arguments": function["arguments"]}, ensure_ascii=False)
 
 
-def conversation_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Roles, contents and tool calls, one per line: what a vocabulary is learned from.
+def conversation_text(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Roles, contents (with tools and reasoning in them) and tool calls, one per line: what a vocabulary is
+    learned from.
 
     Arguments of a call stand on lines of their own, so that no piece is learned across their quotes.
     """
     lines: list[str] = []
-    for message in messages:
-        lines += [message["role"], strip_content(message.get("content") or "")]
+    for message in with_tools_told(messages, tools):
+        lines += [message["role"], spoken_text(message)]
         for call in message.get("tool_calls") or []:
             lines.append(_argument_on_its_own_line(tool_call_text(call), call))
     return "\n".join(line for line in lines if line)
@@ -163,8 +213,9 @@ def _argument_on_its_own_line(text: str, call: Mapping[str, Any]) -> str:
 def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> dict[str, Any]:
     """The assistant message that generated `ids` spell: the inverse of what `render` does with one.
 
-    Stops at <|im_end|>. A tool call that is no JSON object with name and arguments is left out of
-    `tool_calls` and stays readable in `content`.
+    Stops at <|im_end|>. There is `reasoning_content` where the turn begins with <think> and closes it. A tool
+    call that is no JSON object with name and arguments is left out of `tool_calls` and stays readable in
+    `content`.
     """
     message: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": []}
     opening, closing = tokenizer.special_id(TOOL_CALL), tokenizer.special_id(TOOL_CALL_END)
@@ -183,7 +234,15 @@ def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> dict[str, Any]
             message["tool_calls"].append(call)
         ids = ids[stop + 1 :]
     message["content"] += tokenizer.decode(ids)
-    return message
+    return _with_reasoning_apart(message)
+
+
+def _with_reasoning_apart(message: dict[str, Any]) -> dict[str, Any]:
+    content = message["content"]
+    if not content.startswith(THINK) or THINK_END not in content:
+        return message
+    thought, said = content[len(THINK) :].split(THINK_END, 1)
+    return {**message, "content": strip_content(said), "reasoning_content": thought}
 
 
 def _parse_tool_call(text: str) -> dict[str, Any] | None:
@@ -203,23 +262,43 @@ def _is_call(call: Any) -> bool:
 
 
 def messages_from_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages out of a table's list<struct<role, content, tool_calls>>, where tool_calls is "" or JSON text.
+    """Messages, as `render` takes them, out of a table's list<struct<role, content, reasoning, tool_calls>>,
+    where tool_calls are list<struct<name, arguments>> with arguments as JSON text. Nulls are empty.
 
-    Raises ValueError when the JSON is no list of {"name", "arguments"}.
+    Raises ValueError where arguments are no JSON object.
     """
     return [
-        {"role": row["role"], "content": row["content"] or "", "tool_calls": _read_calls(row["tool_calls"])}
+        {
+            "role": row["role"],
+            "content": row["content"] or "",
+            "reasoning_content": row["reasoning"] or "",
+            "tool_calls": [_read_call(call) for call in row["tool_calls"] or []],
+        }
         for row in rows
     ]
 
 
-def _read_calls(text: str | None) -> list[dict[str, Any]]:
-    if not text:
-        return []
+def _read_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    name, text = call["name"], call["arguments"]
+    arguments = _json_or_none(text)
+    if not name or not isinstance(arguments, dict):
+        raise ValueError(f"a call of tool {name!r} has arguments {str(text)[:80]!r}, expected a JSON object")
+    return {"name": name, "arguments": arguments}
+
+
+def _json_or_none(text: str | None) -> Any:
     try:
-        calls = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"tool_calls holds {text[:80]!r}, expected a JSON list ({error})") from error
-    if not isinstance(calls, list) or not all(_is_call(call) for call in calls):
-        raise ValueError(f'tool_calls holds {text[:80]!r}, expected [{{"name": ..., "arguments": ...}}]')
-    return calls
+        return json.loads(text or "")
+    except ValueError:
+        return None
+
+
+def tools_from_column(text: str | None) -> list[dict[str, Any]]:
+    """Functions on offer, as `render` takes them, out of a table's column of JSON text; none of "" or null.
+
+    Raises ValueError where the text is no JSON list of objects.
+    """
+    tools = _json_or_none(text) if text else []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise ValueError(f"tools holds {str(text)[:80]!r}, expected a JSON list of functions")
+    return tools

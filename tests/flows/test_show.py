@@ -40,14 +40,19 @@ def shown(made: Artifact, width: int = 200) -> str:
 
 def test_what_it_is_and_what_it_holds(tmp_path: Path) -> None:
     messages = [
-        {"role": "user", "content": "2+2?", "tool_calls": ""},
-        {"role": "assistant", "content": "", "tool_calls": '[{"name": "calculator"}]'},
+        {"role": "user", "content": "2+2?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning": "A sum.",
+            "tool_calls": [{"id": "", "name": "calculator", "arguments": '{"expression": "2+2"}'}],
+        },
     ]
     row = {"conversation_id": "a", "source": "s", "kind": "qa", "split": "train", "messages": messages}
     write_part(tmp_path / "conversations", CONVERSATIONS, [row])
-    text = shown(artifact(tmp_path, conversations="conversations@1"))
+    text = shown(artifact(tmp_path, conversations="conversations@2"))
     assert "1m15s" in text and "3 MiB" in text and "validation_loss = 1.25" in text
-    assert 'user: 2+2? / assistant: [{"name": "calculator"}]' in text
+    assert 'user: 2+2? / assistant: (A sum.) calculator({"expression": "2+2"})' in text
 
 
 def test_rejects_by_reason_with_examples(tmp_path: Path) -> None:
@@ -55,7 +60,7 @@ def test_rejects_by_reason_with_examples(tmp_path: Path) -> None:
     rows = [base | {"doc_id": str(i), "title": f"page {i}", "reason": "too_short"} for i in range(5)]
     rows.append(base | {"doc_id": "x", "title": "odd", "reason": "symbols", "detail": "81 %"})
     write_part(tmp_path / "rejects", REJECTS, rows)
-    lines = shown(artifact(tmp_path, rejects="rejects@1")).splitlines()
+    lines = shown(artifact(tmp_path, rejects="rejects@2")).splitlines()
     assert any("too_short" in line and "5" in line and "page 0; page 1; page 2" in line for line in lines)
     assert any("symbols" in line and "odd (81 %)" in line for line in lines)
 

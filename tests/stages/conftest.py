@@ -49,22 +49,22 @@ class Session:
         return list(read_events(self.log.path))
 
 
-def question(number: int) -> list[dict[str, str]]:
+def question(number: int) -> list[dict[str, Any]]:
     """A sum, the calculator's answer, and the sentence that reports it."""
-    call = [{"name": "calculator", "arguments": {"expression": f"{number}+12"}}]
+    call = {"name": "calculator", "arguments": json.dumps({"expression": f"{number}+12"})}
     return [
-        {"role": "user", "content": f"What is {number}+12?", "tool_calls": ""},
-        {"role": "assistant", "content": "", "tool_calls": json.dumps(call)},
-        {"role": "tool", "content": str(number + 12), "tool_calls": ""},
-        {"role": "assistant", "content": f"{number}+12 is {number + 12}.", "tool_calls": ""},
+        {"role": "user", "content": f"What is {number}+12?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": str(number + 12)},
+        {"role": "assistant", "content": f"{number}+12 is {number + 12}."},
     ]
 
 
 def conversation_row(number: int) -> dict[str, Any]:
     """Every fifth one is held out; every fourth one has no tool."""
     qa = [
-        {"role": "user", "content": f"Who lights lamp {number}?", "tool_calls": ""},
-        {"role": "assistant", "content": f"The keeper lights lamp {number}.", "tool_calls": ""},
+        {"role": "user", "content": f"Who lights lamp {number}?"},
+        {"role": "assistant", "content": f"The keeper lights lamp {number}."},
     ]
     return {
         "conversation_id": f"c{number:03d}",

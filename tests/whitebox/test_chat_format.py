@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.tokenizer.training import train_sentencepiece
-from stages.whitebox.chat_format import messages_from_columns, parse_completion, render
+from stages.whitebox.chat_format import (
+    conversation_text,
+    messages_from_columns,
+    parse_completion,
+    render,
+    tools_from_column,
+)
 from stages.whitebox.tokenizer import Tokenizer
 
 CALL = {"name": "calculator", "arguments": {"expression": "12*(3+4)"}}
@@ -20,6 +27,18 @@ CONVERSATION: list[dict[str, Any]] = [
     {"role": "assistant", "content": "It is 84.\n\nAnything else?"},
     {"role": "user", "content": "灯塔？"},
     {"role": "assistant", "content": "看守人"},
+]
+
+
+TOOLS = [
+    {"type": "function", "function": {"name": "calculator", "description": "灯 <sums>"}},
+    {"type": "function", "function": {"name": "search"}},
+]
+THOUGHT: list[dict[str, Any]] = [
+    {"role": "user", "content": "2+3?"},
+    {"role": "assistant", "content": "", "reasoning_content": "A sum.", "tool_calls": [CALL]},
+    {"role": "tool", "content": "5"},
+    {"role": "assistant", "content": "It is 5.", "reasoning_content": "So\n\nfive."},
 ]
 
 
@@ -60,6 +79,30 @@ def test_targets_are_what_the_assistant_writes(tokenizer: Tokenizer) -> None:
     )
 
 
+def test_tools_and_reasoning_are_text_and_reasoning_is_a_target(tokenizer: Tokenizer) -> None:
+    told = (
+        'You may call these functions:\n<tools>\n{"type": "function", "function": {"name": "calculator", '
+        '"description": "灯 <sums>"}}\n{"type": "function", "function": {"name": "search"}}\n</tools>'
+    )
+    call = '{"name": "calculator", "arguments": {"expression": "12*(3+4)"}}'
+    chat = render(THOUGHT, tokenizer, tools=TOOLS)
+    assert spell(tokenizer, chat.ids) == (
+        f"<|bos|><|im_start|>system\n{told}<|im_end|>\n<|im_start|>user\n2+3?<|im_end|>\n"
+        f"<|im_start|>assistant\n<think>\nA sum.\n</think><tool_call>{call}</tool_call><|im_end|>\n"
+        "<|im_start|>user\n<tool_response>5</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n<think>\nSo\n\nfive.\n</think>\n\nIt is 5.<|im_end|>\n"
+    )
+    trained = [i for i, t in zip(chat.ids, chat.is_target, strict=True) if t]
+    assert tokenizer.decode(trained) == (
+        f"<think>\nA sum.\n</think>{call}<think>\nSo\n\nfive.\n</think>\n\nIt is 5."
+    )
+    asked = [{"role": "system", "content": "Be brief."}, *THOUGHT]
+    folded = [{"role": "system", "content": f"Be brief.\n\n{told}"}, *THOUGHT]
+    assert render(asked, tokenizer, tools=TOOLS) == render(folded, tokenizer)
+    assert f"system\nBe brief.\n\n{told}\nuser" in conversation_text(asked, TOOLS)
+    assert "assistant\n<think>\nSo\n\nfive.\n</think>\n\nIt is 5." in conversation_text(asked, TOOLS)
+
+
 @pytest.mark.parametrize("turn", [2, 4, 6])
 @pytest.mark.parametrize("before", ["", "\n", "\n\n "])
 @pytest.mark.parametrize("after", ["", "\n", " \n\n"])
@@ -93,7 +136,15 @@ def test_a_content_cannot_inject_control_tokens(tokenizer: Tokenizer, role: str)
 
 
 @pytest.mark.parametrize(
-    "reply", [CONVERSATION[2], CONVERSATION[4], {"content": "Let me see.", "tool_calls": [CALL, CALL]}]
+    "reply",
+    [
+        CONVERSATION[2],
+        CONVERSATION[4],
+        {"content": "Let me see.", "tool_calls": [CALL, CALL]},
+        {"content": "", **THOUGHT[1]},
+        THOUGHT[3],
+        {"content": "<think>\nnever closed"},
+    ],
 )
 def test_parse_completion_inverts_render(tokenizer: Tokenizer, reply: dict[str, Any]) -> None:
     message = {"role": "assistant", "tool_calls": [], **reply}
@@ -112,15 +163,27 @@ def test_a_broken_tool_call_stays_readable(tokenizer: Tokenizer, text: str) -> N
 
 def test_messages_from_columns() -> None:
     rows = [
-        {"role": "user", "content": "2+3?", "tool_calls": ""},
-        {"role": "assistant", "content": None, "tool_calls": '[{"name": "calculator", "arguments": {}}]'},
+        {"role": "user", "content": "2+3?", "reasoning": None, "tool_calls": None},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning": "Hm.",
+            "tool_calls": [{"id": "a", "name": "calculator", "arguments": '{"b": 1, "a": "算"}'}],
+        },
     ]
     messages = messages_from_columns(rows)
-    assert [message["tool_calls"] for message in messages] == [[], [{"name": "calculator", "arguments": {}}]]
-    assert messages[1]["content"] == ""
-    for broken in ("[", "{}", '[{"name": "x"}]', "[3]"):
-        with pytest.raises(ValueError, match="tool_calls holds"):
-            messages_from_columns([{"role": "assistant", "content": "", "tool_calls": broken}])
+    call = {"name": "calculator", "arguments": {"b": 1, "a": "算"}}
+    assert [message["tool_calls"] for message in messages] == [[], [call]]
+    assert (messages[1]["content"], messages[1]["reasoning_content"]) == ("", "Hm.")
+    for broken in ("[", "[]", "", None):
+        calls = [{"name": "x", "arguments": broken}]
+        with pytest.raises(ValueError, match="call of tool 'x' has arguments"):
+            messages_from_columns([{**rows[1], "tool_calls": calls}])
+    assert tools_from_column(json.dumps(TOOLS)) == TOOLS
+    assert tools_from_column("") == tools_from_column(None) == []
+    for broken in ("[", "{}", "[3]"):
+        with pytest.raises(ValueError, match="tools holds"):
+            tools_from_column(broken)
 
 
 def test_errors(tokenizer: Tokenizer) -> None:

@@ -24,6 +24,7 @@ from stages.corpus_prep.duplicates.dedup_index import (
 )
 from stages.corpus_prep.duplicates.exact_duplicates import exact_keepers, hash_halves
 from stages.corpus_prep.duplicates.near_duplicates import (
+    Confirm,
     NearDuplicateReport,
     NearDuplicates,
     NearDuplicateSettings,
@@ -78,9 +79,12 @@ class Deduplicator:
         self.near.add(signature_rows(signatures))
 
     def decide(
-        self, rank: NDArray[np.int64], fetch: FetchWords | None = None
+        self,
+        rank: NDArray[np.int64],
+        fetch: FetchWords | None = None,
+        confirm: Confirm | None = None,
     ) -> tuple[Decisions, NearDuplicateReport]:
-        """Who stays. rank, fetch: as for `NearDuplicates.find`."""
+        """Who stays. rank, fetch, confirm: as for `NearDuplicates.find`."""
         num_earlier, ranks = self.near.num_earlier, self.near.ranks(rank)
         halves = np.concatenate(self._halves) if self._halves else np.empty((0, 2), np.uint64)
         self._halves.clear()
@@ -88,7 +92,7 @@ class Deduplicator:
         del halves
         # No two texts are more alike than 1: then only equal ones are duplicates.
         looked_at = (same == np.arange(len(same))) & (self.near.settings.threshold <= 1)
-        survivors, report = self.near.find(rank, fetch, include=looked_at)
+        survivors, report = self.near.find(rank, fetch, looked_at, confirm)
         keeper, similarity = survivors.keeper[same], survivors.similarity[same]
         representative = split_representatives(survivors.cluster[same], ranks, self.near.settings.max_cluster)
         own = slice(num_earlier, None)

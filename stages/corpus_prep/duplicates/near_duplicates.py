@@ -10,6 +10,7 @@ and 8 per candidate.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,11 +33,15 @@ from stages.corpus_prep.duplicates.clusters import (
 from stages.corpus_prep.duplicates.minhash_bands import NUM_HASHES
 from stages.corpus_prep.duplicates.row_file import RowFile
 from stages.corpus_prep.duplicates.verification import (
+    Edges,
     FetchWords,
     VerificationCounts,
     estimate_bounds,
     verify,
 )
+
+Confirm = Callable[[Edges], Edges]
+"""Given verified pairs, numbered as they were added: those that count."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,13 @@ class NearDuplicates:
         rank: NDArray[np.int64],
         fetch: FetchWords | None = None,
         include: NDArray[np.bool_] | None = None,
+        confirm: Confirm | None = None,
     ) -> tuple[Survivors, NearDuplicateReport]:
         """Who stays.
 
         rank: int64 [documents of this build] of `rank_documents`. fetch: where the words of documents of this
         build come from, numbered from 0, for the exact comparison; without it the estimate decides alone.
-        include: bool [all documents], those to look at.
+        include: bool [all documents], those to look at. confirm: what else a pair must fulfil.
         """
         ranks = self.ranks(rank)
         report, chosen = NearDuplicateReport(), self.settings
@@ -136,6 +142,7 @@ class NearDuplicates:
             self.folder / "grams.bin",
             self.num_earlier,
         )
+        edges = edges if confirm is None else confirm(edges)
         clusters = guarded_clusters(len(ranks), edges, chosen.threshold, chosen.max_cluster)
         report.split_clusters = clusters.split
         survivors = choose_survivors(edges, clusters, ranks)

@@ -24,7 +24,6 @@ REASONS = {
     "bad_tools": "tools that are no JSON list of functions with names",
     "undeclared_tool": "a call of a tool that is not among the tools that the row declares",
     "unsupported_content": "a picture, a sound or another part that is no text",
-    "answer_is_a_call": "a preference between tool calls, which pairs cannot hold",
     "same_answers": "the chosen answer is the rejected one",
     "different_prompts": "the two dialogues differ before their last answers",
     "no_preference": "a tie, or no verdict",
@@ -44,22 +43,33 @@ class Malformed(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. tool_calls are {"name", "arguments"} objects; reasoning is what was thought before."""
+    """One turn. tool_calls are {"name", "arguments"} objects; reasoning is what was thought before.
+
+    call_ids: of an assistant's calls, "" where one has none, or of the call that a tool answers. They say
+    nothing of their own: records that differ in ids alone are equal to every check.
+    """
 
     role: str
     content: str
     tool_calls: tuple[dict[str, Any], ...] = field(default=())
     reasoning: str = ""
+    call_ids: tuple[str, ...] = ()
 
-    def as_row(self) -> dict[str, str]:
-        """The form that conversations@1 stores: reasoning stands in its tags before the content."""
-        calls = json.dumps(list(self.tool_calls), ensure_ascii=False) if self.tool_calls else ""
-        return {"role": self.role, "content": self.with_reasoning(), "tool_calls": calls}
+    def as_row(self) -> dict[str, Any]:
+        """The form of `data_contracts.conversations.MESSAGE`."""
+        ids = self.call_ids or ("",) * len(self.tool_calls)
+        calls = [
+            {"id": of, "name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
+            for of, call in zip(ids, self.tool_calls, strict=self.role == "assistant")
+        ]
+        answered = self.call_ids[0] if self.role == "tool" and self.call_ids else ""
+        told = {"role": self.role, "content": self.content, "reasoning": self.reasoning}
+        return {**told, "tool_calls": calls, "tool_call_id": answered}
 
-    def with_reasoning(self) -> str:
-        """The content, behind `<think>` and `</think>` if there was reasoning (DeepSeek-R1, Qwen3)."""
-        thought = f"<think>\n{self.reasoning}\n</think>\n\n" if self.reasoning else ""
-        return f"{thought}{self.content}".strip() if thought else self.content
+    @property
+    def says_nothing(self) -> bool:
+        """Whether there is neither content nor a call."""
+        return not self.content and not self.tool_calls
 
 
 ROLES = {
@@ -115,9 +125,7 @@ def messages_of(value: Any) -> list[Message]:
         message = _message(item)
         before = messages[-1] if messages else None
         if before is not None and _continues(before, message):
-            calls = before.tool_calls + message.tool_calls
-            thought = "\n".join(filter(None, (before.reasoning, message.reasoning)))
-            messages[-1] = Message("assistant", before.content, calls, thought)
+            messages[-1] = _joined(before, message)
         elif message.role != "system" or message.content:
             messages.append(message)
     return messages
@@ -128,6 +136,17 @@ def _continues(before: Message, message: Message) -> bool:
     return both_assistant and bool(message.tool_calls) and not message.content
 
 
+def _joined(before: Message, message: Message) -> Message:
+    calls = before.tool_calls + message.tool_calls
+    ids = [of.call_ids or ("",) * len(of.tool_calls) for of in (before, message)]
+    thought = "\n".join(filter(None, (before.reasoning, message.reasoning)))
+    return Message("assistant", before.content, calls, thought, _any_of(ids[0] + ids[1]))
+
+
+def _any_of(ids: tuple[str, ...]) -> tuple[str, ...]:
+    return ids if any(ids) else ()
+
+
 def _message(item: Any) -> Message:
     if not isinstance(item, Mapping):
         raise Malformed("bad_messages", f"a message is a {type(item).__name__}")
@@ -136,13 +155,25 @@ def _message(item: Any) -> Message:
         raise Malformed("unknown_role", said)
     value = item.get("content", item.get("value"))
     if said in _CALLERS:
-        return Message("assistant", "", tool_calls_of(value))
+        return _caller("", "", tool_calls_of(value))
     content, thought, calls = _parts(value)
     calls += tool_calls_of(item.get("tool_calls") or item.get("function_call"))
     thought = next((text_of(item[name]) for name in _REASONING_FIELDS if item.get(name)), thought)
     if ROLES[said] == "assistant" and not thought and (found := _THOUGHT.match(content)):
         thought, content = found[1], content[found.end() :]
-    return Message(ROLES[said], content.strip(), calls, thought.strip())
+    if ROLES[said] == "assistant":
+        return _caller(content.strip(), thought.strip(), calls)
+    ids = _any_of((text_of(item.get("tool_call_id")),)) if ROLES[said] == "tool" else ()
+    return Message(ROLES[said], content.strip(), _without_ids(calls), thought.strip(), ids)
+
+
+def _caller(content: str, thought: str, calls: tuple[dict[str, Any], ...]) -> Message:
+    ids = _any_of(tuple(call.get("id", "") for call in calls))
+    return Message("assistant", content, _without_ids(calls), thought, ids)
+
+
+def _without_ids(calls: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    return tuple({"name": call["name"], "arguments": call["arguments"]} for call in calls)
 
 
 def _parts(value: Any) -> tuple[str, str, tuple[dict[str, Any], ...]]:
@@ -161,7 +192,8 @@ def _parts(value: Any) -> tuple[str, str, tuple[dict[str, Any], ...]]:
         elif kind in _CALLERS:
             calls += tool_calls_of(part.get("value", part))
         elif kind == "tool_use":  # Anthropic's spelling
-            calls += tool_calls_of([{"name": part.get("name"), "arguments": part.get("input")}])
+            call = {"id": part.get("id"), "name": part.get("name"), "arguments": part.get("input")}
+            calls += tool_calls_of([call])
         else:
             raise Malformed("unsupported_content", str(kind))
     return "\n".join(filter(None, said)), "\n".join(filter(None, thought)), calls
@@ -192,7 +224,10 @@ def _json(text: str) -> Any:
 
 
 def tool_calls_of(value: Any) -> tuple[dict[str, Any], ...]:
-    """[{"name", "arguments"}], also in OpenAI's form and as JSON text. Raises Malformed("bad_arguments")."""
+    """[{"name", "arguments"}], with "id" where it has one, also in OpenAI's form and as JSON text.
+
+    Raises Malformed("bad_arguments").
+    """
     if value is None or value == "":
         return ()
     calls = _json(value) if isinstance(value, str) else value
@@ -212,7 +247,8 @@ def _call(item: Any) -> dict[str, Any]:
             raise Malformed("bad_arguments", f"{call['name']}: {call.get('arguments')}")
     if not isinstance(arguments or {}, Mapping):
         raise Malformed("bad_arguments", f"{call['name']}: {arguments}")
-    return {"name": str(call["name"]), "arguments": dict(arguments or {})}
+    named = {"name": str(call["name"]), "arguments": dict(arguments or {})}
+    return {**named, "id": str(item["id"])} if item.get("id") else named
 
 
 def tools_of(value: Any) -> str:
@@ -260,7 +296,7 @@ def check_order(messages: Iterable[Message], tools: str = "") -> None:
             raise Malformed("call_without_result", f"turn {position + 1} is the {role}'s")
         elif role not in _FOLLOWS[before]:
             raise Malformed("roles_out_of_order", f"turn {position + 1}: {role} after {before}")
-        if role in ("user", "assistant") and not message.content and not message.tool_calls:
+        if role in ("user", "assistant") and message.says_nothing:
             raise Malformed("empty_answer" if role == "assistant" else "no_question", f"turn {position + 1}")
         unknown = {call["name"] for call in message.tool_calls} - (declared or set())
         if declared is not None and unknown:

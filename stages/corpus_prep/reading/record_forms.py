@@ -8,7 +8,7 @@ out of order, arguments that are no JSON).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stages.corpus_prep.reading.messages import (
@@ -60,11 +60,11 @@ class Conversation:
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """Messages that end with a user's or a tool's, and two answers. tools: as in `Conversation`."""
+    """Messages that end with a user's or a tool's, and two of an assistant's. tools: as in `Conversation`."""
 
     prompt: tuple[Message, ...]
-    chosen: str
-    rejected: str
+    chosen: Message
+    rejected: Message
     tools: str = ""
 
 
@@ -238,10 +238,8 @@ def _chosen_rejected(row: Row, asked: str | None) -> PreferencePair:
     return _pair(row, prompt, _answer(chosen), _answer(rejected))
 
 
-def _answer(messages: list[Message]) -> str:
-    if messages and messages[-1].tool_calls:
-        raise Malformed("answer_is_a_call", ", ".join(call["name"] for call in messages[-1].tool_calls))
-    return messages[-1].with_reasoning() if messages and messages[-1].content else ""
+def _answer(messages: list[Message]) -> Message:
+    return messages[-1] if messages else Message("assistant", "")
 
 
 def _answer_messages(value: Any) -> list[Message]:
@@ -260,17 +258,18 @@ def _judged_outputs(row: Row) -> PreferencePair:
     second_wins = float(verdict) > 1.5
     chosen, rejected = ("output_2", "output_1") if second_wins else ("output_1", "output_2")
     question = instruction_of({"instruction": row.get("instruction") or row.get("input")})
-    return _pair(row, [Message("user", question)], text_of(row[chosen]), text_of(row[rejected]))
+    answers = (_turn("assistant", row[name]) for name in (chosen, rejected))
+    return _pair(row, [Message("user", question)], *answers)
 
 
-def _pair(row: Row, prompt: list[Message], chosen: str, rejected: str) -> PreferencePair:
+def _pair(row: Row, prompt: list[Message], chosen: Message, rejected: Message) -> PreferencePair:
     prompt, tools = _opened(row, prompt), tools_of(_first_value(row, TOOL_FIELDS))
-    chosen, rejected = chosen.strip(), rejected.strip()
     if not prompt or prompt[-1].role == "system":
         raise Malformed("no_question")
-    if not chosen or not rejected:
-        raise Malformed("empty_answer", "rejected" if chosen else "chosen")
-    if chosen == rejected:
+    if chosen.says_nothing or rejected.says_nothing:
+        raise Malformed("empty_answer", "chosen" if chosen.says_nothing else "rejected")
+    if replace(chosen, call_ids=()) == replace(rejected, call_ids=()):
         raise Malformed("same_answers")
-    check_order([*prompt, Message("assistant", chosen)], tools)
+    # What is wrong with the rejected answer may be just that: a call of a tool that nobody offers.
+    check_order([*prompt, chosen], tools)
     return PreferencePair(tuple(prompt), chosen, rejected, tools)

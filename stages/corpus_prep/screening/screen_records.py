@@ -33,7 +33,8 @@ def with_texts(record: Talk, change: Change) -> Talk:
     tools = json.dumps(_changed(json.loads(record.tools), change), ensure_ascii=False) if record.tools else ""
     if isinstance(record, PreferencePair):
         prompt = tuple(_changed_message(message, change) for message in record.prompt)
-        return PreferencePair(prompt, change(record.chosen), change(record.rejected), tools)
+        answers = (_changed_message(message, change) for message in (record.chosen, record.rejected))
+        return PreferencePair(prompt, *answers, tools)
     return Conversation(tuple(_changed_message(message, change) for message in record.messages), tools)
 
 
@@ -55,15 +56,13 @@ def _changed(value: Any, change: Change) -> Any:
 
 
 def record_text(record: Talk) -> str:
-    """All that is said in a record, without tools and the rejected answer: what near-duplicate search and
-    decontamination read.
-    """
-    messages = record.prompt if isinstance(record, PreferencePair) else record.messages
-    answer = [record.chosen] if isinstance(record, PreferencePair) else []
-    return "\n\n".join([*filter(None, map(_said, messages)), *answer])
+    """All that is said in a record, without tools and the rejected answer: what decontamination reads."""
+    said = (*record.prompt, record.chosen) if isinstance(record, PreferencePair) else record.messages
+    return "\n\n".join(filter(None, map(message_text, said)))
 
 
-def _said(message: Message) -> str:
+def message_text(message: Message) -> str:
+    """All that is said in a message: reasoning, content, calls as JSON."""
     calls = [json.dumps(call, ensure_ascii=False) for call in message.tool_calls]
     return "\n".join(filter(None, (message.reasoning, message.content, *calls)))
 
@@ -73,16 +72,22 @@ def record_fields(record: Talk) -> dict[str, Any]:
     turns = record.prompt if isinstance(record, PreferencePair) else record.messages
     fields: dict[str, Any] = {"turns": [vars(message) for message in turns], "tools": record.tools}
     if isinstance(record, PreferencePair):
-        fields |= {"chosen": record.chosen, "rejected": record.rejected}
+        fields |= {"chosen": vars(record.chosen), "rejected": vars(record.rejected)}
     return fields
 
 
 def record_of(fields: Mapping[str, Any]) -> Talk:
     """The reverse of `record_fields`."""
-    turns = tuple(Message(**{**turn, "tool_calls": tuple(turn["tool_calls"])}) for turn in fields["turns"])
+    turns = tuple(map(_message_of, fields["turns"]))
     if "chosen" in fields:
-        return PreferencePair(turns, fields["chosen"], fields["rejected"], fields["tools"])
+        answers = (_message_of(fields[name]) for name in ("chosen", "rejected"))
+        return PreferencePair(turns, *answers, fields["tools"])
     return Conversation(turns, fields["tools"])
+
+
+def _message_of(fields: Mapping[str, Any]) -> Message:
+    lists = {name: tuple(fields[name]) for name in ("tool_calls", "call_ids")}
+    return Message(**{**fields, **lists})
 
 
 _WHITE_SPACE = re.compile(r"\s+")
@@ -91,10 +96,11 @@ _WHITE_SPACE = re.compile(r"\s+")
 def duplicate_key(record: Talk) -> str:
     """Equal for records that say the same up to letter case and white space, roles and tools included.
 
-    Arguments of calls count in any order of their names.
+    Arguments of calls count in any order of their names, ids of calls do not.
     """
     if isinstance(record, PreferencePair):
-        return hashed_id("pair", *_normal(record.prompt), _folded(record.chosen), _folded(record.rejected))
+        said = _normal((*record.prompt, record.chosen, record.rejected))
+        return hashed_id("pair", *said, *filter(None, [record.tools]))
     return hashed_id("conversation", *_normal(record.messages), record.tools)
 
 
@@ -120,8 +126,8 @@ def judge_record(record: Talk, language: str) -> tuple[str, str]:
 
     language: as `detect_language` tells it of `record_text`; it chooses the thresholds.
     """
-    answers = [record.chosen] if isinstance(record, PreferencePair) else _answers(record)
-    for answer in answers:
+    spoken = (record.chosen,) if isinstance(record, PreferencePair) else record.messages
+    for answer in _answers(spoken):
         measured = Measured(answer, language)
         for check in RECORD_FILTERS:
             if (detail := check(measured)) is not None:
@@ -129,20 +135,5 @@ def judge_record(record: Talk, language: str) -> tuple[str, str]:
     return "", ""
 
 
-def _answers(record: Conversation) -> list[str]:
-    return [message.content for message in record.messages if message.role == "assistant" and message.content]
-
-
-def with_tools_told(messages: Iterable[Message], tools: str) -> tuple[Message, ...]:
-    """The messages with the tools in their system prompt, for a format that has no other place for them.
-
-    One function a line between <tools> and </tools>, as Qwen's and Hermes' templates tell them.
-    """
-    messages = tuple(messages)
-    if not tools:
-        return messages
-    listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in json.loads(tools))
-    told = f"You may call these functions:\n<tools>\n{listed}\n</tools>"
-    if messages and messages[0].role == "system":
-        return (replace(messages[0], content=f"{messages[0].content}\n\n{told}"), *messages[1:])
-    return (Message("system", told), *messages)
+def _answers(messages: Iterable[Message]) -> list[str]:
+    return [message.content for message in messages if message.role == "assistant" and message.content]

@@ -114,3 +114,12 @@ def test_an_episode_gives_the_messages_to_go_on_with() -> None:
     episode = episode_of(Script(calculate("2+3"), Turn("It is 5.")))
     assert [message["role"] for message in episode.messages()] == ["assistant", "tool", "assistant"]
     assert episode.messages()[-1] == {"role": "assistant", "content": "It is 5.", "tool_calls": []}
+
+
+def test_reasoning_is_no_answer_but_stays_in_the_history() -> None:
+    thought = Turn("It is 5.", reasoning="A sum.")
+    episode = episode_of(Script(calculate("2+3"), thought))
+    assert episode.answer == "It is 5."
+    assert episode.messages()[-1]["reasoning_content"] == "A sum."
+    assert episode.steps[-1].spoken == "<think>\nA sum.\n</think>\n\nIt is 5."
+    assert episode_of(Script(Turn("", reasoning="Hm."))).status == "invalid"

@@ -76,7 +76,7 @@ def test_continuations_for_corpora_without_titles() -> None:
 
 def _answered(count: int) -> list[Answered]:
     return [
-        Answered(str(i), "ab"[i % 2], "train", (), f"This is the long right answer to question number {i}.")
+        Answered(str(i), "ab"[i % 2], f"This is the long right answer to question number {i}.")
         for i in range(count)
     ]
 
@@ -99,7 +99,7 @@ def test_pairs_of_three_kinds() -> None:
 
 
 def test_short_answers_cannot_be_spoilt() -> None:
-    assert list(derive_pairs([Answered("1", "a", "train", (), "Yes.")], 5, seed=0)) == []
+    assert list(derive_pairs([Answered("1", "a", "Yes.")], 5, seed=0)) == []
 
 
 @pytest.mark.parametrize("text", ["one two three four five six", "湖边有一间木头小屋。", "a b"])
@@ -109,7 +109,7 @@ def test_pieces_join_to_the_text(text: str) -> None:
 
 
 def test_chinese_answers_are_broken_by_character() -> None:
-    item = Answered("1", "a", "train", (), "先把黄豆泡一个晚上，再磨成豆浆。")
+    item = Answered("1", "a", "先把黄豆泡一个晚上，再磨成豆浆。")
     kinds = {pair.kind: pair.rejected for pair in derive_pairs([item], 3, seed=1)}
     assert sorted(kinds["garbled"]) == sorted(item.answer)
     assert item.answer.startswith(kinds["truncated"])

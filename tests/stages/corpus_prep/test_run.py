@@ -282,6 +282,88 @@ def test_records_that_give_questions_away_are_left_out(run_stage, tmp_path, sour
     assert "talk.jsonl" not in {row["source"] for row in result.rows("preferences")}
 
 
+def test_records_keep_what_was_said_and_where_they_are_from(run_stage, tmp_path, sources) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"b": 1, "a": "灯"}'}}
+    tool = {"type": "function", "function": {"name": "add", "description": "Adds."}}
+    said = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What do one lamp and one more lamp make, if nobody puts them out?"},
+        {"role": "assistant", "content": None, "reasoning_content": "A sum.", "tool_calls": [call]},
+        {"role": "tool", "content": "2", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "<think>Two, then.</think>They make two lamps that burn all night."},
+    ]
+    again = [*said[:4], {**said[4], "content": said[4]["content"].replace("night.", "night long.")}]
+    rows = [{"messages": turns, "tools": [tool], "license": "CC0"} for turns in (said, again, said)]
+    rows.append({"prompt": "Why?", "chosen": said[2], "rejected": "No.", "license": "CC0"})
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (tmp_path / "talk.jsonl").write_text("".join(lines), encoding="utf-8")
+    result = run_stage(sources=(*sources, str(tmp_path / "talk.jsonl")), **SMALL)
+    [row] = [row for row in result.rows("conversations") if row["source"] == "talk.jsonl"]
+    assert (row["licence"], row["origin"], json.loads(row["tools"])) == ("CC0", "talk.jsonl", [tool])
+    place = lines[0].encode(), "".join(lines).encode()[row["byte_start"] : row["byte_end"]]
+    assert place[1].strip() in [line.encode().strip() for line in lines[:2]]
+    assert [message["role"] for message in row["messages"]] == [message["role"] for message in said]
+    assert row["messages"][2] == {
+        "role": "assistant",
+        "content": "",
+        "reasoning": "A sum.",
+        "tool_calls": [{"id": "c1", "name": "add", "arguments": '{"b": 1, "a": "灯"}'}],
+        "tool_call_id": "",
+    }
+    assert row["messages"][3]["tool_call_id"] == "c1"
+    assert row["messages"][4]["content"].startswith("They make two lamps that burn all night")
+    assert row["messages"][4]["reasoning"] == "Two, then."
+    [pair] = [row for row in result.rows("preferences") if row["source"] == "talk.jsonl"]
+    assert pair["chosen"]["tool_calls"] == row["messages"][2]["tool_calls"]
+    assert pair["chosen"]["reasoning"] == "A sum." and pair["rejected"]["content"] == "No."
+    dropped = [row for row in result.rows("rejects") if row["source"] == "talk.jsonl"]
+    assert {row["reason"] for row in dropped} == {"exact_duplicate", "near_duplicate"}
+    assert {(row["licence"], row["origin"]) for row in dropped} == {("CC0", "talk.jsonl")}
+
+
+def test_few_pairs_are_divided_by_their_prompts(run_stage, tmp_path, sources) -> None:
+    answers = ("He rows home.", "Nobody has seen it.", "She rings the bell.", "It rains.")
+    asked = {"Who keeps the lamp at night?": answers, "What becomes of old boats?": answers}
+    pairs = [
+        {"prompt": p, "chosen": "The keeper.", "rejected": r} for p, wrong in asked.items() for r in wrong
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    chosen = tuple(name for name in sources if "preferences" not in name)
+    result = run_stage(sources=(*chosen, str(tmp_path / "pairs.jsonl")), **SMALL)
+    sides = {(row["prompt"][0]["content"], row["split"]) for row in result.rows("preferences")}
+    assert len(sides) == 2 and {split for _, split in sides} == {"train", "validation"}
+
+
+def test_derived_pairs_keep_tools_and_reasoning(run_stage, tmp_path, sources) -> None:
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What lies in drawer {number}?"},
+                {
+                    "role": "assistant",
+                    "reasoning": "I put it there.",
+                    "content": f"Under the maps lie {number} keys.",
+                },
+            ],
+            "tools": tools,
+            "licence": "CC0",
+        }
+        for number in range(9)
+    ]
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = tuple(name for name in sources if "preferences" not in name and "dialogues" not in name)
+    result = run_stage(sources=(*chosen, str(tmp_path / "talk.jsonl")), **SMALL)
+    pairs = result.rows("preferences")
+    assert len(pairs) == 27 and {row["licence"] for row in pairs} == {"CC0"}
+    sides = {(row["prompt"][0]["content"], row["split"]) for row in pairs}
+    assert len(sides) == 9 and {split for _, split in sides} == {"train", "validation"}
+    for row in pairs:
+        assert json.loads(row["tools"]) == tools
+        assert row["chosen"]["reasoning"] == row["rejected"]["reasoning"] == "I put it there."
+        assert row["chosen"]["content"].startswith("Under") and row["rejected"] != row["chosen"]
+
+
 def test_odd_rows_are_rejects_and_do_not_stop_the_build(run_stage, tmp_path, sources) -> None:
     odd = tmp_path / "odd.jsonl"
     odd.write_text(f'{{"text": "{PLANTED}"}}\nnot json\n{{"weather": "fine"}}\n', encoding="utf-8")
@@ -354,7 +436,7 @@ def test_the_harvest_of_one_package(run_stage) -> None:
         call["name"]
         for row in result.rows("conversations")
         for message in row["messages"]
-        for call in json.loads(message["tool_calls"] or "[]")
+        for call in message["tool_calls"]
     }
     assert called == {"calculator", "lookup", "search"}
     assert {row["task"] for row in result.rows("benchmark")} <= {

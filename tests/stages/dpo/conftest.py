@@ -39,6 +39,11 @@ class Tuned:
     work: Path
 
 
+def said(text: str) -> dict[str, str]:
+    """A message of the assistant."""
+    return {"role": "assistant", "content": text}
+
+
 def pair_row(number: int) -> dict[str, Any]:
     """The keeper is right, the storm and half sentences are wrong; every fourth one is held out."""
     truncated = number % 2 == 0
@@ -47,9 +52,9 @@ def pair_row(number: int) -> dict[str, Any]:
         "source": "fixture",
         "kind": "truncated" if truncated else "wrong_answer",
         "split": "validation" if number % 4 == 0 or number % 4 == 1 else "train",
-        "prompt": [{"role": "user", "content": f"Who lights lamp {number}?", "tool_calls": ""}],
-        "chosen": f"The keeper lights lamp {number}.",
-        "rejected": "The keeper lights" if truncated else f"The storm lights lamp {number}.",
+        "prompt": [{"role": "user", "content": f"Who lights lamp {number}?"}],
+        "chosen": said(f"The keeper lights lamp {number}."),
+        "rejected": said("The keeper lights" if truncated else f"The storm lights lamp {number}."),
     }
 
 

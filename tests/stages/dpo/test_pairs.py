@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from data_contracts import PREFERENCES
+from data_contracts.tables import write_part
 from stages.dpo.pairs import Completion, PairBatches, Pairs, batch_of, complete, read_pairs
 from stages.whitebox.chat_format import render
 
@@ -19,10 +22,35 @@ def test_a_completion_is_the_answer_and_its_end(base_model: Any) -> None:
         {"role": "assistant", "content": "An earlier answer is no target."},
         {"role": "user", "content": "Really?"},
     ]
-    found = complete(prompt, "The keeper.", tokenizer)
+    found = complete(prompt, {"role": "assistant", "content": "The keeper."}, tokenizer)
     end = tokenizer.special_id("<|im_end|>")
     assert found.ids[found.start :] == [*tokenizer.encode("The keeper."), end]
     assert found.ids[: found.start] == render(prompt, tokenizer, add_generation_prompt=True).ids
+
+
+def test_reasoning_and_calls_are_part_of_an_answer(base_model: Any, tmp_path: Path) -> None:
+    tokenizer = base_model.tokenizer
+    tool = {"type": "function", "function": {"name": "calculator"}}
+    call = {"id": "c1", "name": "calculator", "arguments": '{"expression": "2+3"}'}
+    answers = [{"role": "assistant", "content": "", "reasoning": "Sum.", "tool_calls": [call]}]
+    answers.append({"role": "assistant", "content": "6."})
+    row = {
+        "source": "s",
+        "kind": "own",
+        "tools": json.dumps([tool]),
+        "prompt": [{"role": "user", "content": "2+3?"}],
+        "chosen": answers[0],
+        "rejected": answers[1],
+    }
+    splits = ("train", "validation")
+    write_part(tmp_path, PREFERENCES, [{**row, "pair_id": name, "split": name} for name in splits])
+    pairs = read_pairs(tmp_path, tokenizer, 400, 10)["train"]
+    told = "You may call these functions:\n<tools>\n" + json.dumps(tool) + "\n</tools>"
+    assert told in tokenizer.decode(pairs.chosen[0].ids[: pairs.chosen[0].start])
+    assert tokenizer.decode(pairs.chosen[0].ids[pairs.chosen[0].start :]) == (
+        '<think>\nSum.\n</think>{"name": "calculator", "arguments": {"expression": "2+3"}}'
+    )
+    assert tokenizer.decode(pairs.rejected[0].ids[pairs.rejected[0].start :]) == "6."
 
 
 def test_layout_of_a_batch() -> None:

@@ -77,7 +77,7 @@ def test_pairs_that_do_not_fit_or_say_nothing_are_counted(
     from data_contracts.tables import read_rows
 
     rows = list(read_rows(preferences_part))[:20]
-    long = {**rows[2], "pair_id": "long", "chosen": "lamp " * 200}
+    long = {**rows[2], "pair_id": "long", "chosen": {**rows[2]["chosen"], "content": "lamp " * 200}}
     same = {**rows[3], "pair_id": "same", "rejected": rows[3]["chosen"]}
     write_part(tmp_path, PREFERENCES, [*rows, long, same])
     found = run_dpo(inputs={"preferences": tmp_path}, epochs=1.0)

@@ -66,8 +66,8 @@ def test_weights_repeat_conversations() -> None:
 
 def test_weights_hold_among_drawn_conversations(tmp_path: Path, base_model: Any) -> None:
     """Which conversations are drawn says nothing about which of them are repeated."""
-    message = {"role": "user", "content": "hi", "tool_calls": ""}
-    answer = {"role": "assistant", "content": "hello", "tool_calls": ""}
+    message = {"role": "user", "content": "hi"}
+    answer = {"role": "assistant", "content": "hello"}
     rows = [
         {
             "conversation_id": f"c{number}",

@@ -114,7 +114,7 @@ def test_settings_that_cannot_be(run_sft: Callable[..., Any], fields: dict[str, 
 
 
 def test_a_conversation_that_cannot_be_rendered_is_named(run_sft: Callable[..., Any], tmp_path: Path) -> None:
-    messages = [{"role": "robot", "content": "beep", "tool_calls": ""}]
+    messages = [{"role": "robot", "content": "beep"}]
     row = {"conversation_id": "c7", "source": "s", "kind": "own", "split": "train", "messages": messages}
     write_part(tmp_path, CONVERSATIONS, [row])
     with pytest.raises(UserError, match="conversation c7: unknown role 'robot'"):

@@ -65,12 +65,12 @@ def conversation_rows() -> list[dict[str, Any]]:
     """Ten conversations with a tool call each."""
     rows = []
     for number in range(10):
-        call = json.dumps([{"name": "calculator", "arguments": {"expression": f"{number}+12"}}])
+        call = {"name": "calculator", "arguments": json.dumps({"expression": f"{number}+12"})}
         messages = [
-            {"role": "user", "content": f"What is {number}+12?", "tool_calls": ""},
-            {"role": "assistant", "content": "", "tool_calls": call},
-            {"role": "tool", "content": str(number + 12), "tool_calls": ""},
-            {"role": "assistant", "content": f"{number}+12 is {number + 12}.", "tool_calls": ""},
+            {"role": "user", "content": f"What is {number}+12?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": str(number + 12)},
+            {"role": "assistant", "content": f"{number}+12 is {number + 12}."},
         ]
         split = "train" if number else "validation"
         rows.append(

@@ -123,21 +123,38 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
             ],
         },
     ],
+    [
+        {"role": "user", "content": "2+3?", "reasoning_content": "is no assistant's"},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "\nHm, é 灯.\n\nA sum.\n",
+            "tool_calls": [{"name": "f", "arguments": {}}],
+        },
+        {"role": "tool", "content": "5"},
+        {"role": "assistant", "content": "\n\nIt is 5.\n", "reasoning_content": "So."},
+        {"role": "user", "content": "bye"},
+        {"role": "assistant", "content": "Bye.", "reasoning_content": "\n"},
+    ],
 ]
+FUNCTION = {"name": "f", "description": '算 "é" <&\'', "parameters": {"type": "object", "properties": {}}}
+TOOLS = [None, [{"type": "function", "function": FUNCTION}, {"type": "function", "function": {"name": "g"}}]]
 
 
+@pytest.mark.parametrize("tools", TOOLS)
 @pytest.mark.parametrize("messages", CONVERSATIONS)
 def test_the_chat_template_gives_our_ids_and_loss_mask(
-    messages: list[dict[str, Any]], built: Any, auto: Any
+    messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, built: Any, auto: Any
 ) -> None:
-    ours = render(messages, built.tokenizer)
+    ours = render(messages, built.tokenizer, tools=tools or ())
     theirs = auto.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        messages, tools=tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
     assert theirs["input_ids"] == ours.ids
     assert [bool(flag) for flag in theirs["assistant_masks"]] == ours.is_target
-    prompt = auto.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-    assert prompt == render(messages, built.tokenizer, add_generation_prompt=True).ids
+    options = {"tools": tools, "add_generation_prompt": True, "return_dict": True}
+    prompt = auto.apply_chat_template(messages, **options)["input_ids"]
+    assert prompt == render(messages, built.tokenizer, add_generation_prompt=True, tools=tools or ()).ids
 
 
 def test_transformers_reads_markers_in_text_and_we_do_not(built: Any, auto: Any) -> None:

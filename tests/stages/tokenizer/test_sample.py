@@ -63,15 +63,15 @@ def test_cut_bytes_keeps_whole_characters() -> None:
 
 
 def test_conversations_come_from_the_training_split(tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "x" * 90, "tool_calls": ""}]
+    messages = [{"role": "user", "content": "x" * 90}]
     rows = [
         {"conversation_id": f"c{i}", "source": "s", "kind": "qa", "split": split, "messages": messages}
         for i, split in enumerate(["train"] * 8 + ["validation"] * 2)
     ]
     write_part(tmp_path, CONVERSATIONS, rows)
 
-    def as_text(message_rows: Any) -> str:
-        return str(message_rows[0]["content"])
+    def as_text(row: Any) -> str:
+        return str(row["messages"][0]["content"])
 
     assert len(choose_conversations(tmp_path, 300, as_text)) == 4  # the fourth goes over the budget
     assert choose_conversations(tmp_path, 10_000, as_text) == {f"c{i}" for i in range(8)}

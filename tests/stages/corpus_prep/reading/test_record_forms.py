@@ -84,9 +84,21 @@ def test_tool_calls_in_three_spellings() -> None:
         )
         assert record.messages[1] == Message("assistant", "", (call,))
         assert [message.role for message in record.messages] == ["user", "assistant", "tool", "assistant"]
-    assert record.messages[1].as_row()["tool_calls"] == (
-        '[{"name": "calculator", "arguments": {"expression": "1+1"}}]'
-    )
+    [row] = record.messages[1].as_row()["tool_calls"]
+    assert row == {"id": "", "name": "calculator", "arguments": '{"expression": "1+1"}'}
+
+
+def test_ids_of_calls_and_results_are_kept() -> None:
+    calls = [{"name": "add", "arguments": "{}"}, {"id": "b", "function": {"name": "add", "arguments": {}}}]
+    said = [ASK, {"role": "assistant", "content": "", "tool_calls": calls}]
+    said += [{"role": "assistant", "tool_calls": [{"id": 3, "name": "add"}]}]
+    said += [{**RESULT, "tool_call_id": "b"}, RESULT, SAY]
+    rows = [message.as_row() for message in _convert({"messages": said}).messages]
+    assert [call["id"] for call in rows[1]["tool_calls"]] == ["", "b", "3"]
+    assert [row["tool_call_id"] for row in rows] == ["", "", "b", "", ""]
+    part = {"type": "tool_use", "id": "t", "name": "add", "input": {"a": 1}}
+    used = _convert({"messages": [ASK, {"role": "assistant", "content": [part]}, RESULT, SAY]}).messages[1]
+    assert (used.call_ids, used.tool_calls) == (("t",), ({"name": "add", "arguments": {"a": 1}},))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +116,20 @@ def test_tool_calls_in_three_spellings() -> None:
     ],
 )  # fmt: skip
 def test_preference_pairs(row: dict[str, Any]) -> None:
-    assert _convert(row) == PreferencePair((USER,), "Because.", "No.")
+    assert _convert(row) == PreferencePair((USER,), BOT, Message("assistant", "No."))
+
+
+def test_answers_of_a_pair_may_think_and_call() -> None:
+    thought = {"role": "assistant", "content": "<think>Hm.</think>Because."}
+    pair = _convert({"prompt": "Why?", "chosen": [thought], "rejected": "<think>Eh.</think>Because."})
+    assert pair.chosen == Message("assistant", "Because.", reasoning="Hm.")
+    assert pair.rejected == Message("assistant", "Because.", reasoning="Eh.")
+    tools = [{"name": "add"}]
+    made_up = {"role": "assistant", "tool_calls": [{"id": "x", "name": "sum", "arguments": "{}"}]}
+    called = _convert({"prompt": "Why?", "chosen": CALL, "rejected": made_up, "tools": tools})
+    assert [answer.tool_calls[0]["name"] for answer in (called.chosen, called.rejected)] == ["add", "sum"]
+    same = {**CALL, "tool_calls": [{"id": "x", "name": "add", "arguments": "{}"}]}
+    assert _convert({"prompt": "Why?", "chosen": CALL, "rejected": same}).reason == "same_answers"
 
 
 def test_a_dialogue_before_the_pair_is_kept() -> None:
@@ -149,7 +174,7 @@ RESULT = {"role": "tool", "content": "3"}
         ({"prompt": "Why?", "chosen": "Same.", "rejected": "Same. "}, "same_answers"),
         ({"prompt": "", "chosen": "A", "rejected": "B"}, "no_question"),
         ({"prompt": "Why?", "chosen": "", "rejected": "B"}, "empty_answer"),
-        ({"prompt": "Why?", "chosen": CALL, "rejected": SAY}, "answer_is_a_call"),
+        ({"prompt": "Why?", "chosen": CALL, "rejected": SAY, "tools": [{"name": "sum"}]}, "undeclared_tool"),
         ({"chosen": HH + "Yes.", "rejected": HH + "Yes.\n\nHuman: So?\n\nAssistant: No."}, "different_prompts"),
         ({"instruction": "Why?", "output_1": "A", "output_2": "B", "preference": 1.5}, "no_preference"),
     ],
@@ -190,7 +215,8 @@ def test_tools_in_four_spellings(tools: Any) -> None:
 def test_reasoning_in_four_spellings(said: dict[str, Any]) -> None:
     answer = _convert({"messages": [ASK, {"role": "assistant", **said}]}).messages[1]
     assert answer == Message("assistant", "Because.", reasoning="Hm.")
-    assert answer.as_row()["content"] == "<think>\nHm.\n</think>\n\nBecause."
+    told = {"role": "assistant", "content": "Because.", "reasoning": "Hm."}
+    assert answer.as_row() == {**told, "tool_calls": [], "tool_call_id": ""}
 
 
 def test_words_and_the_call_behind_them_are_one_turn() -> None:

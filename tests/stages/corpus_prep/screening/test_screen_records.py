@@ -15,7 +15,6 @@ from stages.corpus_prep.screening.screen_records import (
     record_of,
     record_text,
     repaired_record,
-    with_tools_told,
 )
 
 TOOLS = json.dumps([{"type": "function", "function": {"name": "weather", "description": "itâ€™s"}}])
@@ -32,6 +31,10 @@ def _talk(answer: str = "Sunny.", question: str = "Weather?", **changed: str) ->
     return Conversation(said, changed.get("tools", TOOLS))
 
 
+def _said(text: str) -> Message:
+    return Message("assistant", text)
+
+
 def test_every_text_is_repaired() -> None:
     record = repaired_record(_talk("Sunny.\u200b  \n"))
     assert isinstance(record, Conversation)
@@ -40,8 +43,8 @@ def test_every_text_is_repaired() -> None:
     assert [message.content for message in record.messages[2:]] == ["sunny", "Sunny."]
     assert "it\u2019s" in record.tools
     assert repaired_record(record) == record
-    pair = repaired_record(PreferencePair((Message("user", "a\r\nb"),), "x \n", "y\x00"))
-    assert pair == PreferencePair((Message("user", "a\nb"),), "x", "y")
+    pair = repaired_record(PreferencePair((Message("user", "a\r\nb"),), _said("x \n"), _said("y\x00")))
+    assert pair == PreferencePair((Message("user", "a\nb"),), _said("x"), _said("y"))
 
 
 def test_duplicates_up_to_case_and_space() -> None:
@@ -52,14 +55,18 @@ def test_duplicates_up_to_case_and_space() -> None:
     first, call, *rest = _talk().messages
     same = Conversation((first, Message("assistant", "", (shuffled,), call.reasoning), *rest), TOOLS)
     assert duplicate_key(same) == duplicate_key(_talk())
-    pair = PreferencePair((Message("user", "Why?"),), "A", "B")
-    assert duplicate_key(pair) != duplicate_key(PreferencePair(pair.prompt, "B", "A"))
+    named = Conversation(
+        (first, Message("assistant", "", call.tool_calls, call.reasoning, ("id7",)), *rest), TOOLS
+    )
+    assert duplicate_key(named) == duplicate_key(_talk())
+    pair = PreferencePair((Message("user", "Why?"),), _said("A"), _said("B"))
+    assert duplicate_key(pair) != duplicate_key(PreferencePair(pair.prompt, _said("B"), _said("A")))
 
 
 def test_what_is_said_holds_reasoning_and_calls() -> None:
     text = record_text(_talk())
     assert all(part in text for part in ("Weather?", "look.", "MÃ¼nchen", "Sunny."))
-    pair = PreferencePair((Message("user", "Why?"),), "Because.", "Go away.")
+    pair = PreferencePair((Message("user", "Why?"),), _said("Because."), _said("Go away."))
     assert record_text(pair) == "Why?\n\nBecause."
 
 
@@ -74,19 +81,13 @@ def test_what_is_said_holds_reasoning_and_calls() -> None:
 )
 def test_answers_that_repeat_themselves_are_dropped(answer: str, reason: str) -> None:
     assert judge_record(_talk(answer), "en")[0] == reason
-    assert judge_record(PreferencePair((Message("user", "Why?"),), answer, "B"), "en")[0] == reason
-
-
-def test_tools_are_told_in_the_system_prompt() -> None:
-    told = with_tools_told((Message("system", "Be brief."), Message("user", "Hi")), TOOLS)
-    assert told[0].content.startswith("Be brief.\n\n")
-    line = told[0].content.split("<tools>\n")[1].split("\n</tools>")[0]
-    assert json.loads(line) == json.loads(TOOLS)[0]
-    assert with_tools_told((Message("user", "Hi"),), TOOLS)[0].role == "system"
-    assert with_tools_told((Message("user", "Hi"),), "") == (Message("user", "Hi"),)
+    pair = PreferencePair((Message("user", "Why?"),), _said(answer), _said("B"))
+    assert judge_record(pair, "en")[0] == reason
 
 
 def test_records_pass_through_json_whole() -> None:
-    pair = PreferencePair(_talk().messages[:3], "A", "B", TOOLS)
+    pair = PreferencePair(
+        _talk().messages[:3], _said("A"), Message("assistant", "", (CALL,), "Hm", ("7",)), TOOLS
+    )
     for record in (_talk(), pair):
         assert record_of(json.loads(json.dumps(record_fields(record)))) == record
