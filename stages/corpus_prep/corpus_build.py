@@ -14,6 +14,8 @@ from stages.corpus_prep.findings import show_duplicates
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.gathering import Gathered, Gatherer, read_own_questions
 from stages.corpus_prep.inputs import earlier_folders
+from stages.corpus_prep.repeat_passes import RepeatRules
+from stages.corpus_prep.repeats import Cut, cut_repeats
 from stages.corpus_prep.selection import Choice, Selection, Shards, select
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.corpus_prep.survey import (
@@ -36,6 +38,7 @@ class CorpusBuild:
     """Call the steps in their order: gather, select, survey, write_benchmark, write_documents."""
 
     gathered: Gathered
+    _cut: Cut
     found: Survey
     """What conversations and questions need of the documents that stay."""
 
@@ -70,12 +73,14 @@ class CorpusBuild:
         if not selection.keeps_any:
             self._gatherer.add_documents_of_records()
             selection = self._select()
+        self._cut.count(self.funnel)
         if not selection.keeps_any:
             hint = self._gatherer.why_nothing(selection.bad)
             raise UserError("corpus_prep found no document that it could keep", hint=hint)
+        self._cut.show(self.session)
         show_duplicates(self.session, selection)
-        decisions = selection.write(self.tables / "decisions", self.gathered.counts)
-        self._decided = list(zip(self.gathered.texts, decisions, strict=True))
+        decisions = selection.write(self.tables / "decisions", self._cut.tables.counts)
+        self._decided = list(zip(self._cut.tables.texts, decisions, strict=True))
 
     def _select(self) -> Selection:
         config, gathered = self.config, self.gathered
@@ -91,7 +96,15 @@ class CorpusBuild:
             switches=gathered.switches,
             mixture=gathered.mixture,
         )
-        return select(Shards(gathered.texts, gathered.measures, gathered.counts), choice, self.tables)
+        rules = RepeatRules(
+            config.repeated_paragraph_documents,
+            config.repeated_line_documents,
+            config.repeated_min_characters,
+            config.repeated_run_words,
+        )
+        tables = Shards(gathered.texts, gathered.measures, gathered.counts)
+        self._cut = cut_repeats(self.shards, tables, rules, self.tables)
+        return select(self._cut.tables, choice, self.tables)
 
     def survey(self) -> None:
         """Collect titles, first sentences and passages, and which training documents give them away."""
@@ -132,7 +145,7 @@ class CorpusBuild:
                 config.contamination_run_characters,
             )
             for (texts, decision), measures, leaks in zip(
-                self._decided, gathered.measures, self._leaks, strict=True
+                self._decided, self._cut.tables.measures, self._leaks, strict=True
             )
         ]
         written = collect(self.shards.run("write", write_shard, orders), self.outputs, self.funnel)
