@@ -169,8 +169,8 @@ class _Cutter:
         self.repeated = {kind: task.shard.repeated(counted, kind) for kind, counted in task.counted}
         self.funnel = Funnel(folder / REJECTS_NAME)
         self.num_documents = self.num_changed = 0
-        self.num_spans: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = {}
+        self.num_spans = Counter(dict.fromkeys(self.finders, 0))
+        self.examples: dict[str, list[str]] = {kind: [] for kind in self.finders}
 
     def run(self) -> dict[str, Any]:
         originals, place = self.shard.own_originals(), 0
@@ -230,8 +230,10 @@ class _Cutter:
         """What to cut out of the batch, of all kinds; counted."""
         prose = np.flatnonzero(~_is_code(documents))
         texts = documents.column("text").take(pa.array(prose))
-        found = []
+        found = [(prose[:0],) * 3]
         for kind, finder in self.finders.items():
+            if not len(self.repeated[kind].hashes):
+                continue
             spans = finder.find(texts, originals[prose].astype(np.int64), self.repeated[kind])
             self.num_spans[kind] += len(spans.text)
             self._show(kind, texts, spans)
@@ -239,7 +241,7 @@ class _Cutter:
         return Spans(*map(np.concatenate, zip(*found, strict=True)))
 
     def _show(self, kind: str, texts: pa.Array, spans: Spans) -> None:
-        shown = self.examples.setdefault(kind, [])
+        shown = self.examples[kind]
         for text, begin, end in zip(spans.text, spans.begin, spans.end, strict=True):
             if len(shown) == NUM_EXAMPLES:
                 return

@@ -21,18 +21,24 @@ SENTENCES = (
     "\u6cb3\u4e0a\u7684\u77f3\u6865\u5f88\u8001\uff0c\u6bcf\u5929\u6709\u8bb8\u591a\u4eba\u8d70\u8fc7\u3002"
     "\u706f\u5854\u7684\u706f\u5728\u591c\u91cc\u4eae\u7740\uff0c\u8fdc\u5904\u7684\u8239\u90fd\u80fd\u770b\u89c1\u3002",
 )
+MENU = " ".join(f"word{number}" for number in range(40))
+"""A line, a paragraph and a run of words of two documents."""
 QUESTION = {"question": "What was the old bridge over the grey river built of?", "choices": ["stone", "wood"]}
 
 
 def warm(folder: Path) -> None:
     """Run the stage in an empty folder."""
     texts, questions = folder / "texts.jsonl", folder / "questions.jsonl"
-    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in SENTENCES), encoding="utf-8")
+    pages = (*SENTENCES, f"{MENU}\n\n{SENTENCES[0][::-1]}", f"{SENTENCES[1][::-1]}\n\n{MENU}")
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in pages), encoding="utf-8")
     questions.write_text(json.dumps({**QUESTION, "answer": 0}) + "\n", encoding="utf-8")
     config = CorpusPrepConfig(
         sources=(str(texts),),
         benchmark_sources=(str(questions),),
         filters=("documentation",),
+        repeated_paragraph_documents=1,
+        repeated_line_documents=1,
+        repeated_run_words=40,
         num_question_conversations=1,
         num_tool_conversations=1,
     )
