@@ -36,11 +36,13 @@ def warm(folder: Path) -> None:
         sources=(str(texts),),
         benchmark_sources=(str(questions),),
         filters=("documentation",),
+        near_duplicate_similarity=0.88,
         repeated_paragraph_documents=1,
         repeated_line_documents=1,
         repeated_run_words=40,
         num_question_conversations=1,
         num_tool_conversations=1,
+        num_workers=1,
     )
     session = StageSession(
         "corpus_prep", folder / "work", EventLog(folder / "work" / "events.jsonl", as_json=False)
