@@ -105,9 +105,9 @@ def killed_in(work: Path, step: str, kill: Callable[[], None]) -> Iterator[None]
 def test_the_size_of_shards_changes_only_the_files(
     run_stage: Any, sources: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run_stage(sources=sources, **SMALL)
+    whole = run_stage(sources=sources, num_workers=1, **SMALL)
     monkeypatch.setattr(gathering, "SHARD_BYTES", 1_000)
-    cut = run_stage(sources=sources, **SMALL)
+    cut = run_stage(sources=sources, num_workers=1, **SMALL)
     for part in ("documents", "funnel", "benchmark", "scenarios", "conversations", "preferences"):
         assert list(read_rows(whole.parts[part])) == list(read_rows(cut.parts[part])), part
     rejects = [sorted(map(str, read_rows(run.parts["rejects"]))) for run in (whole, cut)]
