@@ -35,6 +35,7 @@ RUN = "run"
 NUM_PARTITIONS = 1 << PARTITION_BITS
 NUM_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 80
+PORTION_BYTES = 4 << 20
 CODE = "code"
 
 
@@ -136,9 +137,20 @@ def _prose(shard: MeasuredShard) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]
     """(texts, numbers) without source code."""
     number = shard.starts[shard.number]
     for batch in stream(shard.texts, ["language", "text"]):
-        prose = ~_is_code(batch)
-        yield batch.column("text").filter(pa.array(prose)), np.flatnonzero(prose) + number
+        prose = np.flatnonzero(~_is_code(batch))
+        for places, texts in _portions(batch.column("text").take(pa.array(prose))):
+            yield texts, prose[places] + number
         number += batch.num_rows
+
+
+def _portions(texts: pa.Array) -> Iterator[tuple[slice, pa.Array]]:
+    """Neighbouring texts of about 4 MB: their words take ten times as much memory."""
+    ends, begin = np.cumsum(text_bytes(texts)), 0
+    while begin < len(texts):
+        most = PORTION_BYTES + (ends[begin - 1] if begin else 0)
+        end = max(begin + 1, int(np.searchsorted(ends, most, "right")))
+        yield slice(begin, end), texts[begin:end]
+        begin = end
 
 
 def _is_code(batch: pa.RecordBatch) -> NDArray[np.bool_]:
@@ -229,15 +241,15 @@ class _Cutter:
     def _find(self, documents: pa.RecordBatch, originals: NDArray[np.uint32]) -> Spans:
         """What to cut out of the batch, of all kinds; counted."""
         prose = np.flatnonzero(~_is_code(documents))
-        texts = documents.column("text").take(pa.array(prose))
         found = [(prose[:0],) * 3]
-        for kind, finder in self.finders.items():
-            if not len(self.repeated[kind].hashes):
-                continue
-            spans = finder.find(texts, originals[prose].astype(np.int64), self.repeated[kind])
-            self.num_spans[kind] += len(spans.text)
-            self._show(kind, texts, spans)
-            found.append((prose[spans.text], spans.begin, spans.end))
+        for places, texts in _portions(documents.column("text").take(pa.array(prose))):
+            numbers = originals[prose[places]].astype(np.int64)
+            for kind, finder in self.finders.items():
+                if len(self.repeated[kind].hashes):
+                    spans = finder.find(texts, numbers, self.repeated[kind])
+                    self.num_spans[kind] += len(spans.text)
+                    self._show(kind, texts, spans)
+                    found.append((prose[places][spans.text], spans.begin, spans.end))
         return Spans(*map(np.concatenate, zip(*found, strict=True)))
 
     def _show(self, kind: str, texts: pa.Array, spans: Spans) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from stages.corpus_prep import gathering
+from stages.corpus_prep import gathering, repeat_passes
 from stages.corpus_prep.cleaning import content_id
 from stages.corpus_prep.spec import CorpusPrepConfig
 from stages.runtime.events import read_events
@@ -85,6 +85,7 @@ def test_the_documents_are_those_of_a_plain_loop(
     run_stage: Callable[..., Any], tmp_path: Path, unit: str, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gathering, "SHARD_BYTES", 1)  # a shard for each file
+    monkeypatch.setattr(repeat_passes, "PORTION_BYTES", 600)
     texts = made_texts()
     setting = {f"repeated_{unit}_documents": limit, "repeated_min_characters": 10}
     result = run_stage(sources=write(tmp_path / "in", texts), **setting, **PLAIN)
