@@ -8,7 +8,7 @@ run out of memory.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def content_id(text: str) -> str:
     return str(document_ids(measured.column("text_hash"))[0].as_py())
 
 
-def stream(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def stream(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """A shard's table, one batch in memory at a time; batches begin where they were written."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):

@@ -220,8 +220,8 @@ class _Cutter:
                 Spans(np.searchsorted(changed, spans.text), spans.begin, spans.end),
             )
         )
-        statistics = measure(left)
-        filled = statistics.column("visible_characters").to_numpy() > 0
+        columns = measured_again(left)
+        filled = columns["visible_characters"].to_numpy() > 0
         after = before.copy()
         after[changed] = text_bytes(left)
         stays = np.ones(len(before), bool)
@@ -229,12 +229,6 @@ class _Cutter:
         self._record(documents.filter(pa.array(~stays)))
         self.funnel.passed(STEP, int(before[stays].sum()), int(after[stays].sum()), int(stays.sum()))
         self.num_changed += int(filled.sum())
-        columns = {
-            "doc_id": document_ids(statistics.column("text_hash")),
-            "num_bytes": pa.array(text_bytes(left)),
-            "text": left,
-            **{field.name: statistics.column(field.name) for field in STATISTICS_SCHEMA},
-        }
         whole = pa.Table.from_batches([documents])
         return tuple(_replaced(table, changed, columns).filter(pa.array(stays)) for table in (whole, about))
 
@@ -265,6 +259,17 @@ class _Cutter:
         for row in emptied.to_pylist():
             about = {name: row[name] for name in ("doc_id", "source", "title", "num_bytes")}
             self.funnel.dropped(STEP, ONLY_REPEATS, row["text"], "all of it stands elsewhere", **about)
+
+
+def measured_again(texts: pa.Array) -> dict[str, pa.Array]:
+    """Every column of a shard's two tables that follows from the text of a document, for changed texts."""
+    statistics = measure(texts)
+    return {
+        "doc_id": document_ids(statistics.column("text_hash")),
+        "num_bytes": pa.array(text_bytes(texts)),
+        "text": texts,
+        **{field.name: statistics.column(field.name) for field in STATISTICS_SCHEMA},
+    }
 
 
 def _side_by_side(
