@@ -17,11 +17,13 @@ from safetensors.numpy import load_file
 
 from data_contracts.contract import safetensors_header
 from data_contracts.tables import part_files
+from flows.vocabulary import read_token_bytes
 from stages.runtime.events import EVENTS_NAME, format_seconds, read_events
 from stages.runtime.store import Artifact
 
 MASKED = -100
 CELL_CHARACTERS = 200
+SHOWN_TOKENS = 24
 
 
 def show_artifact(artifact: Artifact, console: Console, rows: int = 3) -> None:
@@ -63,10 +65,23 @@ def _show_part(artifact: Artifact, part: str, console: Console, rows: int) -> No
     elif part_files(folder):
         _show_rows(folder, console, rows)
     else:
+        if part == "tokenizer":
+            _show_vocabulary(folder, console)
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             console.print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes", markup=False)
             if path.suffix == ".safetensors":
                 console.print(f"    {_tensors(path)}", markup=False)
+
+
+def _show_vocabulary(folder: Path, console: Console) -> None:
+    """How many tokens of which kind, and some of the learned ones, evenly spread over the ids."""
+    _, *lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    kinds = Counter(row[1] for row in rows)
+    console.print(f"  {len(rows):,} tokens: " + ", ".join(f"{kind} {n:,}" for kind, n in kinds.items()))
+    learned = [f"{row[0]} {row[2]}" for row in rows if row[1] == "text"]
+    shown = learned[:: max(1, len(learned) // SHOWN_TOKENS)][:SHOWN_TOKENS]
+    console.print(Text("  " + "  ".join(shown)), soft_wrap=True)
 
 
 def _tensors(path: Path) -> str:
@@ -142,7 +157,7 @@ def _show_reasons(folder: Path, console: Console, rows: int) -> None:
 def _show_preview(folder: Path, tokenizer_folder: Path, console: Console, rows: int) -> None:
     """The first training batch: trained tokens bright, masked ones dim, a line between conversations."""
     tensors = load_file(folder / "preview.safetensors")
-    pieces = _pieces(tokenizer_folder / "tokenizer.model")
+    pieces = read_token_bytes(tokenizer_folder / "tokenizer.json")
     console.print("bright: the loss counts this token; dim: it is only read")
     for row in range(min(rows, len(tensors["ids"]))):
         ids, labels, documents = (tensors[name][row] for name in ("ids", "labels", "document_ids"))
@@ -165,18 +180,3 @@ def _coloured(ids: Any, labels: Any, documents: Any, pieces: list[bytes]) -> Ite
             before = document
         text = b"".join(piece for _, _, piece in stretch).decode("utf-8", "replace")
         yield text, "bold green" if counts else "dim"
-
-
-def _pieces(model: Path) -> list[bytes]:
-    """Token id -> the bytes that it stands for."""
-    from sentencepiece import SentencePieceProcessor
-
-    processor = SentencePieceProcessor(model_file=str(model))
-    return [_piece_bytes(processor, token) for token in range(processor.get_piece_size())]
-
-
-def _piece_bytes(processor: Any, token: int) -> bytes:
-    piece: str = processor.id_to_piece(token)
-    if processor.is_byte(token):
-        return bytes([int(piece[1:-1], 16)])
-    return piece.replace("▁", " ").encode()

@@ -233,8 +233,8 @@ def content_id(text: str) -> str:
     return str(document_ids(measured.column("text_hash"))[0].as_py())
 
 
-def stream(path: Path) -> Iterator[pa.RecordBatch]:
+def stream(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """A shard's table, one batch in memory at a time; batches begin where they were written."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            yield from file.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=[group], use_threads=False)
+            yield from file.iter_batches(ROWS_PER_BATCH, [group], columns, use_threads=False)

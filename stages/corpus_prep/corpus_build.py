@@ -17,6 +17,8 @@ from stages.corpus_prep.findings import show_duplicates
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.gathering import Gathered, Gatherer, read_own_questions
 from stages.corpus_prep.inputs import earlier_folders
+from stages.corpus_prep.repeat_passes import RepeatRules
+from stages.corpus_prep.repeats import Cut, cut_repeats
 from stages.corpus_prep.screening.screen_documents import Screening
 from stages.corpus_prep.screening.screen_models import make_models
 from stages.corpus_prep.screening.screen_rules import limits_of
@@ -43,6 +45,7 @@ class CorpusBuild:
     """Call the steps in their order: gather, select, survey, write_benchmark, write_documents."""
 
     gathered: Gathered
+    _cut: Cut
     found: Survey
     """What conversations and questions need of the documents that stay."""
 
@@ -60,10 +63,10 @@ class CorpusBuild:
         self.tables.mkdir(parents=True, exist_ok=True)
         self.own_questions = read_own_questions(config, session)
         self.filters = Filters(config.filters, config.thresholds, limits_of(config))
-        self.screening = Screening(self.filters, mask=config.mask, simplify_chinese=config.simplify_chinese)
-        models = make_models(config, self.screening.clean, self.tables / "models")
-        screening = replace(self.screening, models=models)
-        self._gatherer = Gatherer(config, shards, funnel, session, screening)
+        screening = Screening(self.filters, mask=config.mask, simplify_chinese=config.simplify_chinese)
+        models = make_models(config, screening.clean, self.tables / "models")
+        self.screening = replace(screening, models=models)
+        self._gatherer = Gatherer(config, shards, funnel, session, self.screening)
         self._decided: list[tuple[Path, Path]] = []
         self._leaks: list[Path] = []
         self._asked: list[str] = []
@@ -81,12 +84,14 @@ class CorpusBuild:
         if not selection.keeps_any:
             self._gatherer.add_documents_of_records()
             selection = self._select()
+        self._cut.count(self.funnel)
         if not selection.keeps_any:
             hint = self._gatherer.why_nothing(selection.bad)
             raise UserError("corpus_prep found no document that it could keep", hint=hint)
+        self._cut.show(self.session)
         show_duplicates(self.session, selection, self.config.near_duplicate_similarity)
-        decisions = selection.write(self.tables / "decisions", self.gathered.counts)
-        self._decided = list(zip(self.gathered.texts, decisions, strict=True))
+        decisions = selection.write(self.tables / "decisions", self._cut.tables.counts)
+        self._decided = list(zip(self._cut.tables.texts, decisions, strict=True))
 
     def _select(self) -> Selection:
         config, gathered = self.config, self.gathered
@@ -102,7 +107,15 @@ class CorpusBuild:
             switches=gathered.switches,
             mixture=gathered.mixture,
         )
-        return select(Shards(gathered.texts, gathered.measures, gathered.counts), choice, self.tables)
+        rules = RepeatRules(
+            config.repeated_paragraph_documents,
+            config.repeated_line_documents,
+            config.repeated_min_characters,
+            config.repeated_run_words,
+        )
+        tables = Shards(gathered.texts, gathered.measures, gathered.counts)
+        self._cut = cut_repeats(self.shards, tables, rules, self.screening, self.tables)
+        return select(self._cut.tables, choice, self.tables)
 
     def survey(self) -> None:
         """Collect titles, first sentences and passages, and which training documents give them away."""
@@ -143,7 +156,7 @@ class CorpusBuild:
                 config.contamination_run_characters,
             )
             for (texts, decision), measures, leaks in zip(
-                self._decided, gathered.measures, self._leaks, strict=True
+                self._decided, self._cut.tables.measures, self._leaks, strict=True
             )
         ]
         written = collect(self.shards.run("write", write_shard, orders), self.outputs, self.funnel)

@@ -17,7 +17,16 @@ UNKNOWN = {"licence": "", "origin": ""}
 
 #: In order. `sampled` and `size_limit` leave out good documents that were too many; all other steps drop
 #: documents for a reason, and every one of those is a row of the rejects.
-STEPS = ("read", "sampled", "repaired", "quality", "deduplicated", "size_limit", "decontaminated")
+STEPS = (
+    "read",
+    "sampled",
+    "repaired",
+    "repeats_cut",
+    "quality",
+    "deduplicated",
+    "size_limit",
+    "decontaminated",
+)
 
 
 @dataclass

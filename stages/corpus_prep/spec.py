@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data_contracts import (
     AGENT_SCENARIOS,
@@ -21,6 +21,7 @@ from stages.corpus_prep.inputs import external_inputs, outside_inputs
 from stages.runtime.spec import StageConfig, StageSpec
 
 PersonalData = Literal["email", "ip", "id_number", "card", "phone"]
+MIN_RUN_WORDS = 10
 
 
 class CorpusPrepConfig(StageConfig):
@@ -49,6 +50,14 @@ class CorpusPrepConfig(StageConfig):
     near_duplicate_similarity: float = Field(default=0.8, ge=0, le=1)
     """Jaccard similarity of word 5-grams from which one of two documents goes, or one of two conversations or
     pairs of yours; 0 keeps near-duplicates."""
+    repeated_paragraph_documents: int = Field(default=0, ge=0)
+    """A paragraph that more than so many documents hold stays in the first of them only; 0: all stay."""
+    repeated_line_documents: int = Field(default=0, ge=0)
+    """The same for lines, such as menus and signatures."""
+    repeated_min_characters: int = Field(default=30, ge=1)
+    """Lines and paragraphs with fewer characters, white space not counted, stay in any case."""
+    repeated_run_words: int = Field(default=0, ge=0)
+    """A run of so many words that an earlier document holds is cut out; 0: none. Lee et al. 2021 take 50."""
     contamination_run_words: int = Field(default=13, ge=6)
     """Words in a row of a benchmark question that a document may not hold."""
     contamination_run_characters: int = Field(default=13, ge=6)
@@ -104,6 +113,13 @@ class CorpusPrepConfig(StageConfig):
     for (1 GiB each). The result is the same."""
     dask_scheduler: str = ""
     """Address such as tcp://10.0.0.5:8786: shards go to the workers of that Dask cluster instead."""
+
+    @field_validator("repeated_run_words")
+    @classmethod
+    def _runs_are_long(cls, num_words: int) -> int:
+        if 0 < num_words < MIN_RUN_WORDS:
+            raise ValueError(f"shorter runs than {MIN_RUN_WORDS} words are just phrases; 0 cuts none")
+        return num_words
 
 
 SPEC = StageSpec(

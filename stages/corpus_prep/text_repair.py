@@ -52,6 +52,17 @@ class Repaired:
 
 def repair_text(text: str) -> Repaired:
     """Mend one text. Pure: the same text always gives the same result, and a repaired text stays as it is."""
+    repairs: set[str] = set()
+    before = None
+    # What is taken out may bring together what is mojibake only now.
+    while text != before and (before is None or _MOJIBAKE.search(text)):
+        before = text
+        text, done = _repaired_once(text)
+        repairs.update(done)
+    return Repaired(text, tuple(name for name in REPAIRS if name in repairs))
+
+
+def _repaired_once(text: str) -> tuple[str, list[str]]:
     repairs: list[str] = []
 
     def changed(name: str, new: str) -> None:
@@ -71,7 +82,7 @@ def repair_text(text: str) -> Repaired:
     if not text.isascii():
         changed("nfc", unicodedata.normalize("NFC", text))
     changed("white_space", _BLANK_LINES.sub("\n\n\n", _TRAILING_SPACE.sub("", text)).strip("\n"))
-    return Repaired(text, tuple(repairs))
+    return text, repairs
 
 
 def without_surrogates(text: str) -> str:

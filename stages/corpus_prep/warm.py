@@ -24,13 +24,16 @@ SENTENCES = (
     "\u6cb3\u4e0a\u7684\u77f3\u6865\u5f88\u8001\uff0c\u6bcf\u5929\u6709\u8bb8\u591a\u4eba\u8d70\u8fc7\u3002"
     "\u706f\u5854\u7684\u706f\u5728\u591c\u91cc\u4eae\u7740\uff0c\u8fdc\u5904\u7684\u8239\u90fd\u80fd\u770b\u89c1\u3002",
 )
+MENU = " ".join(f"word{number}" for number in range(40))
+"""A line, a paragraph and a run of words of two documents."""
 QUESTION = {"question": "What was the old bridge over the grey river built of?", "choices": ["stone", "wood"]}
 
 
 def warm(folder: Path) -> None:
     """Run the stage in an empty folder."""
     texts, questions = folder / "texts.jsonl", folder / "questions.jsonl"
-    _write_texts(texts, SENTENCES)
+    pages = (*SENTENCES, f"{MENU}\n\n{SENTENCES[0][::-1]}", f"{SENTENCES[1][::-1]}\n\n{MENU}")
+    _write_texts(texts, pages)
     questions.write_text(json.dumps({**QUESTION, "answer": 0}) + "\n", encoding="utf-8")
     good, words = folder / "good.jsonl", folder / "words.txt"
     _write_texts(good, [SENTENCES[0] * (MIN_TRAINING_CHARACTERS // 100)] * MIN_TEXTS)
@@ -43,8 +46,13 @@ def warm(folder: Path) -> None:
         word_lists=(str(words),),
         good_text=(str(good),),
         bad_text=(str(good),),
+        near_duplicate_similarity=0.88,
+        repeated_paragraph_documents=1,
+        repeated_line_documents=1,
+        repeated_run_words=40,
         num_question_conversations=1,
         num_tool_conversations=1,
+        num_workers=1,
     )
     session = StageSession(
         "corpus_prep", folder / "work", EventLog(folder / "work" / "events.jsonl", as_json=False)

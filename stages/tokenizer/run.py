@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_contracts.tables import read_part
 from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
 from stages.tokenizer.alphabet import Coverage
@@ -19,9 +19,10 @@ from stages.tokenizer.bundle import (
 )
 from stages.tokenizer.extension import extend_model
 from stages.tokenizer.importing import import_tokenizer
+from stages.tokenizer.learned import learned_once, learning_key
 from stages.tokenizer.packing_report import report_packing
 from stages.tokenizer.quality import idle_pieces, measure_quality, quality_rows
-from stages.tokenizer.sample import Sample, choose_conversations, choose_documents
+from stages.tokenizer.sample import Sample, choose_conversations, choose_documents, count_splits
 from stages.tokenizer.sentencepiece_file import without_dummy_prefix
 from stages.tokenizer.shards import ShardSettings, write_shards
 from stages.tokenizer.spec import TokenizerConfig, external_files
@@ -34,8 +35,7 @@ def run(
     config: TokenizerConfig, inputs: Mapping[str, Path], outputs: Mapping[str, Path], session: StageSession
 ) -> dict[str, float]:
     """Make the vocabulary and encode the corpus; returns bytes per token and its kin."""
-    splits = read_part(inputs["documents"], ["split"]).column("split").to_pylist()
-    _check_splits(splits)
+    _check_splits(count_splits(inputs["documents"]))
     tokenizer = _make_tokenizer(config, inputs, outputs["tokenizer"], session)
     settings = ShardSettings(config.shard_tokens, config.shuffle_seed, config.num_threads)
     written = write_shards(inputs["documents"], tokenizer, outputs["tokens"], session, settings)
@@ -84,20 +84,25 @@ def _learn(
     """The model file; beside an extended one the base's, for who starts from its weights."""
     texts = _draw_sample(config, inputs, session)
     coverage = Coverage(config.character_coverage, config.coverage_of_script)
-    if not config.extend:
+    base = files["extend"].read_bytes() if config.extend else b""
+
+    def learn() -> bytes:
+        if base:
+            return extend_model(base, texts, config.vocab_size, config.extend_scripts, coverage)
         recipe = Recipe(coverage, config.model_type, config.word_scheme, config.user_defined_symbols)
         return train_sentencepiece(texts, config.vocab_size, recipe=recipe)
-    base = files["extend"].read_bytes()
-    model = extend_model(base, texts, config.vocab_size, config.extend_scripts, coverage)
-    (folder / "base.model").write_bytes(without_dummy_prefix(base))
+
+    model = learned_once(learn, learning_key(config, texts, base), session)
+    if base:
+        (folder / "base.model").write_bytes(without_dummy_prefix(base))
     return model
 
 
-def _check_splits(splits: list[str]) -> None:
+def _check_splits(splits: Counter[str]) -> None:
     for split in ("train", "validation"):
-        if split not in splits:
+        if not splits[split]:
             raise UserError(
-                f"none of the {len(splits)} documents is in the {split} split",
+                f"none of the {splits.total():,} documents is in the {split} split",
                 hint="give corpus_prep more text, or change [corpus_prep] validation_fraction",
             )
 

@@ -1,6 +1,6 @@
 """Corpus prep on corpora of growing size: is time linear, does memory stay flat?
 
-    python tests/benchmarks/corpus_scale.py TEXTS.parquet [MORE.parquet ...] [--gigabytes 0.1 1 10] [--plot FILE.png]
+    python tests/benchmarks/corpus_scale.py TEXTS.parquet [MORE.parquet ...] [--gigabytes 0.1 1 10] [--plot FILE.png] [--settings JSON]
 
 Each corpus is made of the given texts, again and again, with a sixth of all words (Chinese: of all characters)
 exchanged, so that no copy is a near-duplicate of another. It is kept in --folder, and the stage runs on it as a
@@ -131,12 +131,12 @@ def peak_of(pid: int) -> int:
     return int(match.group(1)) * 1024 if match else 0
 
 
-def measure(corpus: Path, folder: Path, workers: int) -> Measured:
+def measure(corpus: Path, folder: Path, workers: int, more: dict[str, object]) -> Measured:
     """Run the stage on a corpus."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = folder / "config.json"
-    settings = {"sources": [str(corpus)], "max_megabytes": 1e9, "num_workers": workers, **LITTLE_TALK}
+    settings = {"sources": [str(corpus)], "max_megabytes": 1e9, "num_workers": workers, **LITTLE_TALK, **more}
     config.write_text(json.dumps(settings))
     command = [
         sys.executable,
@@ -190,6 +190,9 @@ def main() -> None:
     parser.add_argument("--gigabytes", nargs="+", type=float, default=[0.1, 1.0, 10.0])
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/corpus-scale"))
+    parser.add_argument(
+        "--settings", type=json.loads, default={}, help='such as {"repeated_line_documents": 10}'
+    )
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     texts = texts_of(options.texts)
@@ -202,7 +205,7 @@ def main() -> None:
         done = corpus / "bytes"
         if not done.exists():
             done.write_text(str(make_corpus(texts, corpus, int(gigabytes * 1e9))))
-        run = measure(corpus, options.folder / "run", options.workers)
+        run = measure(corpus, options.folder / "run", options.workers, options.settings)
         found.append(run)
         print(
             f"| {run.megabytes:,.0f} | {run.documents:,} | {run.seconds:.0f} | {run.cpu_seconds:.0f} | "

@@ -14,12 +14,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.corpus_prep.decontamination import ContaminationIndex, LeakRules
+from stages.corpus_prep.duplicates.partitioned_files import PartitionedFiles, create_hash_files
+from stages.corpus_prep.duplicates.repeat_counts import read_shared, share_repeated
 from stages.corpus_prep.duplicates.repeated_runs import RepeatedRuns
-from stages.corpus_prep.duplicates.repeated_spans import RepeatedSpans, Unit
+from stages.corpus_prep.duplicates.repeated_spans import RepeatedHashes, RepeatedSpans, Unit
 from stages.corpus_prep.duplicates.words import split_words
 
 TEXTS = ("wiki_en", "books_en", "peps_en", "laws_zh", "web_zh", "classical_modern_zh", "tech_docs_d2l_zh")
@@ -56,9 +59,11 @@ def read_texts(folder: Path, name: str) -> pa.Array:
     return table[column].cast(pa.large_string()).combine_chunks()
 
 
-def batches(texts: pa.Array) -> Iterator[pa.Array]:
+def batches(texts: pa.Array) -> Iterator[tuple[pa.Array, np.ndarray]]:
+    """(texts, their numbers)."""
     for begin in range(0, len(texts), BATCH_ROWS):
-        yield texts[begin : begin + BATCH_ROWS]
+        batch = texts[begin : begin + BATCH_ROWS]
+        yield batch, np.arange(begin, begin + len(batch))
 
 
 def read_questions(folder: Path) -> list[tuple[str, str]]:
@@ -98,23 +103,32 @@ def planted_leaks(index: ContaminationIndex, questions: list[tuple[str, str]], h
 
 def spans(unit: Unit, texts: pa.Array) -> int:
     """Bytes that two passes cut out."""
+    repeated = RepeatedSpans(unit, 30)
     with tempfile.TemporaryDirectory() as folder:
-        repeated = RepeatedSpans(Path(folder) / unit, unit, 30, 1)
-        for batch in batches(texts):
-            repeated.add(batch)
-        repeated.count()
-        return sum(repeated.find(batch).num_bytes for batch in batches(texts))
+        found = counted(Path(folder), texts, repeated.note)
+    return sum(repeated.find(batch, numbers, found).num_bytes for batch, numbers in batches(texts))
 
 
 def runs(texts: pa.Array) -> int:
     """Bytes that three passes cut out."""
+    repeated = RepeatedRuns(50)
     with tempfile.TemporaryDirectory() as folder:
-        repeated = RepeatedRuns(Path(folder) / "runs", 50)
-        for work in (repeated.add, repeated.near):
-            for batch in batches(texts):
-                work(batch)
-            repeated.count()
-        return sum(repeated.find(batch).num_bytes for batch in batches(texts))
+        marks = counted(Path(folder) / "marks", texts, repeated.note)
+        found = counted(Path(folder) / "runs", texts, lambda t, n, f: repeated.note_runs(t, n, marks, f))
+    return sum(repeated.find(batch, numbers, found).num_bytes for batch, numbers in batches(texts))
+
+
+def counted(
+    folder: Path, texts: pa.Array, note: Callable[[pa.Array, np.ndarray, PartitionedFiles], None]
+) -> RepeatedHashes:
+    """What several documents hold of what `note` writes."""
+    files, found = create_hash_files(folder / "noted"), folder / "counted"
+    for batch, numbers in batches(texts):
+        note(batch, numbers, files)
+    found.mkdir()
+    originals = np.arange(len(texts))
+    share_repeated([files], np.array([0, len(texts)]), originals, range(files.num_partitions), 1, found)
+    return read_shared([found], 0, 1)
 
 
 def main() -> None:
@@ -134,7 +148,7 @@ def main() -> None:
         texts = read_texts(folder, name)
         size = texts.nbytes / 1e6
         cells = [name, f"{size:.1f}", f"{size / fastest(lambda t=texts: split_words(t)):.0f}"]
-        cells.append(f"{size / fastest(lambda t=texts: [index.find_batch(b) for b in batches(t)]):.0f}")
+        cells.append(f"{size / fastest(lambda t=texts: [index.find_batch(b) for b, _ in batches(t)]):.0f}")
         cells.append(" / ".join(str(len(set(i.find_batch(texts).document))) for i in (index, longer)))
         for work in (lambda t: spans("line", t), lambda t: spans("paragraph", t), runs):
             cut = work(texts)

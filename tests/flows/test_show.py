@@ -66,7 +66,7 @@ def test_rejects_by_reason_with_examples(tmp_path: Path) -> None:
 
 
 def test_masked_tokens_are_dim_and_borders_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(show, "_pieces", lambda _: PIECES)
+    monkeypatch.setattr(show, "read_token_bytes", lambda _: PIECES)
     (tmp_path / "preview").mkdir()
     tensors = {
         "ids": np.array([[0, 1, 2, 3, 4, 5, 0, 6]]),

@@ -40,8 +40,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with two_nodes(tmp_path_factory.mktemp("cluster")) as address:
-        yield address
+    with two_nodes(tmp_path_factory.mktemp("cluster")) as nodes:
+        yield nodes.address
 
 
 def test_here_in_processes_and_on_a_cluster(tmp_path: Path, cluster: str) -> None:

@@ -9,7 +9,7 @@ bytes from the same input, whatever the number of workers.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ MAX_DOCUMENTS = 2**32
 PARTITION_BITS = 8
 BUFFERED_RECORDS = 1 << 19
 """So many are held until they are written: every writing opens each partition's file."""
+MAX_RECORDS = 1 << 22
+"""So many are sorted at once: a larger partition is read several times, a range of its hashes each time."""
 
 
 class PartitionedFiles:
@@ -73,6 +75,11 @@ class PartitionedFiles:
         path = self._path(partition)
         return np.fromfile(path, self.dtype) if path.exists() else np.empty(0, self.dtype)
 
+    def num_records(self, partition: int) -> int:
+        """How many records were written to a partition and flushed."""
+        path = self._path(partition)
+        return path.stat().st_size // self.dtype.itemsize if path.exists() else 0
+
     def remove(self) -> None:
         """Delete the folder."""
         self._held.clear()
@@ -102,20 +109,36 @@ def append_hashes(
 
 
 def repeated_records(
-    sources: Sequence[PartitionedFiles],
+    sources: Sequence[PartitionedFiles], partitions: Iterable[int] | None = None
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint32]]]:
     """Per partition (hashes, documents) of the hashes that occur twice, sorted by hash; documents ascend if
-    appended so.
+    appended so. A partition of more than MAX_RECORDS records comes in ranges of its hashes.
 
     Most hashes occur once. Two bitmaps sort them out in two passes without sorting; only the rest is sorted.
     """
-    for partition in range(sources[0].num_partitions if sources else 0):
-        records = np.concatenate([source.read(partition) for source in sources])
-        hashes = np.ascontiguousarray(records["hash"])
-        repeated = records[seen_again(hashes)]
-        del records, hashes
-        order = np.argsort(repeated["hash"], kind="stable")
-        yield repeated["hash"][order], repeated["document"][order]
+    for partition in range(sources[0].num_partitions if sources else 0) if partitions is None else partitions:
+        for records in _ranges(sources, partition):
+            hashes = np.ascontiguousarray(records["hash"])
+            repeated = records[seen_again(hashes)]
+            del records, hashes
+            order = np.argsort(repeated["hash"], kind="stable")
+            yield repeated["hash"][order], repeated["document"][order]
+
+
+def _ranges(sources: Sequence[PartitionedFiles], partition: int) -> Iterator[NDArray]:
+    """The records of a partition, divided by further bits of their hashes if there are too many."""
+    for source in sources:
+        source.flush()
+    total = sum(source.num_records(partition) for source in sources)
+    bits = (-(-total // MAX_RECORDS) - 1).bit_length() if total else 0
+    for number in range(1 << bits):
+        yield np.concatenate([_in_range(source.read(partition), bits, number) for source in sources])
+
+
+def _in_range(records: NDArray, bits: int, number: int) -> NDArray:
+    if not bits:
+        return records
+    return records[records["hash"] << np.uint64(PARTITION_BITS) >> np.uint64(64 - bits) == number]
 
 
 def seen_again(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:

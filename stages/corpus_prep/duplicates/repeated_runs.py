@@ -18,84 +18,64 @@ per word, and 12 per word that lies near a repeat; memory: 12 bytes per repeated
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from stages.corpus_prep.duplicates.gram_hits import rolled_hashes
-from stages.corpus_prep.duplicates.partitioned_files import append_hashes, create_hash_files
-from stages.corpus_prep.duplicates.repeated_spans import RepeatedHashes, Spans, count_repeated
+from stages.corpus_prep.duplicates.partitioned_files import PartitionedFiles, append_hashes
+from stages.corpus_prep.duplicates.repeated_spans import RepeatedHashes, Spans
 from stages.corpus_prep.duplicates.words import split_words
 from stages.runtime.compiled import njit
 
 
+@dataclass(frozen=True)
 class RepeatedRuns:
-    """Three passes over the same texts in the same order: `add`, `near`, `find`, with `count` after the first
-    two."""
+    """Runs of num_words words (at least 2). Three passes: `note`, `note_runs`, `find`, with a count of what
+    is in several documents after the first two."""
 
-    def __init__(self, folder: Path, num_words: int = 50, more_than_documents: int = 1) -> None:
-        """num_words: shortest run that counts as repeated.
+    num_words: int
 
-        Raises:
-            ValueError: num_words is under 2.
-        """
-        if num_words < 2:
-            raise ValueError(f"a run has at least 2 words, not {num_words}")
-        self.num_words = num_words
-        self.mark_words = (num_words + 1) // 2
-        self.more_than_documents = more_than_documents
-        self.folder = folder
-        self.files = create_hash_files(folder)
-        self.repeated: RepeatedHashes | None = None
-        self._number = 0
+    @property
+    def mark_words(self) -> int:
+        """Words of a fingerprint."""
+        return (self.num_words + 1) // 2
 
-    def count(self) -> RepeatedHashes:
-        """After `add` and after `near`: which hashes are in several documents. The next pass begins."""
-        self.repeated = count_repeated([self.files], self.more_than_documents)
-        self.files = create_hash_files(self.folder)
-        self._number = 0
-        return self.repeated
-
-    def add(self, texts: pa.Array) -> None:
-        """First pass: fingerprints of a batch (large_string)."""
+    def note(self, texts: pa.Array, documents: NDArray[np.integer], files: PartitionedFiles) -> None:
+        """First pass: fingerprints of a batch (large_string). documents: the number of each, ascending."""
         words = split_words(texts)
         marks, text, _ = _fingerprints(words.hashes, words.offsets, self.mark_words, self.num_words)
-        append_hashes(self.files, marks, text + self._advance(texts))
+        append_hashes(files, marks, documents[text])
 
-    def near(self, texts: pa.Array) -> None:
+    def note_runs(
+        self,
+        texts: pa.Array,
+        documents: NDArray[np.integer],
+        repeated: RepeatedHashes,
+        files: PartitionedFiles,
+    ) -> None:
         """Second pass: the runs that hold a repeated fingerprint."""
         words = split_words(texts)
         marks, text, place = _fingerprints(words.hashes, words.offsets, self.mark_words, self.num_words)
-        known = self._repeated().elsewhere(marks, np.full(len(marks), -1))
+        known = repeated.elsewhere(marks, np.full(len(marks), -1))
         runs, text = _runs_near(
             words.hashes, words.offsets, text[known], place[known], self.mark_words, self.num_words
         )
-        append_hashes(self.files, runs, text + self._advance(texts))
+        append_hashes(files, runs, documents[text])
 
-    def find(self, texts: pa.Array) -> Spans:
-        """Third pass: the spans to cut out of the next batch."""
-        words, repeated = split_words(texts), self._repeated()
+    def find(self, texts: pa.Array, documents: NDArray[np.integer], repeated: RepeatedHashes) -> Spans:
+        """Third pass: the spans of a batch that an earlier document holds already."""
+        words = split_words(texts)
         runs, text, place = _all_runs(words.hashes, words.offsets, self.num_words)
-        gone = repeated.elsewhere(runs, text + self._advance(texts))
+        gone = repeated.elsewhere(runs, documents[text])
         text, low = text[gone], words.offsets[text[gone]] + place[gone]
         # Runs that overlap or touch are one span.
         new = np.ones(len(low), np.bool_)
         new[1:] = (text[1:] != text[:-1]) | (np.diff(low) > self.num_words)
         first, last = np.flatnonzero(new), np.flatnonzero(np.append(new, True)[1:])
         return Spans(text[first], words.begins[low[first]], words.ends[low[last] + self.num_words - 1])
-
-    def _advance(self, texts: pa.Array) -> int:
-        """Number of the batch's first document."""
-        first = self._number
-        self._number += len(texts)
-        return first
-
-    def _repeated(self) -> RepeatedHashes:
-        if self.repeated is None:
-            raise RuntimeError("count() comes between two passes")
-        return self.repeated
 
 
 def winnowed(hashes: NDArray[np.uint64], window: int) -> NDArray[np.int64]:

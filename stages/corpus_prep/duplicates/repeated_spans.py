@@ -1,9 +1,10 @@
 """Paragraphs and lines that many documents hold: menus, licences, signatures. The first document keeps them.
 
-    spans = RepeatedSpans(work / "lines", "line", min_characters=30, more_than_documents=10)
-    for batch in batches: spans.add(batch["text"])          # first pass: 12 bytes per span on disk
-    spans.count()                                           # one partition in memory at a time
-    for batch in batches: spans.find(batch["text"])         # second pass: what to cut out of each document
+    spans = RepeatedSpans("line", min_characters=30)
+    for texts, documents in batches: spans.note(texts, documents, files)   # 12 bytes per span on disk
+    share_repeated([files], starts, range(256), 10, folder)                # `repeat_counts.py`
+    repeated = read_shared([folder], shard=0)
+    for texts, documents in batches: spans.find(texts, documents, repeated)  # what to cut out of each
 
 A line ends at a line feed, a paragraph at an empty line. Two spans are equal if their characters are, up to
 the amount of white space between them. Hashes have 64 bits: among ten thousand million spans a collision is
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,12 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stages.corpus_prep.duplicates.gram_hits import GramTable, places_of
-from stages.corpus_prep.duplicates.partitioned_files import (
-    PartitionedFiles,
-    append_hashes,
-    create_hash_files,
-    repeated_records,
-)
+from stages.corpus_prep.duplicates.partitioned_files import PartitionedFiles, append_hashes
 from stages.corpus_prep.duplicates.words import finished, text_buffers
 from stages.runtime.compiled import njit
 
@@ -71,58 +66,22 @@ class RepeatedHashes:
         return found
 
 
-def count_repeated(files: list[PartitionedFiles], more_than_documents: int) -> RepeatedHashes:
-    """The hashes that more than `more_than_documents` documents hold; 12 bytes each stay in memory."""
-    found, first = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
-    for hashes, documents in repeated_records(files):
-        new_pair = np.ones(len(hashes), np.bool_)
-        new_hash = new_pair.copy()
-        new_hash[1:] = hashes[1:] != hashes[:-1]
-        new_pair[1:] = new_hash[1:] | (documents[1:] != documents[:-1])
-        starts = np.flatnonzero(new_hash)
-        if len(starts):
-            enough = np.add.reduceat(new_pair.astype(np.int64), starts) > more_than_documents
-            found.append(hashes[starts[enough]])
-            first.append(documents[starts[enough]])
-    # Partitions are ranges of hashes in ascending order, so the whole is sorted.
-    return RepeatedHashes(np.concatenate(found), np.concatenate(first))
-
-
+@dataclass(frozen=True)
 class RepeatedSpans:
-    """Two passes over the same texts in the same order; see the module."""
+    """Lines or paragraphs; those of fewer than min_characters that are no white space are left alone."""
 
-    def __init__(self, folder: Path, unit: Unit, min_characters: int, more_than_documents: int) -> None:
-        """Spans shorter than min_characters, or in at most more_than_documents, are left alone."""
-        self.files = create_hash_files(folder)
-        self.unit: Unit = unit
-        self.min_characters = min_characters
-        self.more_than_documents = more_than_documents
-        self.repeated: RepeatedHashes | None = None
-        self._num_added = self._num_looked = 0
+    unit: Unit
+    min_characters: int
 
-    def add(self, texts: pa.Array) -> None:
-        """First pass: take note of the spans of a batch (large_string)."""
+    def note(self, texts: pa.Array, documents: NDArray[np.integer], files: PartitionedFiles) -> None:
+        """Take note of the spans of a batch (large_string). documents: the number of each, ascending."""
         text, _, _, hashes = split_spans(texts, self.unit, self.min_characters)
-        append_hashes(self.files, hashes, text + self._num_added)
-        self._num_added += len(texts)
+        append_hashes(files, hashes, documents[text])
 
-    def count(self) -> RepeatedHashes:
-        """Between the passes: which spans are repeated. The work files are deleted."""
-        self.repeated = count_repeated([self.files], self.more_than_documents)
-        self.files.remove()
-        return self.repeated
-
-    def find(self, texts: pa.Array) -> Spans:
-        """Second pass: the spans to cut out of the next batch.
-
-        Raises:
-            RuntimeError: `count` was not called.
-        """
-        if self.repeated is None:
-            raise RuntimeError("count() comes between the two passes")
+    def find(self, texts: pa.Array, documents: NDArray[np.integer], repeated: RepeatedHashes) -> Spans:
+        """The repeated spans of a batch that an earlier document holds already."""
         text, begin, end, hashes = split_spans(texts, self.unit, self.min_characters)
-        gone = self.repeated.elsewhere(hashes, text + self._num_looked)
-        self._num_looked += len(texts)
+        gone = repeated.elsewhere(hashes, documents[text])
         return Spans(text[gone], begin[gone], end[gone])
 
 
@@ -179,12 +138,25 @@ def _split_spans(data, bounds, paragraphs, min_characters, places, hashes):
 
 
 def cut_spans(texts: pa.Array, spans: Spans) -> pa.Array:
-    """The texts without the spans, as large_string; spans may overlap. Memory is that of the batch."""
+    """The texts without the spans, as large_string; spans may overlap. Memory: three times the batch."""
     data, bounds = text_buffers(texts)
-    keep = np.ones(int(bounds[-1] - bounds[0]), np.bool_)
-    base = bounds[spans.text] - bounds[0]
-    for begin, end in zip((base + spans.begin).tolist(), (base + spans.end).tolist(), strict=True):
-        keep[begin:end] = False
-    kept = np.ascontiguousarray(data[bounds[0] : bounds[-1]][keep])
-    offsets = np.concatenate(([0], np.cumsum(keep)))[bounds - bounds[0]].astype(np.int64)
-    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(kept))
+    base = bounds[spans.text]
+    kept, ends = np.empty(int(bounds[-1] - bounds[0]), np.uint8), np.zeros(len(bounds), np.int64)
+    _cut(data, bounds, base + spans.begin, base + spans.end, kept, ends)
+    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(kept[: ends[-1]]))
+
+
+@njit(cache=True)
+def _cut(data, bounds, begins, ends, kept, new_bounds):
+    """Copy what no span covers into `kept`, and where each text ends there into `new_bounds`."""
+    start = bounds[0]
+    gone = np.zeros(bounds[-1] - start, np.bool_)
+    for span in range(len(begins)):
+        gone[begins[span] - start : ends[span] - start] = True
+    count = 0
+    for text in range(len(bounds) - 1):
+        for place in range(bounds[text], bounds[text + 1]):
+            if not gone[place - start]:
+                kept[count] = data[place]
+                count += 1
+        new_bounds[text + 1] = count

@@ -111,12 +111,19 @@ class DocumentScreen:
 
     def _scores(self, texts: pa.LargeStringArray, addresses: pa.Array) -> dict[str, pa.Array]:
         """The columns of SCREEN_SCHEMA about lists and models."""
-        models, length = self.models, len(texts)
-        hits = models.phrases.count(texts) if models.phrases else None
-        urls = models.urls.entries_for(addresses.to_pylist()) if models.urls else None
+        length = len(texts)
+        urls = self.models.urls.entries_for(addresses.to_pylist()) if self.models.urls else None
         return {
             "listed_urls": _numbers(urls, length),
             "listed_url": pa.array(urls, pa.string()) if urls else _constant("", pa.string(), length),
+            **self.text_scores(texts),
+        }
+
+    def text_scores(self, texts: pa.LargeStringArray) -> dict[str, pa.Array]:
+        """Those of them that follow from the text."""
+        models, length = self.models, len(texts)
+        hits = models.phrases.count(texts) if models.phrases else None
+        return {
             "listed_phrases": hits["listed_phrases"] if hits else _constant(0, pa.uint32(), length),
             "listed_phrase": hits["first_listed_phrase"] if hits else _constant("", pa.string(), length),
             "perplexity": models.perplexity.perplexity(texts) if models.perplexity else _nulls(length),

@@ -1,12 +1,20 @@
-"""The corpus in many shards: the same bytes by one process, by two, by two nodes, and after a kill."""
+"""The corpus in many shards: the same bytes by one process, by two, by two nodes, and after kills.
+
+With everything on that looks at several shards: repeated lines, paragraphs and runs, near-duplicates, limits.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +27,39 @@ from tests.dask_cluster import two_nodes
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 REPOSITORY = FIXTURES.parents[1]
-SMALL = {"num_tool_conversations": 60, "num_question_conversations": 60, "num_scenarios": 10}
+SMALL = {
+    "num_tool_conversations": 60,
+    "num_question_conversations": 60,
+    "num_scenarios": 10,
+    "repeated_paragraph_documents": 3,
+    "repeated_line_documents": 2,
+    "repeated_run_words": 12,
+}
+FOOTER = "This page was copied from the almanac of the harbour masters, volume"
 
 
-def digests(folder: Path) -> dict[str, bytes]:
-    parts = (p for part in SPEC.writes for p in (folder / part).rglob("*.parquet"))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in parts}
+def digests(folder: Path) -> dict[str, str]:
+    """Every file of every part -> sha256."""
+    files = (p for part in SPEC.writes for p in (folder / part).rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> tuple[str, ...]:
-    """Eight files of English text, some documents in two of them."""
+    """Eight files of English text, some documents in two of them, all with a footer, two with quotations."""
     lines = (FIXTURES / "corpus_english.jsonl").read_text(encoding="utf-8").splitlines()
     folder = tmp_path / "texts"
     folder.mkdir()
     for number in range(8):
-        held = lines[number * 4 : number * 4 + 6]
-        (folder / f"{number}.jsonl").write_text("\n".join(held) + "\n", encoding="utf-8")
+        rows = [json.loads(line) for line in lines[number * 4 : number * 4 + 6]]
+        for row in rows:
+            row["text"] += (
+                f"\n\n{FOOTER} {number % 2 + 1}.\nAll rights of this almanac are reserved for ever."
+            )
+        if number in (2, 4):
+            rows[0]["text"] = rows[1]["text"][200:500] + "\n\n" + json.loads(lines[0])["text"][100:400]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{number}.jsonl").write_text(text, encoding="utf-8")
     return (str(folder), str(FIXTURES / "corpus_dialogues.jsonl"))
 
 
@@ -65,23 +89,56 @@ def test_one_process_two_processes_two_nodes(
     one = run_stage(num_workers=1, **settings)
     two = run_stage(num_workers=2, **settings)
     (tmp_path / "cluster").mkdir()
-    with two_nodes(tmp_path / "cluster") as address:
-        nodes = run_stage(dask_scheduler=address, **settings)
-    made = digests(one.folder / "out")
+    with two_nodes(tmp_path / "cluster") as cluster:
+        nodes = run_stage(dask_scheduler=cluster.address, **settings)
+        with killed_in(tmp_path / "run3" / "work", "prepare", lambda: cluster.kill_node(0)):
+            left = run_stage(dask_scheduler=cluster.address, **settings)
+        assert cluster.nodes[0].wait() == -signal.SIGKILL and cluster.nodes[1].poll() is None
+    made, *others = (digests(run.folder / "out") for run in (one, two, nodes, left))
     assert len(list((one.folder / "out" / "documents").iterdir())) > 8
-    assert made == digests(two.folder / "out") == digests(nodes.folder / "out")
-    assert one.metrics == two.metrics == nodes.metrics
+    assert {name.partition("/")[0] for name in made} == set(SPEC.writes)
+    assert others == [made] * 3
+    assert one.metrics == two.metrics == nodes.metrics == left.metrics
+    footers = [row["text"].count(FOOTER) for row in one.rows("documents")]
+    assert sum(footers) == 1 and len(footers) > 16
     dropped = {name for name in one.metrics if name.startswith("dropped_")}
     assert dropped == {"dropped_exact_duplicate", "dropped_listed_phrase", "dropped_low_quality_score"}
+
+
+@contextmanager
+def killed_in(work: Path, step: str, kill: Callable[[], None]) -> Iterator[None]:
+    """Meanwhile: `kill` as soon as the first shard of the step is done."""
+    killed = threading.Event()
+
+    def watch() -> None:
+        while not list((work / "shards" / step).glob("?????/done.json")):
+            time.sleep(0.002)
+        kill()
+        killed.set()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield
+    assert killed.is_set()
+    thread.join()
 
 
 def test_the_size_of_shards_changes_only_the_files(
     run_stage: Any, sources: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run_stage(sources=sources, **SMALL)
+    whole = run_stage(sources=sources, num_workers=1, **SMALL)
     monkeypatch.setattr(gathering, "SHARD_BYTES", 1_000)
-    cut = run_stage(sources=sources, **SMALL)
-    for part in ("documents", "document_scores", "funnel", "benchmark", "conversations", "preferences"):
+    cut = run_stage(sources=sources, num_workers=1, **SMALL)
+    parts = (
+        "documents",
+        "document_scores",
+        "funnel",
+        "benchmark",
+        "scenarios",
+        "conversations",
+        "preferences",
+    )
+    for part in parts:
         assert list(read_rows(whole.parts[part])) == list(read_rows(cut.parts[part])), part
     rejects = [sorted(map(str, read_rows(run.parts["rejects"]))) for run in (whole, cut)]
     assert rejects[0] == rejects[1] and rejects[0]
@@ -100,7 +157,11 @@ if __name__ == "__main__":
 """
 
 
-def test_kill_9_and_resume(sources: tuple[str, ...], tmp_path: Path) -> None:
+def test_kill_9_and_resume(
+    run_stage: Any, sources: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "SHARD_BYTES", 1_000)
+    whole = run_stage(sources=sources, num_workers=1, **SMALL)
     script, config = tmp_path / "program.py", tmp_path / "config.json"
     script.write_text(PROGRAM)
     config.write_text(json.dumps({"sources": sources, "num_workers": 2, **SMALL}))
@@ -117,16 +178,19 @@ def test_kill_9_and_resume(sources: tuple[str, ...], tmp_path: Path) -> None:
         ]
         return subprocess.Popen([sys.executable, str(script), *options], env=environment)
 
-    shards = tmp_path / "w" / "killed" / "shards" / "prepare"
-    program = start("killed")
-    deadline = time.monotonic() + 60
-    while not list(shards.glob("?????/done.json")):
-        assert program.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    program.kill()
-    program.wait()
-    left = {path: path.stat().st_mtime_ns for path in shards.glob("?????/done.json")}
-    assert left and not (tmp_path / "killed").exists()
-    assert start("killed").wait() == start("whole").wait() == 0
+    shards = tmp_path / "w" / "killed" / "shards"
+    done: dict[Path, int] = {}
+    for step in ("prepare", "repeats_cut"):
+        program = start("killed")
+        deadline = time.monotonic() + 60
+        while not list(shards.glob(f"{step}/?????/done.json")):
+            assert program.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        program.kill()
+        program.wait()
+        assert not (tmp_path / "killed").exists()
+        assert {path: path.stat().st_mtime_ns for path in done} == done  # by earlier runs, and not again
+        done = {path: path.stat().st_mtime_ns for path in shards.glob("*/?????/done.json")}
+    assert start("killed").wait() == 0
     made = digests(tmp_path / "killed")
-    assert made == digests(tmp_path / "whole") and len(made) > 16
+    assert made == digests(whole.folder / "out") and len(made) > 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stages.corpus_prep.text_repair import decode_bytes, repair_text
@@ -48,6 +48,7 @@ def test_what_must_stay_stays(text: str) -> None:
 
 
 @settings(max_examples=150, deadline=None)
+@example("\u00c2\x08\u00a0")
 @given(st.text(st.characters(), max_size=60))
 def test_repairing_twice_changes_nothing_more(text: str) -> None:
     once = repair_text(text).text

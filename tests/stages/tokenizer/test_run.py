@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
+import subprocess
+import sys
+import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +20,11 @@ from safetensors import safe_open
 
 from data_contracts import TOKEN_SHARDS, TOKENIZER_BUNDLE
 from data_contracts.tables import read_rows
+from flows.vocabulary import read_token_bytes
 from stages.runtime.errors import UserError
+from stages.runtime.events import EventLog
+from stages.runtime.session import StageSession
+from stages.tokenizer import run as stage
 from stages.tokenizer.spec import SPEC, TokenizerConfig
 from stages.whitebox.batches import TokenShards
 from stages.whitebox.tokenizer import Tokenizer
@@ -149,8 +159,57 @@ def test_an_extended_model_and_its_base_are_in_the_bundle(
     assert (base.vocab_size, grown.tokenizer.vocab_size) == (450, 480)
     assert [base.piece(i) for i in range(450)] == [grown.tokenizer.piece(i) for i in range(450)]
     assert grown.metrics["dead_pieces"] == 0
+    spelled = read_token_bytes(grown.outputs["tokenizer"] / "tokenizer.json")
+    for i, token in enumerate(spelled):
+        special = grown.tokenizer.is_special(i)
+        assert token == (grown.tokenizer.piece(i).encode() if special else grown.tokenizer.token_bytes(i))
     for row in rows:
         assert grown.tokenizer.encode(row["text"]) == base.encode(row["text"])
+
+
+KILLED = """
+    import io, sys, time
+    from pathlib import Path
+    from stages.runtime.events import EventLog
+    from stages.runtime.session import StageSession
+    from stages.tokenizer import run as stage
+    from stages.tokenizer.spec import TokenizerConfig
+
+    root, *inputs = map(Path, sys.argv[1:])
+    outputs = {part: root / part for part in ("tokenizer", "tokens")}
+    for folder in outputs.values():
+        folder.mkdir()
+    stage.write_shards = lambda *arguments: time.sleep(600)
+    log = EventLog(root / "work" / "events.jsonl", as_json=False, stream=io.StringIO())
+    named = dict(zip(("documents", "conversations"), inputs))
+    stage.run(TokenizerConfig(vocab_size=600), named, outputs, StageSession("tokenizer", root / "work", log))
+"""
+
+
+def test_after_kill_9_nothing_is_learned_again(
+    built: Any, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [str(built.inputs[role]) for role in ("documents", "conversations")]
+    killed = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), *inputs],
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+    )
+    work = tmp_path / "work"
+    while not list(work.glob("checkpoints/learned-*.model")):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    monkeypatch.setattr(stage, "train_sentencepiece", lambda *_, **__: pytest.fail("it learned again"))
+    outputs = {part: tmp_path / part for part in built.outputs}
+    session = StageSession("tokenizer", work, EventLog(work / "log", as_json=False, stream=io.StringIO()))
+    stage.run(TokenizerConfig(vocab_size=600), built.inputs, outputs, session)
+    for part, folder in built.outputs.items():
+        for path in folder.iterdir():
+            assert path.read_bytes() == (outputs[part] / path.name).read_bytes(), path.name
+    with pytest.raises(pytest.fail.Exception, match="it learned again"):
+        stage.run(TokenizerConfig(vocab_size=601), built.inputs, outputs, session)
 
 
 def test_files_outside_count_by_their_content(tmp_path: Path) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_contracts import CONVERSATIONS, DOCUMENTS
 from data_contracts.tables import write_part
 from stages.tokenizer.sample import (
+    Draw,
     allocate,
     choose_conversations,
     choose_documents,
+    count_splits,
     cut_bytes,
     sampled_documents,
 )
@@ -49,6 +54,37 @@ def test_documents_are_chosen_by_id_within_the_budget(tmp_path: Path) -> None:
     assert sum(len(text) for text in sampled_documents(tmp_path / "a", chosen)) == sum(chosen.values())
     assert sum(doc_id.startswith("zh") for doc_id in chosen) == 10
     assert "en999" not in chosen
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 50)), unique_by=lambda item: item[0]),
+    st.integers(0, 300),
+)
+def test_a_draw_is_the_shortest_beginning_that_spends_it(items: list[tuple[int, int]], quota: int) -> None:
+    draw, expected, left = Draw(quota), {}, quota
+    for number, size in items:
+        draw.offer(str(number), size)
+    in_order = sorted(items, key=lambda item: hashlib.blake2b(str(item[0]).encode(), digest_size=8).digest())
+    for number, size in in_order:
+        if left > 0:
+            expected[str(number)] = min(size, left)
+            left -= size
+    assert draw.taken() == expected
+
+
+def test_a_draw_holds_no_more_than_it_may_need() -> None:
+    draw = Draw(1000)
+    for number in range(5000):
+        draw.offer(str(number), 100)
+        assert len(draw._held) <= 10
+
+
+def test_splits_are_counted_over_all_files(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "validation", "train")):
+        folder = tmp_path / str(number)
+        write_part(folder, DOCUMENTS, [row(i, "en", 1, split) for i in range(1500 + number)])
+        (folder / "part-00000.parquet").rename(tmp_path / f"part-{number:05d}.parquet")
+    assert count_splits(tmp_path) == {"train": 1500 + 1502, "validation": 1501}
 
 
 def test_long_documents_lend_only_their_beginning(tmp_path: Path) -> None:

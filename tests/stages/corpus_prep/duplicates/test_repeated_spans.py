@@ -5,18 +5,60 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from stages.corpus_prep.duplicates import partitioned_files
+from stages.corpus_prep.duplicates.partitioned_files import PartitionedFiles, create_hash_files
+from stages.corpus_prep.duplicates.repeat_counts import read_shared, share_repeated
 from stages.corpus_prep.duplicates.repeated_runs import RepeatedRuns, winnowed
-from stages.corpus_prep.duplicates.repeated_spans import RepeatedSpans, Spans, cut_spans, split_spans
+from stages.corpus_prep.duplicates.repeated_spans import (
+    RepeatedHashes,
+    RepeatedSpans,
+    Spans,
+    Unit,
+    cut_spans,
+    split_spans,
+)
+
+Note = Callable[[int, pa.Array, np.ndarray, PartitionedFiles], None]
 
 
 def _array(texts: list[str]) -> pa.Array:
     return pa.array(texts, pa.large_string())
+
+
+def _noted(folder: Path, shards: list[list[str]], note: Note) -> list[PartitionedFiles]:
+    """What `note` writes of each shard."""
+    files = [create_hash_files(folder / str(number)) for number in range(len(shards))]
+    for number, (texts, documents) in enumerate(_numbered(shards)):
+        note(number, texts, documents, files[number])
+        files[number].flush()
+    return files
+
+
+def _numbered(shards: list[list[str]]) -> list[tuple[pa.Array, np.ndarray]]:
+    starts = _starts(shards)
+    return [(_array(texts), np.arange(starts[n], starts[n + 1])) for n, texts in enumerate(shards)]
+
+
+def _starts(shards: list[list[str]]) -> np.ndarray:
+    return np.concatenate(([0], np.cumsum([len(texts) for texts in shards])))
+
+
+def _counted(
+    folder: Path, files: list[PartitionedFiles], limit: int, starts: np.ndarray
+) -> list[RepeatedHashes]:
+    """What each shard is told, counted by two workers."""
+    folders = [folder / name for name in ("low", "high")]
+    for place, partitions in zip(folders, (range(100), range(100, 256)), strict=True):
+        place.mkdir(parents=True)
+        share_repeated(files, starts, np.arange(starts[-1]), partitions, limit, place)
+    return [read_shared(folders, shard, len(files)) for shard in range(len(files))]
 
 
 def _pieces(text: str, unit: str, min_characters: int) -> list[str]:
@@ -52,16 +94,21 @@ def test_spans_are_those_of_a_regular_expression(unit: str, minimum: int) -> Non
 
 
 @pytest.mark.parametrize("unit", ["line", "paragraph"])
-@pytest.mark.parametrize("limit", [1, 5])
-def test_the_first_occurrence_stays_and_the_others_go(unit: str, limit: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("limit", "max_records"), [(1, 10**6), (5, 10**6), (1, 1)])
+def test_the_first_occurrence_stays_and_the_others_go(
+    unit: Unit, limit: int, max_records: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitioned_files, "MAX_RECORDS", max_records)  # 1: every partition in ranges
     texts = _made(2)
-    spans = RepeatedSpans(tmp_path / "spans", unit, 3, limit)
-    batches = [_array(texts[:13]), _array(texts[13:14]), _array(texts[14:])]
-    for batch in batches:
-        spans.add(batch)
-    spans.count()
-    assert not (tmp_path / "spans").exists()
-    cut = [text for batch in batches for text in cut_spans(batch, spans.find(batch)).to_pylist()]
+    shards = [texts[:13], [], texts[13:14], texts[14:]]
+    spans = RepeatedSpans(unit, 3)
+    files = _noted(tmp_path / "noted", shards, lambda _, *batch: spans.note(*batch))
+    repeated = _counted(tmp_path / "counted", files, limit, _starts(shards))
+    cut = [
+        text
+        for (batch, documents), found in zip(_numbered(shards), repeated, strict=True)
+        for text in cut_spans(batch, spans.find(batch, documents, found)).to_pylist()
+    ]
     holders: dict[str, list[int]] = {}
     for number, text in enumerate(texts):
         for piece in dict.fromkeys(_pieces(text, unit, 3)):
@@ -81,13 +128,15 @@ def test_cutting_keeps_the_indentation_of_what_follows() -> None:
     assert left.to_pylist() == ["def f():\n      return 1\nend"]
 
 
-def test_a_pass_out_of_order_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"count\(\) comes between"):
-        RepeatedSpans(tmp_path / "a", "line", 3, 1).find(_array(["x"]))
-    with pytest.raises(RuntimeError, match=r"count\(\) comes between"):
-        RepeatedRuns(tmp_path / "b", 2).near(_array(["x y z"]))
-    with pytest.raises(ValueError, match="at least 2 words"):
-        RepeatedRuns(tmp_path / "b", 1)
+def test_a_shard_is_told_of_its_own_hashes_only(tmp_path: Path) -> None:
+    shards = [["in all", "here twice", "here twice"], ["in all"], ["in all", "alone"]]
+    spans = RepeatedSpans("line", 1)
+    files = _noted(tmp_path / "noted", shards, lambda _, *batch: spans.note(*batch))
+    told = _counted(tmp_path / "counted", files, 1, _starts(shards))
+    hashes = [split_spans(_array(texts), "line", 1)[3].tolist() for texts in shards]
+    assert [sorted(found.hashes.tolist()) for found in told] == [sorted(set(hashes[0])), hashes[1], hashes[1]]
+    for found in told:
+        assert found.first[found.hashes == hashes[1][0]].tolist() == [0]
 
 
 def test_winnowing_chooses_the_smallest_of_every_window() -> None:
@@ -117,15 +166,19 @@ def test_repeated_runs_are_those_of_a_plain_search(size: int, split_plainly, tmp
         texts.append(
             ", ".join(word.upper() if rng.random() < 0.1 else word for part in parts for word in part)
         )
-    runs = RepeatedRuns(tmp_path / "runs", size)
-    batches = [_array(texts[:25]), _array(texts[25:])]
-    for batch in batches:
-        runs.add(batch)
-    runs.count()
-    for batch in batches:
-        runs.near(batch)
-    runs.count()
-    cut = [text for batch in batches for text in cut_spans(batch, runs.find(batch)).to_pylist()]
+    runs = RepeatedRuns(size)
+    shards = [texts[:25], texts[25:]]
+    files = _noted(tmp_path / "marks", shards, lambda _, *batch: runs.note(*batch))
+    marks = _counted(tmp_path / "counted", files, 1, _starts(shards))
+    files = _noted(
+        tmp_path / "runs", shards, lambda n, a, documents, f: runs.note_runs(a, documents, marks[n], f)
+    )
+    repeated = _counted(tmp_path / "counted_runs", files, 1, _starts(shards))
+    cut = [
+        text
+        for (batch, documents), found in zip(_numbered(shards), repeated, strict=True)
+        for text in cut_spans(batch, runs.find(batch, documents, found)).to_pylist()
+    ]
     words = [split_plainly(text) for text in texts]
     first: dict[tuple[str, ...], int] = {}
     for number, own in enumerate(words):

@@ -226,9 +226,11 @@ def test_personal_data_is_masked_everywhere_by_default(run_stage: Any, tmp_path:
     assert "firm.de" not in everything and "13812345678" not in everything
     own = next(row for row in result.rows("conversations") if row["kind"] == "own")
     assert own["messages"][0]["content"] == "Mail [EMAIL], please."
-    assert json.loads(own["messages"][1]["tool_calls"])[0]["arguments"] == {"to": "[EMAIL]", "copies": 2}
+    [call] = own["messages"][1]["tool_calls"]
+    assert json.loads(call["arguments"]) == {"to": "[EMAIL]", "copies": 2}
     (pair,) = (row for row in result.rows("preferences") if row["kind"] == "own")
-    assert (pair["chosen"], pair["rejected"]) == ("Ask [EMAIL].", "Ask [PHONE].")
+    answers = [pair[side]["content"] for side in ("chosen", "rejected")]
+    assert answers == ["Ask [EMAIL].", "Ask [PHONE]."]
 
 
 def test_what_was_masked_is_counted(run_stage: Any, tmp_path: Path) -> None:
