@@ -68,8 +68,8 @@ def screens(folder: Path) -> dict[str, Any]:
     lines = (FIXTURES / "corpus_english.jsonl").read_text(encoding="utf-8").splitlines()
     good, bad, words = folder / "good.jsonl", folder / "bad.jsonl", folder / "words.txt"
     good.write_text("".join(f"{line}\n" for line in lines * 3), encoding="utf-8")
-    bad.write_text("".join(f"{line}\n" for line in lines[:10]), encoding="utf-8")
-    words.write_text("lighthouse\n", encoding="utf-8")
+    bad.write_text("".join(f"{line}\n" for line in lines[10:]), encoding="utf-8")
+    words.write_text("garden\n", encoding="utf-8")
     return {
         "filters": ("documentation", "c4_fineweb"),
         "thresholds": ("c4_fineweb.few_sentences=off",),
@@ -102,7 +102,7 @@ def test_one_process_two_processes_two_nodes(
     footers = [row["text"].count(FOOTER) for row in one.rows("documents")]
     assert sum(footers) == 1 and len(footers) > 16
     dropped = {name for name in one.metrics if name.startswith("dropped_")}
-    assert dropped == {"dropped_exact_duplicate", "dropped_listed_phrase", "dropped_low_quality_score"}
+    assert dropped > {"dropped_only_repeats", "dropped_listed_phrase", "dropped_low_quality_score"}
 
 
 @contextmanager
