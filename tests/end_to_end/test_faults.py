@@ -183,7 +183,7 @@ def test_a_clock_that_was_an_hour_ahead(site: Site, an_hour_ahead: str) -> None:
 
 def test_a_disk_that_fills_up_in_mid_stage(site: Site, small_disk: Callable[[str], Path]) -> None:
     """Room for the text and the tokens, and not for the model's checkpoint."""
-    folder = small_disk("size=1600k")
+    folder = small_disk("size=2500k")
     done = build(site, folder, *until_pretrained(104))
     output, _ = done.communicate(timeout=240)
     assert done.returncode == 75, output
