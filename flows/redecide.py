@@ -22,6 +22,9 @@ from stages.runtime.store import Artifact
 
 PART = "document_scores"
 
+FEW_DOCUMENTS = 10
+"""From so many on a quantile is more than the one or two oddest documents."""
+
 
 def show_redecision(artifact: Artifact, changes: Sequence[str], console: Console, rows: int = 3) -> None:
     """Print what the rules drop now and would with the changes, and `rows` documents that change sides.
@@ -175,6 +178,9 @@ def show_calibration(
 def _print_group(group: CalibratedGroup, quantile: float, console: Console) -> None:
     languages = ", ".join(f"{name} {count:,}" for name, count in group.languages.items())
     console.print(f"\n[bold]{_told(group.total)}[/bold]: {languages}", highlight=False)
+    if group.total.documents * quantile < FEW_DOCUMENTS:
+        told = f"{quantile:g} of so few documents says little: take more text, or a larger quantile"
+        console.print(told, style="yellow", highlight=False)
     table = _rule_table("rule", {each.rule.name for each in group.rules})
     for column in ("drops", "documents", "MB", f"at {quantile:g}", "documents", "MB"):
         table.add_column(column, justify="right")

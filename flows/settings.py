@@ -30,6 +30,12 @@ class BuildSettings:
     trust_code: bool = False
 
 
+#: Settings of corpus_prep that name files: relative to the user's folder, or to that of the preset.
+PATH_SETTINGS = frozenset(
+    {"sources", "benchmark_sources", "earlier_corpora", "word_lists", "url_lists", "good_text", "bad_text"}
+)
+
+
 def preset_names() -> list[str]:
     """Names of the presets that ship with Glassworks."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
@@ -53,10 +59,16 @@ def _with_full_paths(raw: dict[str, dict[str, Any]], preset: Path) -> dict[str, 
     """Paths in a preset are relative to the repository, or to the user's own preset file."""
     base = REPOSITORY if preset.parent == PRESETS else preset.parent
     corpus = raw.get("corpus_prep", {})
-    for name in ("sources", "benchmark_sources"):
-        if name in corpus:
-            corpus[name] = tuple(at_full_path(as_text(name, entry), base) for entry in corpus[name])
+    for name in corpus.keys() & PATH_SETTINGS:
+        corpus[name] = _at_full_paths(name, corpus[name], base)
     return raw
+
+
+def _at_full_paths(name: str, entries: Any, base: Path) -> Any:
+    """What is no list is left to the validation of the setting."""
+    if not isinstance(entries, list | tuple):
+        return entries
+    return tuple(at_full_path(as_text(name, entry), base) for entry in entries)
 
 
 def build_settings(
@@ -100,7 +112,10 @@ def parse_change(change: str) -> tuple[str, str, Any]:
         raise UserError(
             f"--set {change!r} is not STAGE.FIELD=VALUE", hint="for example --set pretrain.depth=6"
         )
-    return known_stage(stage), name, _literal(text)
+    value = _literal(text)
+    if stage == "corpus_prep" and name in PATH_SETTINGS:
+        value = _at_full_paths(name, value, Path.cwd())
+    return known_stage(stage), name, value
 
 
 def _literal(text: str) -> Any:

@@ -40,6 +40,8 @@ from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
 from stages.runtime.shard_map import ShardMap
 
+HIGHER_LIMIT = "--set corpus_prep.max_megabytes=NUMBER allows more"
+
 
 class CorpusBuild:
     """Call the steps in their order: gather, select, survey, write_benchmark, write_documents."""
@@ -85,9 +87,16 @@ class CorpusBuild:
             self._gatherer.add_documents_of_records()
             selection = self._select()
         self._cut.count(self.funnel)
+        crowded_out = ", ".join([*self.gathered.crowded_out, *selection.crowded_out])
         if not selection.keeps_any:
             hint = self._gatherer.why_nothing(selection.bad)
+            if crowded_out:
+                hint = f"{crowded_out}: one document is over the limit; {HIGHER_LIMIT}"
             raise UserError("corpus_prep found no document that it could keep", hint=hint)
+        if crowded_out:
+            self.session.warn(
+                f"nothing of {crowded_out} fits into its share of the size limit; {HIGHER_LIMIT}"
+            )
         self._cut.show(self.session)
         show_duplicates(self.session, selection, self.config.near_duplicate_similarity)
         decisions = selection.write(self.tables / "decisions", self._cut.tables.counts)

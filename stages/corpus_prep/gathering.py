@@ -29,6 +29,7 @@ from stages.corpus_prep.preparation import (
     TEXTS_NAME,
     Preparation,
     Share,
+    new_file_counts,
     prepare,
 )
 from stages.corpus_prep.reading.downloads import Downloads
@@ -71,6 +72,8 @@ class Gathered:
     """Source -> filters that its entry switches."""
     mixture: Mixture = field(default_factory=Mixture)
     without_rows: list[str] = field(default_factory=list)
+    crowded_out: list[str] = field(default_factory=list)
+    """Files of which the size limit let no document in."""
 
 
 class Gatherer:
@@ -87,6 +90,7 @@ class Gatherer:
         self.config = config
         self.screening = screening
         self.warnings: set[str] = set()
+        self._has_records_as_documents = False
         self.shards = shards
         self.funnel = funnel
         self.session = session
@@ -213,8 +217,9 @@ class Gatherer:
             self.warnings.add(warning)
             self.session.warn(warning)
         for name, about in result["files"].items():
-            mine = self.files.setdefault(name, {"rows": 0, "rejects": Counter(), "encodings": {}})
-            mine["rows"] += about["rows"]
+            mine = self.files.setdefault(name, new_file_counts())
+            for what in ("rows", "read", "sampled"):
+                mine[what] += about[what]
             mine["rejects"].update(about["rejects"])
             mine["encodings"] |= about["encodings"]
 
@@ -227,9 +232,14 @@ class Gatherer:
             if about["rows"] == 0:
                 self.result.without_rows.append(name)
                 self.session.warn(f"{name} holds no rows")
+            if about["read"] and not about["sampled"]:
+                self.result.crowded_out.append(name)
 
     def add_documents_of_records(self) -> None:
         """Without documents, what was said in conversations and pairs is what there is to learn from."""
+        if self._has_records_as_documents:
+            return
+        self._has_records_as_documents = True
         rows = (
             {"source": source, "title": "", "kind": "text", "text": record_text(record)}
             for source, record in self.result.records

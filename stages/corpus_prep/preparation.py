@@ -73,6 +73,11 @@ def prepare(task: Preparation, folder: Path) -> dict[str, Any]:
     return _Preparer(task, folder).run()
 
 
+def new_file_counts() -> dict[str, Any]:
+    """rows: of any kind; read, sampled: documents, and those of them that the size limit lets in."""
+    return {"rows": 0, "read": 0, "sampled": 0, "rejects": Counter(), "encodings": {}}
+
+
 class _Preparer:
     def __init__(self, task: Preparation, folder: Path) -> None:
         self.task = task
@@ -82,6 +87,7 @@ class _Preparer:
         self.talk = RecordCleaner(task.screening)
         self.forms: dict[tuple[str, ...], Form | None] = {}
         self.files: dict[str, dict[str, Any]] = {}
+        self.num_read = self.num_sampled = 0
 
     def run(self) -> dict[str, Any]:
         tables = (self.folder / TEXTS_NAME, self.folder / MEASURES_NAME)
@@ -116,7 +122,7 @@ class _Preparer:
     def _read(self, share: Share) -> None:
         file = share.piece.file
         notes = ReadNotes(self.task.on_damage, on_reject=lambda reject: self._reject(file, reject))
-        num_rows = 0
+        num_rows, before = 0, (self.num_read, self.num_sampled)
         for found in read_batches(share.piece, notes, Names(file.text_field, file.title_field)):
             if isinstance(found, pa.RecordBatch):
                 num_rows += found.num_rows
@@ -125,8 +131,10 @@ class _Preparer:
                 num_rows += len(found)
                 for row in found:
                     self._take_row(file, row, share.fraction)
-        about = self.files.setdefault(file.name, {"rows": 0, "rejects": {}, "encodings": {}})
+        about = self.files.setdefault(file.name, new_file_counts())
         about["rows"] += num_rows
+        about["read"] += self.num_read - before[0]
+        about["sampled"] += self.num_sampled - before[1]
         about["rejects"] = dict(Counter(about["rejects"]) + notes.reasons)
         about["encodings"] |= notes.encodings
 
@@ -164,6 +172,8 @@ class _Preparer:
             self.cleaner.add(document, file.name, file.origin, file.language)
 
     def _count_read(self, sizes: NDArray[np.int64], wanted: NDArray[np.bool_]) -> None:
+        self.num_read += len(sizes)
+        self.num_sampled += int(wanted.sum())
         self.funnel.passed("read", int(sizes.sum()), documents=len(sizes))
         self.funnel.left_out("sampled", int(sizes[~wanted].sum()), int((~wanted).sum()))
         self.funnel.passed("sampled", int(sizes[wanted].sum()), documents=int(wanted.sum()))

@@ -96,6 +96,8 @@ class Selection:
     bad: Counter[str]
     """First reason of documents of low quality -> how many."""
     report: NearDuplicateReport
+    crowded_out: Sequence[str]
+    """Sources of which nothing stays, because their first document is larger than their share."""
 
     @property
     def keeps_any(self) -> bool:
@@ -142,6 +144,7 @@ class _Selecting:
         self.keepers = np.full(total, NO_KEEPER, object)
         self.similarities = np.zeros(total, np.float32)
         self.bad: Counter[str] = Counter()
+        self.crowded_out: list[str] = []
 
     def run(self) -> Selection:
         self._judge()
@@ -154,7 +157,15 @@ class _Selecting:
         splits = self._splits(split_keys, good, decisions)
         entries = self._entries(skinny)
         return Selection(
-            self.verdicts, splits, self.keepers, self.similarities, split_keys, entries, self.bad, report
+            self.verdicts,
+            splits,
+            self.keepers,
+            self.similarities,
+            split_keys,
+            entries,
+            self.bad,
+            report,
+            self.crowded_out,
         )
 
     def _batches(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
@@ -229,13 +240,16 @@ class _Selecting:
         left = skinny.append_column("position", positions).filter(kept)
         with _connect(self.work_dir) as database:
             database.register("skinny", left)
-            by_source = "select source, sum(num_bytes)::bigint from skinny group by source"
-            sizes = dict(sorted(database.execute(by_source).fetchall()))
+            by_source = "select source, sum(num_bytes)::bigint, count(*) from skinny group by source"
+            found = sorted(database.execute(by_source).fetchall())
+            sizes, counts = ({row[0]: row[column] for row in found} for column in (1, 2))
             shares = self.choice.mixture.shares(sizes, self.choice.max_bytes)
             for source, share in shares.items():
                 if share < sizes[source]:
                     over = database.execute(_OVER_SHARE, [source, share]).fetchnumpy()["position"]
                     self.verdicts[over] = OVER_LIMIT
+                    if len(over) == counts[source]:
+                        self.crowded_out.append(source)
 
     def _split_keys(self, good: NDArray[np.int64], skinny: pa.Table, decisions: Decisions) -> pa.Array:
         """string [documents]: own id, or that of the best document of the cluster."""

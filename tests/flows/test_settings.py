@@ -47,6 +47,12 @@ def test_sources_become_absolute(scratch: Path) -> None:
     assert settings.configs["corpus_prep"].sources == (str(scratch / "own" / "*.txt"),)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", ["sources", "earlier_corpora", "word_lists", "url_lists", "good_text"])
+def test_every_file_in_a_change_is_the_users(scratch: Path, name: str) -> None:
+    settings = build_settings("tiny", changes=[f"corpus_prep.{name}=['own/a.txt', '/b.txt']"])
+    assert getattr(settings.configs["corpus_prep"], name) == (str(scratch / "own" / "a.txt"), "/b.txt")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

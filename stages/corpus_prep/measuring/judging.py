@@ -62,9 +62,10 @@ def calibrate(
 ) -> dict[str, float]:
     """Rule name -> the threshold at which it drops at most this share of these documents.
 
-    The threshold is a value that occurs, so it keeps its meaning when it is written down. A rule that asks
-    for a number of at most 0 or 1 of something (`empty`, `lorem_ipsum`) has no quantile worth naming and is
-    left out, as is one that concerns none of the documents. Pass the result to `rules.choose_rules`.
+    The threshold is a value that occurs, so it keeps its meaning when it is written down. A rule that
+    asks for a number of at most 0 or 1 of something (`empty`, `lorem_ipsum`) has no quantile worth naming
+    and is left out, as is one that concerns none of the documents, and one whose quantile is 0: "more
+    than none" would drop every later document that has any. Pass the result to `rules.choose_rules`.
 
     Raises:
         ValueError: the quantile is not between 0 and 1.
@@ -77,7 +78,9 @@ def calibrate(
         values = np.sort(values[_concerned(measures, rule) & ~np.isnan(values)])
         if len(values) and (rule.per or rule.threshold > 1):
             dropped = int(quantile * len(values))
-            found[rule.name] = float(values[dropped] if rule.comparison == "<" else values[-1 - dropped])
+            threshold = float(values[dropped] if rule.comparison == "<" else values[-1 - dropped])
+            if threshold or rule.comparison == "<":
+                found[rule.name] = threshold
     return found
 
 

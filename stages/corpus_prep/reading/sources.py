@@ -113,7 +113,9 @@ def file_digests(setting: str, patterns: Sequence[str]) -> dict[str, str]:
     for index, file in enumerate(listing.files):
         digest = downloads.digest(file.address) if file.address else _digest(file.path)
         digests[f"{index:03d} {file.name}"] = digest
-        about = ";".join(filter(None, (file.options, file.origin if file.address else "")))
+        # The size limit is shared out among entries first, so which files one entry names decides, too.
+        entry = f"entry={file.entry}" if file.entry else ""
+        about = ";".join(filter(None, (entry, file.options, file.origin if file.address else "")))
         if about:
             digests[f"{index:03d} {file.name} options"] = about
     # What is refused by its name alone is a reject of the artifact, and counts by that name.

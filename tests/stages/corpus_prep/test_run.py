@@ -427,6 +427,22 @@ def test_each_source_may_name_its_own_field(run_stage, tmp_path) -> None:
     assert "PATH;text_field=NAME" in caught.value.hint
 
 
+def test_a_source_that_does_not_fit_is_named(run_stage, tmp_path) -> None:
+    whole = " ".join(f"Day {i}: {PLANTED}" for i in range(40))
+    (tmp_path / "big.txt").write_text(whole, encoding="utf-8")
+    (tmp_path / "small.txt").write_text(f"{PLANTED} And a small end.", encoding="utf-8")
+    limit = {"max_megabytes": len(whole) / 2e6, "near_duplicate_similarity": 0}
+    with pytest.raises(UserError, match="no document that it could keep") as caught:
+        run_stage(sources=(f"{tmp_path}/big.txt",), **{**SMALL, **limit})
+    assert "big.txt: one document is over the limit" in caught.value.hint
+    assert "max_megabytes" in caught.value.hint
+    result = run_stage(sources=(f"{tmp_path}/big.txt", f"{tmp_path}/small.txt"), **{**SMALL, **limit})
+    events = read_events(result.folder / "work" / "events.jsonl")
+    warned = [event["message"] for event in events if event.get("level") == "warning"]
+    assert any("nothing of big.txt fits" in text for text in warned)
+    assert {row["source"] for row in result.rows("documents")} == {"small.txt"}
+
+
 def test_the_harvest_of_one_package(run_stage) -> None:
     result = run_stage(packages=("packaging",), **SMALL)
     documents = {row["title"]: row for row in result.rows("documents")}

@@ -146,6 +146,15 @@ def test_calibrated_thresholds_drop_the_share_that_was_asked_for() -> None:
         calibrate(measures, choose_rules(sets), 1.0)
 
 
+def test_no_threshold_of_more_than_none_is_proposed() -> None:
+    counts = {name: [100] * 100 for name in COLUMNS} | {"replacement_characters": [0] * 98 + [3, 5]}
+    rules = choose_rules(["documentation"])
+    assert "documentation.broken_characters" in {rule.name for rule in rules}
+    found = calibrate(_measures(**counts), rules, 0.05)
+    assert found and "documentation.broken_characters" not in found
+    assert calibrate(_measures(**counts), rules, 0.01)["documentation.broken_characters"] > 0
+
+
 def _documentation_texts() -> list[str]:
     rng = random.Random(2)
     texts = [

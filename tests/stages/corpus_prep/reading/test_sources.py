@@ -31,6 +31,16 @@ def test_folders_globs_and_files_in_order_and_once(tmp_path: Path) -> None:
     assert files[1].is_compressed
 
 
+def test_files_of_one_entry_are_another_input_than_the_same_files_of_two(tmp_path: Path) -> None:
+    for name in ("x1.txt", "y1.txt", "y2.txt"):
+        _write(tmp_path / name)
+    found = [
+        source_digests(CorpusPrepConfig(sources=tuple(str(tmp_path / pattern) for pattern in patterns)))
+        for patterns in (["*.txt"], ["x*.txt", "y*.txt"], ["x1.txt", "y1.txt", "y2.txt"])
+    ]
+    assert found[0] != found[1] != found[2] != found[0]
+
+
 def test_files_of_one_name_stay_distinct(tmp_path: Path) -> None:
     one, two = _write(tmp_path / "1" / "a.txt"), _write(tmp_path / "2" / "a.txt")
     assert [file.name for file in expand("sources", [str(one), str(two)])] == ["a.txt", "a.txt (2)"]
