@@ -19,7 +19,7 @@ from data_contracts import DEDUP_INDEX, DOCUMENTS
 from data_contracts.tables import PartWriter, part_files
 from stages.corpus_prep.decontamination import ContaminationIndex, LeakRules, Overlap
 from stages.corpus_prep.filtering import Filters, explain_documents
-from stages.corpus_prep.funnel import Funnel
+from stages.corpus_prep.funnel import LINEAGE, Funnel
 from stages.corpus_prep.preparation import REJECTS_NAME
 from stages.corpus_prep.scores import NOT_SCORES, RowReader, ScoreWriter
 from stages.corpus_prep.selection import (
@@ -224,7 +224,7 @@ class _ShardWriter:
             yield int(places[number]), documents.slice(number, 1).to_pylist()[0], overlap
 
     def _drop(self, step: str, reason: str, detail: str, row: Row) -> None:
-        about = {name: row[name] for name in ("doc_id", "source", "title", "licence", "origin", "num_bytes")}
+        about = {name: row[name] for name in LINEAGE}
         self.funnel.dropped(step, reason, row["text"], detail, **about)
 
 

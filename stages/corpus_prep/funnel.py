@@ -14,6 +14,8 @@ from data_contracts.tables import PartWriter, part_files, write_part
 from stages.corpus_prep.screening.examples import Examples, preview_around
 
 UNKNOWN = {"licence": "", "origin": ""}
+#: What a reject says of the document.
+LINEAGE = ("doc_id", "source", "title", "licence", "origin", "num_bytes")
 
 #: In order. `sampled` and `size_limit` leave out good documents that were too many; all other steps drop
 #: documents for a reason, and every one of those is a row of the rejects.

@@ -23,7 +23,7 @@ from stages.corpus_prep.duplicates.partitioned_files import (
 from stages.corpus_prep.duplicates.repeat_counts import read_shared, share_repeated
 from stages.corpus_prep.duplicates.repeated_runs import RepeatedRuns
 from stages.corpus_prep.duplicates.repeated_spans import RepeatedSpans, Spans, cut_spans
-from stages.corpus_prep.funnel import Funnel
+from stages.corpus_prep.funnel import LINEAGE, Funnel
 from stages.corpus_prep.measuring.edited_lines import LEFT_SCHEMA
 from stages.corpus_prep.measuring.measures import SCHEMA as STATISTICS_SCHEMA
 from stages.corpus_prep.measuring.measures import measure
@@ -39,7 +39,6 @@ NUM_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 80
 PORTION_BYTES = 4 << 20
 CODE = "code"
-LINEAGE = ("doc_id", "source", "title", "num_bytes", "licence", "origin")
 
 
 @dataclass(frozen=True)
