@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
@@ -15,10 +16,17 @@ from typing import Any
 from stages.runtime.errors import RetryableError
 
 TIMEOUT_SECONDS = 10.0
+#: Pauses before asking again what a server did not do because its database was locked.
+PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
+BUSY = {429, 503}
 
 
 class PrefectRest:
-    """A Prefect server's API. Every method raises RetryableError if it does not answer, or refuses."""
+    """A Prefect server's API. Every method raises RetryableError if it does not answer, or refuses.
+
+    A server that was too busy for a request (429, 503) did nothing of it and is asked again, as Prefect's own
+    client does.
+    """
 
     def __init__(self, api_url: str) -> None:
         self.api_url = api_url.rstrip("/")
@@ -64,22 +72,29 @@ class PrefectRest:
     def _open(self, request: urllib.request.Request) -> tuple[Message, bytes]:
         """Headers and body. Asked directly, past any proxy for the outside world."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=TIMEOUT_SECONDS) as reply:
-                return reply.headers, reply.read()
-        except urllib.error.HTTPError as error:
-            kind = NotThere if error.code == 404 else RetryableError
-            said = error.read().decode("utf-8", "replace")[:300]
-            asked = f"{request.get_method()} {request.full_url}"
-            raise kind(f"{asked} was refused ({error.code}): {said}") from None
-        except OSError as error:
-            raise self._no_answer(error) from None
+        for pause in (*PAUSES_SECONDS, None):
+            try:
+                with opener.open(request, timeout=TIMEOUT_SECONDS) as reply:
+                    return reply.headers, reply.read()
+            except urllib.error.HTTPError as error:
+                if error.code not in BUSY or pause is None:
+                    raise _refusal(request, error) from None
+            except OSError as error:
+                raise self._no_answer(error) from None
+            time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
 
     def _no_answer(self, error: Exception) -> RetryableError:
         return RetryableError(
             f"the Prefect server at {self.api_url} does not answer: {error}",
             hint="glassworks up; glassworks doctor says what is wrong",
         )
+
+
+def _refusal(request: urllib.request.Request, error: urllib.error.HTTPError) -> RetryableError:
+    kind = NotThere if error.code == 404 else RetryableError
+    said = error.read().decode("utf-8", "replace")[:300]
+    return kind(f"{request.get_method()} {request.full_url} was refused ({error.code}): {said}")
 
 
 def _authorization() -> dict[str, str]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
 
 import numpy as np
 
-BATCH_TEXTS = 256
+BATCH_CHARACTERS = 1 << 20
 NUM_CODE_POINTS = 0x110000
 _SCRIPT_OF_WORD = {"CJK": "Han", "IDEOGRAPHIC": "Han", "KATAKANA-HIRAGANA": "Katakana", "FULLWIDTH": "Common"}
 
@@ -33,11 +32,25 @@ class Coverage:
 def count_characters(texts: Iterable[str]) -> Counter[str]:
     """How often each character occurs in `texts`, some of which are in memory at a time."""
     totals = np.zeros(NUM_CODE_POINTS, dtype=np.int64)
-    rest = iter(texts)
-    while batch := list(islice(rest, BATCH_TEXTS)):
-        points = np.frombuffer("".join(batch).encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        totals += np.bincount(points, minlength=NUM_CODE_POINTS)
+    for batch in _batches(texts):
+        points = np.frombuffer(batch.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        counts = np.bincount(points)
+        totals[: len(counts)] += counts
     return Counter({chr(point): int(totals[point]) for point in np.flatnonzero(totals)})
+
+
+def _batches(texts: Iterable[str]) -> Iterator[str]:
+    """`texts` joined, in parts of about BATCH_CHARACTERS; ASCII apart, since it needs a small table only."""
+    waiting: dict[bool, list[str]] = {True: [], False: []}
+    sizes = {True: 0, False: 0}
+    for text in texts:
+        kind = text.isascii()
+        waiting[kind].append(text)
+        sizes[kind] += len(text)
+        if sizes[kind] >= BATCH_CHARACTERS:
+            yield "".join(waiting[kind])
+            waiting[kind], sizes[kind] = [], 0
+    yield from map("".join, waiting.values())
 
 
 def rare_characters(counts: Mapping[str, int], max_characters: int, coverage: Coverage) -> frozenset[str]:

@@ -247,11 +247,12 @@ def _twin_candidates(model: bytes, counts: WordCounts) -> list[str]:
     """Pieces that stand first in a word behind a space, the most frequent first."""
     tokenizer = Tokenizer(model)
     words = sorted(counts.behind_space)
-    firsts: Counter[str] = Counter()
+    firsts: Counter[int] = Counter()
     for word, ids in zip(words, tokenizer.encode_batch(words), strict=True):
-        if not (tokenizer.is_byte(ids[0]) or tokenizer.piece(ids[0])[0] in NEVER_TWINS):
-            firsts[tokenizer.piece(ids[0])] += counts.behind_space[word]
-    return [text for text, _ in sorted(firsts.items(), key=lambda item: (-item[1], item[0]))]
+        firsts[ids[0]] += counts.behind_space[word]
+    found = {tokenizer.piece(first): count for first, count in firsts.items() if not tokenizer.is_byte(first)}
+    ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return [text for text, _ in ranked if text[0] not in NEVER_TWINS]
 
 
 def _ranked(pieces: Sequence[Piece]) -> list[Piece]:

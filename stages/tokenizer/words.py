@@ -27,6 +27,7 @@ MAX_WORD_CHARACTERS = 4000  # four bytes each at most: below SentencePiece's lim
 _CHUNK = re.compile(r" ?[^ \n\t]+| +")
 """A word with the one space before it, or a run of spaces; newlines and tabs have pieces of their own."""
 _PARTS = re.compile(r"((?:[\"'`]+(?=[\w(\[{<-]))?)(.*?)([\"'`.,;?!]*)", re.DOTALL)
+_PUNCTUATION = re.compile(r"[\"'`.,;:?!]")
 _JOINS = re.compile(r"(?<=[^.,;?!])(?=[.,;?!])|(?<=\w)(?=:)")
 """Where punctuation follows. It may begin a piece, as in ".path", but not end one: were there a piece "s.",
 the name at the end of a sentence would be cut differently from the same name in a call."""
@@ -61,10 +62,12 @@ def count_words(texts: Iterable[str], rare: frozenset[str] = frozenset()) -> Wor
 def lines(texts: Iterable[str], rare: frozenset[str] = frozenset()) -> Iterator[str]:
     """The lines of `texts`, as SentencePiece takes them; a character in `rare` ends a line, and so does the
     limit over which SentencePiece would drop it."""
-    for text in texts:
-        for line in without_characters(text.split("\n"), rare):
-            for part in line.split("\n") if rare else (line,):
-                yield from short_parts(part)
+    for text in without_characters(texts, rare) if rare else texts:
+        for line in text.split("\n"):
+            if len(line) > MAX_WORD_CHARACTERS:
+                yield from short_parts(line)
+            elif line:
+                yield line
 
 
 def without_characters(texts: Iterable[str], rare: frozenset[str]) -> Iterator[str]:
@@ -82,6 +85,9 @@ def short_parts(text: str) -> Iterator[str]:
 
 def split_word(word: str) -> Iterator[str]:
     """The parts of `word` that pieces may not straddle: opening quotes, core, closing punctuation."""
+    if not _PUNCTUATION.search(word):  # most words
+        yield from short_parts(word)
+        return
     match = _PARTS.fullmatch(word)
     opening, core, closing = match.groups() if match else ("", "", "")
     for part in (opening, *_JOINS.split(core), closing):

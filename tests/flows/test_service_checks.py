@@ -39,6 +39,7 @@ class FakeServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.seconds_ahead = 0.0
         self.password: str | None = None
+        self.busy_for = 0
         self.replies: dict[str, Any] = {
             "/api/health": True,
             "/api/admin/version": metadata.version("prefect"),
@@ -63,7 +64,8 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         known = self.path in self.server.replies
         is_welcome = self.server.password in (None, self.headers["Authorization"])
-        self.send_response(401 if not is_welcome else 200 if known else 404)
+        is_busy, self.server.busy_for = self.server.busy_for > 0, self.server.busy_for - 1
+        self.send_response(503 if is_busy else 401 if not is_welcome else 200 if known else 404)
         self.end_headers()
         self.wfile.write(json.dumps(self.server.replies.get(self.path, "not there")).encode())
 
@@ -163,6 +165,16 @@ def test_a_server_with_a_password(server: FakeServer, monkeypatch: pytest.Monkey
         PrefectRest(server.url).version()
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:sand")
     assert PrefectRest(server.url).version() == metadata.version("prefect")
+
+
+def test_a_server_whose_database_is_locked(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.prefect_rest.PAUSES_SECONDS", (0.01,) * 3)
+    server.busy_for = 3
+    assert PrefectRest(server.url).version() == metadata.version("prefect")
+    server.busy_for = 4
+    with pytest.raises(RetryableError, match=r"GET .*/admin/version was refused \(503\)"):
+        PrefectRest(server.url).version()
+    assert server.busy_for == 0
 
 
 @pytest.mark.usefixtures("running")

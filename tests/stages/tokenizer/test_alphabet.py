@@ -7,14 +7,15 @@ from collections import Counter
 
 import pytest
 
-from stages.tokenizer.alphabet import BATCH_TEXTS, Coverage, count_characters, rare_characters, script_of
+from stages.tokenizer import alphabet
+from stages.tokenizer.alphabet import Coverage, count_characters, rare_characters, script_of
 
 
-def test_characters_are_counted_as_a_counter_counts_them() -> None:
+def test_characters_are_counted_as_a_counter_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alphabet, "BATCH_CHARACTERS", 500)
     draw = random.Random(1)
-    texts = [
-        "".join(draw.choices("ab 灯塔🚢\n\0\udc80", k=draw.randint(0, 30))) for _ in range(3 * BATCH_TEXTS)
-    ]
+    texts = ["".join(draw.choices("ab 灯塔🚢\n\0\udc80", k=draw.randint(0, 30))) for _ in range(300)]
+    texts += ["only ascii " * 30] * 7
     assert count_characters(texts) == Counter("".join(texts))
 
 
