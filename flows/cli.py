@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.backends import DEFAULT_BACKEND, BackendName, backend_named
-from flows.commands import build_command, chat_command, plan_rows, rerun_command, serve_ui
+from flows.commands import build_command, chat_command, plan_rows, rerun_command, serve_ui, specs_until
 from flows.compare import compare_runs
 from flows.dropped import show_dropped
 from flows.garbage import find_garbage, remove
@@ -109,11 +109,13 @@ def plan(
     benchmark: BenchmarkOption = None,
     change: SetOption = None,
     force: Annotated[list[str] | None, typer.Option("--force", help="As in build.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="As in build.")] = None,
     trust_code: TrustOption = False,
     backend: BackendOption = DEFAULT_BACKEND,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Say what a build would do, stage by stage, and why. Runs nothing."""
+    specs = specs_until(until)
     settings = build_settings(
         preset,
         sources=source or (),
@@ -123,7 +125,7 @@ def plan(
         trust_code=trust_code,
     )
     where = backend_named(backend)
-    planned = plan_build(settings, open_store(store), where.packages)
+    planned = plan_build(settings, open_store(store), where.packages, specs)
     for line in plan_rows(planned):
         print(line)
     known = [stage.estimated_seconds for stage in planned if stage.outcome == "RUN"]

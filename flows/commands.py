@@ -39,7 +39,7 @@ MODELS = {
 
 def build_command(store: Store, settings: BuildSettings, until: str | None, backend: Backend) -> int:
     """`glassworks build`: run the flow, print the essence, return the exit code."""
-    specs = specs_until(known_stage(until) if until is not None else None)
+    specs = specs_until(until)
     command = shlex.join(["glassworks", *sys.argv[1:]])
 
     def prepare(terminal: Terminal) -> Build:
@@ -140,10 +140,10 @@ def serve_ui(store: Store, port: int | None) -> None:
 
 
 def specs_until(until: str | None) -> tuple[Any, ...]:
-    """All stages, or `until` and those that it needs."""
+    """All stages, or `until` and those that it needs. Raises UserError where there is no such stage."""
     if until is None:
         return STAGES
-    needed = {until} | upstream(until)
+    needed = {known_stage(until)} | upstream(until)
     return tuple(spec for spec in STAGES if spec.name in needed)
 
 

@@ -80,7 +80,7 @@ def _changed_config(config: CorpusPrepConfig, changes: Sequence[str]) -> CorpusP
                 f"{stage}.{name} cannot be tried on scores, only {allowed}",
                 hint=f"glassworks rerun {stage} --set {change}",
             )
-        raw[name] = (value,) if isinstance(value, str) and isinstance(raw[name], list) else value
+        raw[name] = value
     changed = SPEC.parse_config(raw)
     assert isinstance(changed, CorpusPrepConfig)
     return changed

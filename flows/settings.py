@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from flows.report.record import RunRecord
 from stages.catalog import STAGES
@@ -113,9 +113,18 @@ def parse_change(change: str) -> tuple[str, str, Any]:
             f"--set {change!r} is not STAGE.FIELD=VALUE", hint="for example --set pretrain.depth=6"
         )
     value = _literal(text)
+    if isinstance(value, str) and _takes_many(known_stage(stage), name):
+        value = (value,)
     if stage == "corpus_prep" and name in PATH_SETTINGS:
         value = _at_full_paths(name, value, Path.cwd())
     return known_stage(stage), name, value
+
+
+def _takes_many(stage: str, name: str) -> bool:
+    """Whether the setting is a list, for which a single entry may stand alone."""
+    [spec] = [spec for spec in STAGES if spec.name == stage]
+    field_ = spec.config.model_fields.get(name)
+    return field_ is not None and get_origin(field_.annotation) is tuple
 
 
 def _literal(text: str) -> Any:

@@ -23,26 +23,28 @@ class Line:
 def essence(
     run: RunRecord, manifests: Mapping[str, Manifest], events: Mapping[str, list[dict[str, Any]]]
 ) -> list[str]:
-    """Ten lines for the terminal, whatever is missing."""
+    """Ten lines for the terminal, whatever is missing; fewer of a run that was to end earlier."""
     lines = essence_lines(RunView(run, manifests, events))
     width = max(len(line.label) for line in lines)
     return [f"{line.label:<{width}}  {clean(line.text)}" for line in lines]
 
 
 def essence_lines(view: RunView) -> list[Line]:
-    """The same ten lines with label and text apart."""
-    return [
-        Line("model", _or_state(view, "pretrain", _model)),
-        Line("base", _or_state(view, "pretrain", _base)),
-        Line("sft", _or_state(view, "sft", _sft)),
-        Line("dpo", _or_state(view, "dpo", _dpo)),
-        Line("int8", _or_state(view, "quantize", lambda v: _quantized(v, "int8"))),
-        Line("int4", _or_state(view, "quantize", lambda v: _quantized(v, "int4"))),
-        Line("search", _or_state(view, "vector_store", _search)),
-        Line("agent", _or_state(view, "agent_smoke", _agent)),
-        Line("benchmark", _or_state(view, "benchmark_eval", _benchmark)),
-        Line("cost", _cost(view)),
+    """The same lines with label and text apart; none of a stage that the run was not asked for."""
+    of_stages: list[tuple[str, str, Callable[[RunView], str]]] = [
+        ("model", "pretrain", _model),
+        ("base", "pretrain", _base),
+        ("sft", "sft", _sft),
+        ("dpo", "dpo", _dpo),
+        ("int8", "quantize", lambda v: _quantized(v, "int8")),
+        ("int4", "quantize", lambda v: _quantized(v, "int4")),
+        ("search", "vector_store", _search),
+        ("agent", "agent_smoke", _agent),
+        ("benchmark", "benchmark_eval", _benchmark),
     ]
+    asked = set(view.stage_names) or {stage for _, stage, _ in of_stages}
+    told = [Line(label, _or_state(view, stage, tell)) for label, stage, tell in of_stages if stage in asked]
+    return [*told, Line("cost", _cost(view))]
 
 
 def _or_state(view: RunView, stage: str, tell: Callable[[RunView], str]) -> str:

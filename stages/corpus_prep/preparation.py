@@ -88,6 +88,7 @@ class _Preparer:
         self.forms: dict[tuple[str, ...], Form | None] = {}
         self.files: dict[str, dict[str, Any]] = {}
         self.num_read = self.num_sampled = 0
+        self.reasons: Counter[str] = Counter()
 
     def run(self) -> dict[str, Any]:
         tables = (self.folder / TEXTS_NAME, self.folder / MEASURES_NAME)
@@ -122,7 +123,7 @@ class _Preparer:
     def _read(self, share: Share) -> None:
         file = share.piece.file
         notes = ReadNotes(self.task.on_damage, on_reject=lambda reject: self._reject(file, reject))
-        num_rows, before = 0, (self.num_read, self.num_sampled)
+        num_rows, before, self.reasons = 0, (self.num_read, self.num_sampled), Counter()
         for found in read_batches(share.piece, notes, Names(file.text_field, file.title_field)):
             if isinstance(found, pa.RecordBatch):
                 num_rows += found.num_rows
@@ -135,7 +136,7 @@ class _Preparer:
         about["rows"] += num_rows
         about["read"] += self.num_read - before[0]
         about["sampled"] += self.num_sampled - before[1]
-        about["rejects"] = dict(Counter(about["rejects"]) + notes.reasons)
+        about["rejects"] = dict(Counter(about["rejects"]) + self.reasons)
         about["encodings"] |= notes.encodings
 
     def _take_documents(self, file: SourceFile, documents: pa.RecordBatch, fraction: float) -> None:
@@ -191,6 +192,7 @@ class _Preparer:
         self._reject_row(file, reject.excerpt, reject.reason, reject.detail, file.licence)
 
     def _reject_row(self, file: SourceFile, text: str, reason: str, detail: str, licence: str) -> None:
+        self.reasons[reason] += 1
         about = {"doc_id": hashed_id("row", file.name, text), "source": file.name, "title": ""}
         text = mask_text(without_surrogates(text), self.task.screening.mask)
         lineage = {"licence": licence, "origin": file.origin, "num_bytes": utf8_length(text)}

@@ -309,6 +309,15 @@ def test_a_failed_stage_shows_its_error_and_how_far_it_came() -> None:
     assert lines["agent"] == "agent_smoke not reached"
 
 
+def test_a_run_until_a_stage_says_nothing_of_later_ones() -> None:
+    run, manifests, _ = whole_run()
+    run = run.model_copy(update={"stages": run.stages[:4]})
+    kept = {stage.name: manifests[stage.name] for stage in run.stages}
+    labels = [line.split()[0] for line in essence(run, kept, {})]
+    assert "base" in labels and "cost" in labels
+    assert not {"dpo", "int4", "agent", "benchmark"} & set(labels)
+
+
 @pytest.mark.parametrize("stage", [spec.name for spec in STAGES])
 def test_any_stage_may_be_missing(stage: str) -> None:
     run, manifests, events = whole_run()

@@ -31,6 +31,7 @@ def test_the_sources_of_the_tiny_preset_exist() -> None:
         ("pretrain.qk_norm=false", ("pretrain", "qk_norm", False)),
         ("pretrain.compile=off", ("pretrain", "compile", "off")),
         ('corpus_prep.packages=["numpy"]', ("corpus_prep", "packages", ["numpy"])),
+        ("corpus_prep.filters=gopher", ("corpus_prep", "filters", ("gopher",))),
     ],
 )
 def test_changes_are_parsed(change: str, expected: tuple[str, str, object]) -> None:

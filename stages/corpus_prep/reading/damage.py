@@ -108,5 +108,6 @@ class ReadNotes:
             yield
         except DamagedFile as damage:
             if self.on_damage == "stop":
-                raise UserError(f"{named} {damage.detail}", hint=damage.hint) from None
+                hint = f"{damage.hint}; or go on without it: --set corpus_prep.on_damage=skip"
+                raise UserError(f"{named} {damage.detail}", hint=hint) from None
             self.reject(Reject(path, damage.reason, damage.detail))
