@@ -141,6 +141,8 @@ class PackedBatches:
         self.seed, self.separate_documents = seed, separate_documents
         self.best_fit = best_fit
         self._epoch, self._row = 0, 0
+        self.last_place: tuple[dict[str, int], dict[str, int]] | None = None
+        """The states before and after the last batch, for who has to name its rows."""
         self._shuffle()
 
     def next_batch(self) -> dict[str, Tensor]:
@@ -149,6 +151,7 @@ class PackedBatches:
 
     def next_rows(self, num_rows: int) -> dict[str, Tensor]:
         """A batch of so many rows."""
+        start = self.state_dict()
         targets_BxT = torch.from_numpy(np.stack([self._read_row(self._next_row()) for _ in range(num_rows)]))
         ids_BxT = torch.cat([torch.full((num_rows, 1), self.shards.bos_id), targets_BxT[:, :-1]], dim=1)
         batch = {
@@ -158,6 +161,7 @@ class PackedBatches:
         if self.separate_documents:
             batch["document_ids"] = (ids_BxT == self.shards.bos_id).cumsum(dim=1)
             batch["positions"] = positions_within(batch["document_ids"])
+        self.last_place = (start, self.state_dict())
         return batch
 
     def skip_rows(self, num_rows: int) -> None:

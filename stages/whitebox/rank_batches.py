@@ -85,6 +85,11 @@ class RankBatches:
         filled["targets"][num_rows:] = IGNORED
         return filled
 
+    @property
+    def last_place(self) -> tuple[dict[str, int], dict[str, int]] | None:
+        """Of the own rows in the last batch that had any."""
+        return self.source.last_place
+
     def describe(self, start: dict[str, Any], end: dict[str, Any]) -> str:
         """As the source does."""
         return self.source.describe(start, end)

@@ -21,6 +21,9 @@ LEVEL_STEPS = 50
 """The running level is a mean over about this many steps; before so many no gradient counts as too long."""
 NAMED_BATCHES = 3
 
+Place = tuple[dict[str, Any], dict[str, Any]]
+"""The states of the batches before and after a micro batch."""
+
 
 @dataclass
 class SpikeGuard:
@@ -82,14 +85,17 @@ class SpikeGuard:
             setattr(self, name, state[name])
 
 
-def whereabouts(batches: Batches, micro_losses: Sequence[Tensor], places: Sequence[dict[str, Any]]) -> str:
+def place_of_last(batches: Batches, before: dict[str, Any]) -> Place:
+    """Where the last micro batch came from: its own rows where the batches know them."""
+    return getattr(batches, "last_place", None) or (before, batches.state_dict())
+
+
+def whereabouts(batches: Batches, micro_losses: Sequence[Tensor], places: Sequence[Place]) -> str:
     """The micro batches whose loss is no number; where all are finite, everything that the step read.
 
-    Args:
-        places: the state of the batches before each micro batch and after the last. Batches with a method
-            `describe(start, end)` say in their own words what lies between two states.
+    Batches with a method `describe(start, end)` say in their own words what lies between two states.
     """
     bad = [number for number, loss in enumerate(micro_losses) if not bool(torch.isfinite(loss))]
-    spans = [(number, number + 1) for number in bad[:NAMED_BATCHES]] or [(0, len(micro_losses))]
+    spans = [places[number] for number in bad[:NAMED_BATCHES]] or [(places[0][0], places[-1][1])]
     describe = getattr(batches, "describe", "batches from {} to {}".format)
-    return ", ".join(str(describe(places[first], places[end])) for first, end in spans)
+    return ", ".join(str(describe(start, end)) for start, end in spans)

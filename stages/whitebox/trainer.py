@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from stages.whitebox.checkpoint_writer import CheckpointWriter
 from stages.whitebox.one_process import OneProcess
 from stages.whitebox.snapshot import check_shapes, put_back, take
-from stages.whitebox.spike_guard import SpikeGuard, whereabouts
+from stages.whitebox.spike_guard import Place, SpikeGuard, place_of_last, whereabouts
 from stages.whitebox.trainer_settings import TrainerSettings
 from stages.whitebox.training_state import TrainingState, load_newest, restore_random_states
 from stages.whitebox.training_terms import (
@@ -120,8 +120,8 @@ class _Accumulated:
     metric_sums: dict[str, float]
     micro_losses: list[Tensor]
     """Of this process, one for each micro batch."""
-    places: list[dict[str, Any]]
-    """Where the batches stood before each of them, and after the last."""
+    places: list[Place]
+    """Of this process, where each of them came from."""
 
 
 class _Run:
@@ -175,10 +175,11 @@ class _Run:
         """Adds up gradients of summed losses in this process, and everything else over all processes."""
         loss_sum, num_targets = torch.zeros((), device=self.device), 0
         metric_sums: dict[str, float] = {}
-        micro_losses, places = [], [self.batches.state_dict()]
+        micro_losses, places = [], []
         for _ in range(self.settings.accumulation_steps):
+            before = self.batches.state_dict()
             batch = {name: tensor.to(self.device) for name, tensor in self.batches.next_batch().items()}
-            places.append(self.batches.state_dict())
+            places.append(place_of_last(self.batches, before))
             with compute_in(self.settings.compute_dtype, self.device):
                 part = self.loss_fn(self.model, batch)
             micro_losses.append(part.loss_sum.detach())
