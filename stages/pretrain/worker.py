@@ -10,10 +10,8 @@ events and writes the model; every rank leaves a file that says how it ended.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -25,10 +23,10 @@ from stages.pretrain.run import train_base_model
 from stages.pretrain.spec import SPEC, PretrainConfig
 from stages.runtime.errors import GlassworksError, RetryableError, disk_full, is_disk_full
 from stages.runtime.events import EVENTS_NAME, EventLog
+from stages.runtime.lease import end_with
 from stages.runtime.session import StageSession
 from stages.whitebox.distributed import process_group
 
-_PR_SET_PDEATHSIG = 1
 _LOST = ("connection closed", "connection reset", "broken pipe", "timed out", "remote process exited")
 
 
@@ -36,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Take part in the training and end the process with the exit codes of a stage."""
     options = _parse_arguments(arguments)
     if options.parent is not None:
-        _die_with(options.parent)
+        end_with(options.parent)
     rank = int(os.environ["RANK"])
     session = _session(options, rank)
     session.install_signal_handlers()
@@ -108,14 +106,6 @@ def _adapted(config: PretrainConfig, session: StageSession) -> PretrainConfig:
         session.log("layers with divided weights are not compiled")
         changes["compile"] = "off"
     return config.model_copy(update=changes)
-
-
-def _die_with(parent: int) -> None:
-    """Let Linux end this process with the one that started it, as a stage in one process would end."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(RetryableError.exit_code)
 
 
 if __name__ == "__main__":
