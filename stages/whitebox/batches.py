@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -79,14 +79,30 @@ class TokenShards:
         return self.read(int(self.doc_offsets[index]), int(self.doc_offsets[index + 1]))
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The ids from `start` up to `stop` of the whole array, across files, as a copy."""
+        """The ids from `start` up to `stop` of the whole array, across files, as a copy.
+
+        Raises:
+            ValueError: one is beyond the vocabulary; on a GPU it would end the process without a word.
+        """
         first = int(np.searchsorted(self._part_starts, start, side="right")) - 1
         pieces = [np.zeros(0, dtype=np.int64)]
         for part, part_start in zip(self._parts[first:], self._part_starts[first:], strict=False):
             if part_start >= stop:
                 break
             pieces.append(part[max(start - part_start, 0) : stop - part_start].astype(np.int64))
-        return np.concatenate(pieces)
+        ids = np.concatenate(pieces)
+        if ids.size and int(ids.max()) >= self.vocab_size:
+            self._refuse(start, ids)
+        return ids
+
+    def _refuse(self, start: int, ids: NDArray[np.int64]) -> NoReturn:
+        place = int((ids >= self.vocab_size).argmax())
+        document = int(np.searchsorted(self.doc_offsets, start + place, side="right")) - 1
+        raise ValueError(
+            f"{self.split} document {document} has the id {ids[place]}, the vocabulary ends at "
+            f"{self.vocab_size - 1}: the shards are damaged or of another tokenizer; build them again: "
+            "glassworks rerun tokenizer"
+        )
 
     def _check_documents(self, folder: Path) -> None:
         if self.num_tokens == 0 or self.num_documents == 0:

@@ -230,12 +230,23 @@ class _Run:
         total, peak, clip = self.settings.total_steps, self.settings.learning_rate, self.settings.grad_clip
         if reason := self.guard.why_stop():
             raise TrainingDiverged(
-                f"{problem} at step {step} of {total} ({where}), and {reason}; try learning_rate "
-                f"{peak / 3:.1e} instead of {peak:.1e}, a longer warm-up, or a smaller grad_clip than "
-                f"{clip}; if it is always the same documents, look at these"
+                f"{problem} at step {step} of {total} ({where}), and {reason}; {self._damage()}try "
+                f"learning_rate {peak / 3:.1e} instead of {peak:.1e}, a longer warm-up, or a smaller grad_clip "
+                f"than {clip}; if it is always the same documents, look at these"
             )
         self.log(f"step {step} of {total} is skipped: {problem} ({where})")
         return {"skipped_steps": float(self.guard.num_skipped)}
+
+    def _damage(self) -> str:
+        """Bad steps leave the weights alone: values that are no numbers were there before, and stay."""
+        parts = self.processes.local([p.detach() for p in self.named.values()])
+        for name, part in zip(self.named, parts, strict=True):
+            if not bool(torch.isfinite(part).all()):
+                return (
+                    f"{name} has values that are no numbers: an update was far too large, or what the "
+                    "training began with is damaged; "
+                )
+        return ""
 
     def record(self, values: dict[str, float]) -> None:
         """Keeps the latest values, and a thinned history."""

@@ -27,16 +27,7 @@ from stages.whitebox.model import CausalLM
 from stages.whitebox.trainer import StepLoss, TrainerSettings, train
 
 TOTAL_STEPS = 60
-CONFIG = ModelConfig(
-    vocab_size=61,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=48,
-)
+CONFIG = ModelConfig.from_depth(1, vocab_size=61, max_position_embeddings=48)
 
 
 def loss(model: CausalLM, batch: dict[str, Tensor]) -> StepLoss:

@@ -20,16 +20,7 @@ from stages.whitebox.rank_batches import RankBatches, Share
 from stages.whitebox.snapshot import whole_model
 from stages.whitebox.trainer import StepLoss, TrainerSettings, TrainingStopped, train
 
-CONFIG = ModelConfig(
-    vocab_size=61,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=48,
-)
+CONFIG = ModelConfig.from_depth(2, vocab_size=61, max_position_embeddings=48)
 ROWS_PER_STEP = 5  # odd, so that two processes cannot share it evenly
 TOTAL_STEPS = 8
 

@@ -19,7 +19,7 @@ from stages.whitebox.checkpoint_writer import CheckpointWriter
 from stages.whitebox.losses import cross_entropy_sum
 from stages.whitebox.model import CausalLM
 from stages.whitebox.trainer import StepLoss, TrainerSettings, train
-from stages.whitebox.training_state import Keep, TrainingState, list_checkpoints
+from stages.whitebox.training_state import Keep, TrainingState, list_checkpoints, load_newest
 
 Make = Callable[..., CausalLM]
 
@@ -94,7 +94,39 @@ def test_it_is_written_meanwhile(made: Writer, monkeypatch: pytest.MonkeyPatch) 
     assert made.names() == ["step-00000001"] and not made.writer.is_busy
 
 
-def train_in(model: CausalLM, shards: Path, folder: Path, messages: list[str], **changes: int) -> None:
+def test_who_is_interrupted_lets_the_checkpoint_become_whole(
+    made: Writer, make_model: Make, counting_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second SIGTERM raises in the main thread, whatever the other one is doing."""
+
+    class Interrupted(BaseException):
+        pass
+
+    def slow(*arguments: object) -> Path:
+        assert interrupted.wait(timeout=30)
+        return save(*arguments)  # type: ignore[arg-type]
+
+    def on_step(step: int, _values: dict[str, float]) -> None:
+        if step == 3:
+            interrupted.set()
+            raise Interrupted
+
+    interrupted, save = threading.Event(), checkpoint_writer.save_state
+    monkeypatch.setattr(checkpoint_writer, "save_state", slow)
+    with pytest.raises(Interrupted):
+        train_in(make_model(), counting_shards, made.folder, made.messages, on_step, total_steps=6)
+    assert made.names() == ["step-00000002"]
+    assert load_newest(made.folder, made.messages.append) is not None and made.messages == []
+
+
+def train_in(
+    model: CausalLM,
+    shards: Path,
+    folder: Path,
+    messages: list[str],
+    on_step: Callable[[int, dict[str, float]], None] = lambda _step, _values: None,
+    **changes: int,
+) -> None:
     def loss(model: CausalLM, batch: dict[str, torch.Tensor]) -> StepLoss:
         hidden = model.hidden_states(batch["ids"])
         return StepLoss(*cross_entropy_sum(hidden, model.output_weight(), batch["targets"]))
@@ -105,7 +137,7 @@ def train_in(model: CausalLM, shards: Path, folder: Path, messages: list[str], *
         loss,
         TrainerSettings(learning_rate=3e-3, checkpoint_every_steps=2, **changes),
         checkpoint_dir=folder,
-        on_step=lambda _step, _values: None,
+        on_step=on_step,
         log=messages.append,
     )
 

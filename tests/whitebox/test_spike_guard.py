@@ -130,6 +130,15 @@ def test_a_resumed_run_remembers_what_it_skipped(run: Run, make_model: Make, cou
     assert again.messages == ["going on after step 4 of 8"]
 
 
+def test_weights_that_are_no_numbers_are_named(run: Run) -> None:
+    with torch.no_grad():
+        run.model.model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")
+    wanted = r"model\.layers\.1\.mlp\.up_proj\.weight has values that are no numbers"
+    with pytest.raises(TrainingDiverged, match=wanted):
+        run({})
+    assert len(run.messages) == 2
+
+
 def guard_at(level: float, factor: float = 10.0) -> SpikeGuard:
     guard = SpikeGuard(factor, max_in_a_row=3, max_skipped=20)
     for number in range(LEVEL_STEPS):
