@@ -28,6 +28,7 @@ AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 SECONDS_TO_STOP = 20
 """For the last checkpoint; the flow that asked for the stop gives the whole stage 25."""
 SECONDS_TO_MEET = 900
+STOPPED = StopRequested.exit_code
 RANKS = "ranks"
 KINDS = {kind.exit_code: kind for kind in (UserError, RetryableError, StopRequested, GlassworksError)}
 
@@ -101,7 +102,7 @@ def run_workers(
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we tell what happened
     try:
         with _own_signals_afterwards():
-            elastic_launch(_launch_config(config, count, node_rank), sys.executable)(*command)
+            elastic_launch(_launch_config(config, work, count, node_rank), sys.executable)(*command)
     except SignalException as stopped:
         raise _stop(work, stopped.sigval.name) from None
     except ChildFailedError as failed:
@@ -109,7 +110,8 @@ def run_workers(
         raise _what_happened(work, exit_codes) from None
 
 
-def _launch_config(config: PretrainConfig, count: int, node_rank: int) -> Any:
+def _launch_config(config: PretrainConfig, work: Path, count: int, node_rank: int) -> Any:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig
 
     alone = config.nodes == 1
@@ -123,6 +125,7 @@ def _launch_config(config: PretrainConfig, count: int, node_rank: int) -> Any:
         rdzv_endpoint="127.0.0.1:0" if alone else config.rendezvous,
         rdzv_configs={"timeout": SECONDS_TO_MEET} | ({} if alone else {"rank": node_rank}),
         local_addr="127.0.0.1" if alone else None,
+        logs_specs=DefaultLogsSpecs(log_dir=str(work / RANKS)),
         max_restarts=0,  # the build goes on from the checkpoint, after somebody has read why
         shutdown_timeout=SECONDS_TO_STOP,
     )
@@ -140,8 +143,10 @@ def _own_signals_afterwards() -> Iterator[None]:
 
 
 def _stop(work: Path, signal_name: str) -> StopRequested:
-    told = _result(work, 0)
-    message = told.get("message", f"pretrain was stopped by {signal_name}")
+    stopped = [
+        told["message"] for rank in _ranks(work) if (told := _result(work, rank))["exit_code"] == STOPPED
+    ]
+    message = stopped[0] if stopped else f"pretrain was stopped by {signal_name}"
     return StopRequested(message, hint="build again to go on")
 
 

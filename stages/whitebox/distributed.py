@@ -42,10 +42,8 @@ def process_group(way: Literal["ddp", "fsdp"]) -> Iterator[Replicated]:
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=WAITS_AT_MOST)
-    try:
-        yield Replicated() if way == "ddp" else Sharded()
-    finally:
-        dist.destroy_process_group()
+    yield Replicated() if way == "ddp" else Sharded()
+    dist.destroy_process_group()  # not after an error: it would wait for processes that may be gone
 
 
 class Replicated(OneProcess):

@@ -22,7 +22,7 @@ from stages.whitebox.one_process import OneProcess
 from stages.whitebox.snapshot import check_shapes, put_back, take
 from stages.whitebox.spike_guard import Place, SpikeGuard, place_of_last, whereabouts
 from stages.whitebox.trainer_settings import TrainerSettings
-from stages.whitebox.training_state import TrainingState, load_newest, restore_random_states
+from stages.whitebox.training_state import RANDOM, TrainingState, load_newest, restore_random_states
 from stages.whitebox.training_terms import (
     Batches,
     LossFn,
@@ -231,8 +231,8 @@ class _Run:
         if reason := self.guard.why_stop():
             raise TrainingDiverged(
                 f"{problem} at step {step} of {total} ({where}), and {reason}; {self._damage()}try "
-                f"learning_rate {peak / 3:.1e} instead of {peak:.1e}, a longer warm-up, or a smaller grad_clip "
-                f"than {clip}; if it is always the same documents, look at these"
+                f"learning_rate {peak / 3:.1e} instead of {peak:.1e}, a longer warm-up, or a smaller "
+                f"grad_clip than {clip}; if it is always the same documents, look at these"
             )
         self.log(f"step {step} of {total} is skipped: {problem} ({where})")
         return {"skipped_steps": float(self.guard.num_skipped)}
@@ -291,11 +291,12 @@ class _Run:
         if state is not None:
             self._check_settings(state.fields["settings"])
             check_shapes(tensors, self.model, self.optimizers, self.checkpoint_dir)
-            restore_random_states(tensors)
-        fields = self.processes.share(None if state is None else {**state.fields, "names": sorted(tensors)})
+        known = {"names": sorted(tensors), "random": {n: tensors[n].tolist() for n in RANDOM if n in tensors}}
+        fields = self.processes.share(None if state is None else {**state.fields, **known})
         if fields is None:
             return
         put_back(tensors, fields["names"], self.model, self.optimizers, self.processes)
+        restore_random_states(fields["random"])
         self.batches.load_state_dict(fields["batches"])
         self.guard.load_state_dict(fields["guard"])
         self.summary = TrainingSummary(**fields["summary"])

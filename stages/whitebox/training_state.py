@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from stages.whitebox.tensor_file import write_tensors
 
+RANDOM = ("random.cpu", "random.cuda")
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
@@ -139,11 +140,11 @@ def random_states() -> dict[str, Tensor]:
     return states
 
 
-def restore_random_states(tensors: dict[str, Tensor]) -> None:
-    """Puts the generators back to where `random_states` found them."""
-    torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+def restore_random_states(states: Mapping[str, Sequence[int]]) -> None:
+    """Puts the generators back to where `random_states` found them, given as bytes."""
+    torch.set_rng_state(torch.tensor(states["random.cpu"], dtype=torch.uint8))
+    if torch.cuda.is_available() and "random.cuda" in states:
+        torch.cuda.set_rng_state(torch.tensor(states["random.cuda"], dtype=torch.uint8))
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
