@@ -84,6 +84,7 @@ def train_base_model(
         "validation_bits_per_byte": held_out.bits_per_byte,
         "validation_loss": held_out.loss,
         "train_tokens": float(summary.num_targets),
+        "skipped_steps": summary.last.get("skipped_steps", 0.0),
         "tokens_per_second": summary.tokens_per_second,
         "mfu": watch.mfu(summary.tokens_per_second),
         "num_params": float(recipe.model.num_params()),

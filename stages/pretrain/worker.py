@@ -39,13 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     session = _session(options, rank)
     session.install_signal_handlers()
     result = _guarded(options, session)
-    path = options.work / RANKS / f"{rank}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result), encoding="utf-8")
+    _leave_word(options.work / RANKS / f"{rank}.json", result)
     # At once: a thread of the communication library may wait for a process that is gone.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(result["exit_code"])
+
+
+def _leave_word(path: Path, result: dict[str, Any]) -> None:
+    """For who waits. Where even that finds no room, the terminal gets it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result), encoding="utf-8")
+    except OSError:
+        path.unlink(missing_ok=True)  # an empty file would say less than none
+        print(f"error: {result.get('message', 'no room to say how it ended')}", file=sys.stderr)
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

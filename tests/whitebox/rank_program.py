@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.whitebox.batches import PackedBatches, TokenShards
 from stages.whitebox.config import ModelConfig
+from stages.whitebox.divided_tensors import whole as whole_tensor
 from stages.whitebox.losses import cross_entropy_sum
 from stages.whitebox.model import CausalLM
 from stages.whitebox.one_process import OneProcess
 from stages.whitebox.rank_batches import RankBatches, Share
 from stages.whitebox.snapshot import whole_model
 from stages.whitebox.trainer import StepLoss, TrainerSettings, TrainingStopped, train
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 CONFIG = ModelConfig.from_depth(2, vocab_size=61, max_position_embeddings=48)
 ROWS_PER_STEP = 5  # odd, so that two processes cannot share it evenly
@@ -91,6 +98,39 @@ def run_scenario(scenario: dict[str, Any], processes: OneProcess) -> None:
         save_file(dict(whole.state_dict()), folder / "model.safetensors")
 
 
+def divide_products(layers: Iterable[nn.Module], mesh: DeviceMesh) -> None:
+    """Tensor parallel (Shoeybi et al. 2019, arXiv:1909.08053), by names alone."""
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    by_columns = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+    by_rows = ("self_attn.o_proj", "mlp.down_proj")
+    plan = {name: ColwiseParallel() for name in by_columns} | {name: RowwiseParallel() for name in by_rows}
+    for layer in layers:
+        parallelize_module(layer, mesh, plan)
+
+
+def compare_divided_products(folder: Path) -> None:
+    """The hidden states and two gradients of a model and of the same with divided products."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    torch.manual_seed(0)
+    whole = CausalLM(replace(CONFIG, num_attention_heads=4, num_key_value_heads=2, head_dim=32))
+    divided = copy.deepcopy(whole)
+    divide_products(divided.model.layers, init_device_mesh("cpu", (2,)))
+    ids = torch.randint(0, CONFIG.vocab_size, (2, 16))
+    found: dict[str, Tensor] = {}
+    for name, model in (("whole", whole), ("divided", divided)):
+        hidden = model.hidden_states(ids)
+        hidden.square().sum().backward()
+        layer = model.model.layers[0]
+        found[f"{name}.hidden"] = hidden.detach()
+        found[f"{name}.embedding"] = model.model.embed_tokens.weight.grad
+        found[f"{name}.down"] = whole_tensor(layer.mlp.down_proj.weight.grad)
+        found[f"{name}.q"] = whole_tensor(layer.self_attn.q_proj.weight.grad)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(found, folder / "compared.safetensors")
+
+
 def main(path: str) -> None:
     """Join the others and go through the list in the file."""
     import torch.distributed as dist
@@ -100,6 +140,9 @@ def main(path: str) -> None:
     torch.set_num_threads(1)
     with process_group("ddp"):
         for scenario in json.loads(Path(path).read_text()):
+            if scenario["way"] == "tensor":
+                compare_divided_products(Path(scenario["folder"]) / str(dist.get_rank()))
+                continue
             run_scenario(scenario, Sharded() if scenario["way"] == "fsdp" else Replicated())
             dist.barrier()
 

@@ -89,6 +89,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, counting_shards: Path) -> Scen
         *(found.scenario(f"{way}-bad", way=way, spoiled_step=5) for way in ("ddp", "fsdp")),
         *(found.scenario(f"{way}-half", way=way, stop_after=4) for way in ("ddp", "fsdp")),
         *(found.scenario(found.continued(f"{way}-resumed", "half"), way=way) for way in ("ddp", "fsdp")),
+        found.scenario("tensor", way="tensor"),
     )
     return found
 
@@ -149,6 +150,14 @@ def test_a_loss_that_is_no_number_in_one_process_skips_the_step_in_all(two: Scen
     assert message.startswith("step 3 of 8 is skipped: the loss is nan")
     # Rows 10 to 14 are the step's; the other process, whose loss is bad, has the last three.
     assert "rows 12 to 13 of epoch 0" in message
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_products_can_be_divided_by_the_names_of_the_readme(two: Scenarios, rank: int) -> None:
+    found = load_file(two.folder / "tensor" / str(rank) / "compared.safetensors")
+    for name in ("hidden", "embedding", "down", "q"):
+        assert found[f"whole.{name}"].abs().max() > 1e-3
+        torch.testing.assert_close(found[f"divided.{name}"], found[f"whole.{name}"], atol=2e-4, rtol=1e-4)
 
 
 def drawn(batches: PackedBatches | RankBatches, count: int) -> list[dict[str, Tensor]]:
