@@ -9,8 +9,9 @@ All are whole, whoever holds parts of them: only the first process has them all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,10 @@ from stages.whitebox.divided_tensors import is_divided
 from stages.whitebox.empty import without_values
 from stages.whitebox.model import CausalLM
 from stages.whitebox.one_process import OneProcess
+from stages.whitebox.tensor_file import NAMES
 from stages.whitebox.training_state import random_states
 
-STEP_COUNT = "step"
-OPTIMIZER_STATE = (STEP_COUNT, "exp_avg", "exp_avg_sq", "momentum")
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 Owner = tuple[str, nn.Parameter, torch.optim.Optimizer]
 
@@ -52,25 +53,41 @@ def take(
     return {**copies, **random_states()} if processes.rank == 0 else {}
 
 
+def kinds(saved: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Type and shape of each tensor, as JSON values: what a process knows that has none of them."""
+    return {name: [NAMES[tensor.dtype], list(tensor.shape)] for name, tensor in saved.items()}
+
+
 def put_back(
     saved: Mapping[str, Tensor],
-    names: Sequence[str],
+    kinds_of_all: Mapping[str, list[Any]],
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     processes: OneProcess,
 ) -> None:
-    """Give model and optimizers what was saved: `saved` in the first process, its `names` in all."""
+    """Give model and optimizers what was saved: `saved` in the first process, its `kinds` in all."""
     for name, target in model.state_dict().items():
         processes.fill(target, saved.get(f"model.{name}"))
-    known = set(names)
-    for name, parameter, optimizer in owners(model, optimizers):
-        for key in OPTIMIZER_STATE:
-            if (saved_name := f"optimizer.{key}.{name}") not in known:
-                continue
-            count = torch.zeros((), device=parameter.device)
-            target = count if key == STEP_COUNT else torch.zeros_like(parameter, requires_grad=False)
-            processes.fill(target, saved.get(saved_name))
-            optimizer.state[parameter][key] = target
+    for saved_name, key, parameter, optimizer in _of_optimizers(kinds_of_all, model, optimizers):
+        dtype, shape = DTYPES[kinds_of_all[saved_name][0]], kinds_of_all[saved_name][1]
+        if shape:
+            target = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+        else:  # a count of steps
+            target = torch.zeros((), dtype=dtype, device=parameter.device)
+        processes.fill(target, saved.get(saved_name))
+        optimizer.state[parameter][key] = target
+
+
+def _of_optimizers(
+    names: Iterable[str], model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> Iterator[tuple[str, str, nn.Parameter, torch.optim.Optimizer]]:
+    """Saved name, key, parameter and optimizer of everything that belongs to a parameter which is trained."""
+    found = {name: (parameter, optimizer) for name, parameter, optimizer in owners(model, optimizers)}
+    for saved_name in sorted(names):
+        kind, _, rest = saved_name.partition(".")
+        key, _, name = rest.partition(".")
+        if kind == "optimizer" and name in found:
+            yield saved_name, key, *found[name]
 
 
 def whole_model(model: CausalLM, processes: OneProcess) -> CausalLM:
@@ -105,11 +122,9 @@ def check_shapes(
     """
     wanted = {f"model.{name}": tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in saved.items() if name.startswith("model.")}
-    for name, parameter, _ in owners(model, optimizers):
-        for key in OPTIMIZER_STATE:
-            if (saved_name := f"optimizer.{key}.{name}") in saved:
-                found[saved_name] = tuple(saved[saved_name].shape)
-                wanted[saved_name] = () if key == STEP_COUNT else tuple(parameter.shape)
+    for saved_name, _, parameter, _ in _of_optimizers(saved, model, optimizers):
+        if shape := tuple(saved[saved_name].shape):  # counts of steps have none
+            found[saved_name], wanted[saved_name] = shape, tuple(parameter.shape)
     for name in [*wanted, *(name for name in found if name not in wanted)]:
         if wanted.get(name) != found.get(name):
             raise ValueError(

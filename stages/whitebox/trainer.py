@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from stages.whitebox.checkpoint_writer import CheckpointWriter
 from stages.whitebox.one_process import OneProcess
-from stages.whitebox.snapshot import check_shapes, put_back, take
+from stages.whitebox.snapshot import check_shapes, kinds, put_back, take
 from stages.whitebox.spike_guard import Place, SpikeGuard, place_of_last, whereabouts
 from stages.whitebox.trainer_settings import TrainerSettings
 from stages.whitebox.training_state import RANDOM, TrainingState, load_newest, restore_random_states
@@ -291,11 +291,11 @@ class _Run:
         if state is not None:
             self._check_settings(state.fields["settings"])
             check_shapes(tensors, self.model, self.optimizers, self.checkpoint_dir)
-        known = {"names": sorted(tensors), "random": {n: tensors[n].tolist() for n in RANDOM if n in tensors}}
+        known = {"kinds": kinds(tensors), "random": {n: tensors[n].tolist() for n in RANDOM if n in tensors}}
         fields = self.processes.share(None if state is None else {**state.fields, **known})
         if fields is None:
             return
-        put_back(tensors, fields["names"], self.model, self.optimizers, self.processes)
+        put_back(tensors, fields["kinds"], self.model, self.optimizers, self.processes)
         restore_random_states(fields["random"])
         self.batches.load_state_dict(fields["batches"])
         self.guard.load_state_dict(fields["guard"])
