@@ -110,7 +110,7 @@ def _adapted(config: PretrainConfig, session: StageSession) -> PretrainConfig:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     changes: dict[str, Any] = {"num_threads": config.num_threads or max(1, cores // here)}
-    if config.data_parallel == "fsdp" and config.compile == "auto":
+    if config.data_parallel == "fsdp" and config.compile != "off":
         session.log("layers with divided weights are not compiled")
         changes["compile"] = "off"
     return config.model_copy(update=changes)
