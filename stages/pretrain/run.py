@@ -9,26 +9,44 @@ from pathlib import Path
 
 import torch
 
+from stages.pretrain.launch import launch, processes_here
 from stages.pretrain.mistakes import explained
 from stages.pretrain.recipe import Recipe, make_recipe, recipe_rows
 from stages.pretrain.references import References, measure_references
-from stages.pretrain.setup import choose_device, make_model, model_config, read_tokens
+from stages.pretrain.setup import choose_device, make_batches, make_model, model_config, read_tokens
 from stages.pretrain.spec import PretrainConfig
 from stages.pretrain.watch import Watch
 from stages.runtime.session import StageSession
-from stages.whitebox.batches import PackedBatches
 from stages.whitebox.checkpoint import save_model
 from stages.whitebox.device import memory_bytes
 from stages.whitebox.losses import cross_entropy_sum
 from stages.whitebox.model import CausalLM
+from stages.whitebox.one_process import OneProcess
+from stages.whitebox.snapshot import whole_model
 from stages.whitebox.tokenizer import TOKENIZER_FILES, Tokenizer
-from stages.whitebox.trainer import StepLoss, TrainerSettings, TrainingSummary, train
+from stages.whitebox.trainer import StepLoss, TrainerSettings, train
+from stages.whitebox.training_state import Keep
 
 
 def run(
     config: PretrainConfig, inputs: Mapping[str, Path], outputs: Mapping[str, Path], session: StageSession
 ) -> dict[str, float]:
     """Train a base model on `tokens`; the model folder opens in transformers, tokenizer included."""
+    with explained():
+        count = processes_here(config)
+    if count * config.nodes > 1:
+        return launch(config, inputs, outputs["model"], session, count)
+    return train_base_model(config, inputs, outputs["model"], session, OneProcess())
+
+
+def train_base_model(
+    config: PretrainConfig,
+    inputs: Mapping[str, Path],
+    model_folder: Path,
+    session: StageSession,
+    processes: OneProcess,
+) -> dict[str, float]:
+    """The story, in each process that takes part; what the session says counts in the first one."""
     with explained():
         device = choose_device(config, session)
         tokenizer = Tokenizer.from_folder(inputs["tokenizer"])
@@ -37,19 +55,26 @@ def run(
         references = measure_references(training, validation, tokenizer, config.final_validation_tokens)
         _show_plan(recipe, references, session)
         model = make_model(config, recipe, device.device, session)
-        batches = PackedBatches(
-            training,
-            recipe.micro_batch_size,
-            recipe.context_tokens,
-            config.seed,
-            config.separate_documents,
-            config.best_fit_packing,
+        processes.prepare(model)
+        batches, accumulation_steps = make_batches(config, recipe, training, device.device, processes)
+        watch = Watch(config, recipe, model, validation, tokenizer, device, session, processes)
+        settings = _settings(config, recipe, accumulation_steps, device.compute_dtype)
+        summary = train(
+            model,
+            batches,
+            next_token_loss,
+            settings,
+            checkpoint_dir=session.work_dir / "checkpoints",
+            on_step=watch.on_step,
+            evaluate=watch.evaluate,
+            should_stop=session.should_stop,
+            log=session.log,
+            processes=processes,
         )
-        watch = Watch(config, recipe, model, validation, tokenizer, device, session)
-        summary = _train(config, recipe, model, batches, device.compute_dtype, watch, session)
         watch.draw(summary, references)
-        held_out = watch.held_out(config.final_validation_tokens)
-        _save(model, inputs["tokenizer"], outputs["model"])
+        with processes.reading(model):
+            held_out = watch.held_out(config.final_validation_tokens)
+        _save(whole_model(model, processes), inputs["tokenizer"], model_folder, processes)
     session.log(
         f"held-out bits per byte {held_out.bits_per_byte:.3f}; gzip -9 reaches "
         f"{references.gzip_bits_per_byte:.3f}, xz -9 {references.xz_bits_per_byte:.3f}"
@@ -59,6 +84,7 @@ def run(
         "validation_bits_per_byte": held_out.bits_per_byte,
         "validation_loss": held_out.loss,
         "train_tokens": float(summary.num_targets),
+        "skipped_steps": summary.last.get("skipped_steps", 0.0),
         "tokens_per_second": summary.tokens_per_second,
         "mfu": watch.mfu(summary.tokens_per_second),
         "num_params": float(recipe.model.num_params()),
@@ -73,16 +99,10 @@ def next_token_loss(model: CausalLM, batch: dict[str, torch.Tensor]) -> StepLoss
     return StepLoss(*cross_entropy_sum(hidden, model.output_weight(), batch["targets"]))
 
 
-def _train(
-    config: PretrainConfig,
-    recipe: Recipe,
-    model: CausalLM,
-    batches: PackedBatches,
-    compute_dtype: torch.dtype,
-    watch: Watch,
-    session: StageSession,
-) -> TrainingSummary:
-    settings = TrainerSettings(
+def _settings(
+    config: PretrainConfig, recipe: Recipe, accumulation_steps: int, compute_dtype: torch.dtype
+) -> TrainerSettings:
+    return TrainerSettings(
         total_steps=recipe.total_steps,
         learning_rate=recipe.learning_rate,
         matrix_learning_rate=recipe.matrix_learning_rate,
@@ -91,22 +111,16 @@ def _train(
         min_learning_rate_fraction=config.min_learning_rate_fraction,
         weight_decay=config.weight_decay,
         grad_clip=config.grad_clip,
-        accumulation_steps=recipe.accumulation_steps,
+        accumulation_steps=accumulation_steps,
+        rows_per_step=recipe.rows_per_step,
+        spike_factor=config.spike_factor,
+        max_skipped_in_a_row=config.max_skipped_in_a_row,
+        max_skipped_steps=config.max_skipped_steps,
         seed=config.seed,
         compute_dtype=compute_dtype,
         evaluate_every_steps=math.ceil(recipe.total_steps / config.evaluations),
         checkpoint_every_seconds=config.checkpoint_every_seconds,
-    )
-    return train(
-        model,
-        batches,
-        next_token_loss,
-        settings,
-        checkpoint_dir=session.work_dir / "checkpoints",
-        on_step=watch.on_step,
-        evaluate=watch.evaluate,
-        should_stop=session.should_stop,
-        log=session.log,
+        checkpoint_keep=Keep(config.checkpoints_kept, config.checkpoint_milestone_steps),
     )
 
 
@@ -124,7 +138,9 @@ def _show_plan(recipe: Recipe, references: References, session: StageSession) ->
     )
 
 
-def _save(model: CausalLM, tokenizer_folder: Path, folder: Path) -> None:
+def _save(model: CausalLM, tokenizer_folder: Path, folder: Path, processes: OneProcess) -> None:
+    if processes.rank > 0:
+        return
     save_model(model, folder)
     for name in TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file():

@@ -9,12 +9,15 @@ import torch
 from stages.pretrain.recipe import Recipe
 from stages.pretrain.spec import PretrainConfig
 from stages.runtime.session import StageSession
-from stages.whitebox.batches import TokenShards
+from stages.whitebox.batches import PackedBatches, TokenShards
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.device import Device, fix_threads, pick_device, why_not_compile
 from stages.whitebox.induction import can_wire, wire_induction_circuit
 from stages.whitebox.model import CausalLM
+from stages.whitebox.one_process import OneProcess
+from stages.whitebox.rank_batches import RankBatches, Share
 from stages.whitebox.tokenizer import Tokenizer
+from stages.whitebox.trainer import Batches
 
 COMPILE_FROM_FLOPS = {"cpu": 2e14, "cuda": 1e17}
 """About ten minutes of work. Compiling takes up to a minute; on a CPU in float32 it then saves 6 % of the
@@ -77,3 +80,30 @@ def make_model(
             model.compile_blocks()
             session.log("each layer is compiled; the first step takes up to half a minute")
     return model
+
+
+def make_batches(
+    config: PretrainConfig,
+    recipe: Recipe,
+    training: TokenShards,
+    device: torch.device,
+    processes: OneProcess,
+) -> tuple[Batches, int]:
+    """The rows of this process, and the micro batches of one update in it.
+
+    Processes that share a CPU share its memory, so each takes smaller micro batches.
+    """
+    shared = processes.size if device.type == "cpu" else 1
+    share = Share(recipe.rows_per_step, processes.size, max(1, recipe.micro_batch_size // shared))
+    micro_batch_size = recipe.micro_batch_size if processes.size == 1 else share.micro_batch_size
+    rows = PackedBatches(
+        training,
+        micro_batch_size,
+        recipe.context_tokens,
+        config.seed,
+        config.separate_documents,
+        config.best_fit_packing,
+    )
+    if processes.size == 1:
+        return rows, recipe.accumulation_steps
+    return RankBatches(rows, share, processes.rank), share.accumulation_steps

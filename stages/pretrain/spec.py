@@ -14,6 +14,18 @@ from stages.runtime.spec import Read, StageConfig, StageSpec
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+WHO_WORKS = frozenset(
+    {
+        "gpus",
+        "processes",
+        "nodes",
+        "rendezvous",
+        "data_parallel",
+        "checkpoints_kept",
+        "checkpoint_milestone_steps",
+    }
+)
+"""Not in the fingerprint, so that a run goes on from its checkpoints on other devices."""
 
 
 class PretrainConfig(StageConfig):
@@ -78,6 +90,26 @@ class PretrainConfig(StageConfig):
     """Tokens of one sample."""
     checkpoint_every_seconds: PositiveFloat = 30.0
     """At most so much training is lost by a kill."""
+    checkpoints_kept: PositiveInt = 2
+    """The newest so many stay until the run is over."""
+    checkpoint_milestone_steps: PositiveInt | None = None
+    """Also keep those of every so many steps; None keeps the newest only."""
+    spike_factor: Annotated[float, Field(ge=0)] = 20.0
+    """Skip a step whose gradient is so many times as long as usual; 0 skips only what is not finite."""
+    max_skipped_in_a_row: PositiveInt = 3
+    """So many skipped steps one after the other end the run."""
+    max_skipped_steps: PositiveInt = 20
+    """So many skipped steps in all end the run."""
+    gpus: PositiveInt | Literal["all"] = 1
+    """GPUs of each node, one process each. The global batch stays; sums are rounded otherwise."""
+    processes: PositiveInt = 1
+    """Processes of each node where there is no GPU; they share its cores."""
+    nodes: PositiveInt = 1
+    """Machines that train together; each of the others runs `python -m stages.pretrain.join`."""
+    rendezvous: str = ""
+    """HOST:PORT of this machine, as the others reach it; only with more than one node."""
+    data_parallel: Literal["ddp", "fsdp"] = "ddp"
+    """"ddp": the whole model on each device; "fsdp": weights, gradients and moments divided among them."""
 
 
 SPEC = StageSpec(
@@ -91,5 +123,6 @@ SPEC = StageSpec(
         "tokenizer": Read("tokenizer", "tokenizer", TOKENIZER_BUNDLE),
     },
     writes={"model": CHECKPOINT},
+    not_in_key=WHO_WORKS,
     summary="train the base model: a hand-written decoder, one size dial, resumable bit for bit",
 )

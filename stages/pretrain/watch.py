@@ -12,6 +12,7 @@ from stages.whitebox.device import Device
 from stages.whitebox.evaluation import HeldOut, evaluate_bits_per_byte
 from stages.whitebox.generate import generate
 from stages.whitebox.model import CausalLM
+from stages.whitebox.one_process import OneProcess
 from stages.whitebox.tokenizer import Tokenizer
 from stages.whitebox.trainer import TrainingSummary
 
@@ -31,7 +32,9 @@ class Watch:
         tokenizer: Tokenizer,
         device: Device,
         session: StageSession,
+        processes: OneProcess,
     ) -> None:
+        self.processes = processes
         self.config, self.recipe, self.model, self.session = config, recipe, model, session
         self.validation, self.tokenizer, self.device = validation, tokenizer, device
         self.peak = peak_of(device.device, device.compute_dtype)
@@ -46,7 +49,8 @@ class Watch:
         if evaluated or step % self.report_every == 0:
             self.session.metrics(step, **values, mfu=self.mfu(values["tokens_per_second"]))
         if evaluated:
-            self._sample(step)
+            with self.processes.reading(self.model):
+                self._sample(step)
 
     def evaluate(self) -> dict[str, float]:
         """Held-out figures on the way. The peak is measured again too, so that MFU has a fair one."""
@@ -68,9 +72,9 @@ class Watch:
         )
 
     def mfu(self, tokens_per_second: float) -> float:
-        """Model FLOPs utilisation: the share of the peak that went into the model's own arithmetic."""
+        """Model FLOPs utilisation: the share of all devices' peak that went into the model's arithmetic."""
         flops = self.recipe.model.flops_per_token(self.recipe.context_tokens)
-        return tokens_per_second * flops / self.peak.flops_per_second
+        return tokens_per_second * flops / (self.peak.flops_per_second * self.processes.size)
 
     def _sample(self, step: int) -> None:
         for prompt in self.config.sample_prompts:

@@ -24,7 +24,7 @@ class EventLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._file = path.open("a", encoding="utf-8")
-        self._as_json = as_json
+        self.as_json = as_json
         self._stream = stream or sys.stdout
 
     def emit(self, event: str, **fields: Any) -> None:
@@ -41,7 +41,7 @@ class EventLog:
         self._show(record, json.dumps(_finite(record), ensure_ascii=False))
 
     def _show(self, record: dict[str, Any], line: str) -> None:
-        text = line if self._as_json else describe(record)
+        text = line if self.as_json else describe(record)
         if text:
             print(text, file=self._stream, flush=True)
 

@@ -31,6 +31,11 @@ class StageSession:
         self._last_progress = float("-inf")
         self._progress_start: tuple[str, float, int] | None = None
 
+    @property
+    def events_as_json(self) -> bool:
+        """Whether events are printed as JSON, for a program that prints some on behalf of this one."""
+        return self._log.as_json
+
     def log(self, message: str) -> None:
         """Say something that a reader of the log wants to know. Not for every step."""
         self._log.emit("log", level="info", message=message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from stages.whitebox.best_fit import pack_documents
 from stages.whitebox.losses import IGNORED
 
+NAMED_DOCUMENTS = 8
 COUNTED_AT_ONCE = 2**22  # tokens; as 64-bit integers 32 MiB
 CHECKED_DOCUMENTS = 2**16  # of each file, evenly spread: each one is a page to read from the disk
 _DTYPES = {"U16": np.uint16, "U32": np.uint32, "I64": np.int64}
@@ -78,14 +79,30 @@ class TokenShards:
         return self.read(int(self.doc_offsets[index]), int(self.doc_offsets[index + 1]))
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The ids from `start` up to `stop` of the whole array, across files, as a copy."""
+        """The ids from `start` up to `stop` of the whole array, across files, as a copy.
+
+        Raises:
+            ValueError: one is beyond the vocabulary; on a GPU it would end the process without a word.
+        """
         first = int(np.searchsorted(self._part_starts, start, side="right")) - 1
         pieces = [np.zeros(0, dtype=np.int64)]
         for part, part_start in zip(self._parts[first:], self._part_starts[first:], strict=False):
             if part_start >= stop:
                 break
             pieces.append(part[max(start - part_start, 0) : stop - part_start].astype(np.int64))
-        return np.concatenate(pieces)
+        ids = np.concatenate(pieces)
+        if ids.size and int(ids.max()) >= self.vocab_size:
+            self._refuse(start, ids)
+        return ids
+
+    def _refuse(self, start: int, ids: NDArray[np.int64]) -> NoReturn:
+        place = int((ids >= self.vocab_size).argmax())
+        document = int(np.searchsorted(self.doc_offsets, start + place, side="right")) - 1
+        raise ValueError(
+            f"{self.split} document {document} has the id {ids[place]}, the vocabulary ends at "
+            f"{self.vocab_size - 1}: the shards are damaged or of another tokenizer; build them again: "
+            "glassworks rerun tokenizer"
+        )
 
     def _check_documents(self, folder: Path) -> None:
         if self.num_tokens == 0 or self.num_documents == 0:
@@ -140,14 +157,19 @@ class PackedBatches:
         self.seed, self.separate_documents = seed, separate_documents
         self.best_fit = best_fit
         self._epoch, self._row = 0, 0
+        self.last_place: tuple[dict[str, int], dict[str, int]] | None = None
+        """The states before and after the last batch, for who has to name its rows."""
         self._shuffle()
 
     def next_batch(self) -> dict[str, Tensor]:
         """ "ids" and "targets", both BxT int64, and "document_ids" and "positions" if asked for."""
-        targets_BxT = torch.from_numpy(np.stack([self._next_row() for _ in range(self.batch_size)]))
-        ids_BxT = torch.cat(
-            [torch.full((self.batch_size, 1), self.shards.bos_id), targets_BxT[:, :-1]], dim=1
-        )
+        return self.next_rows(self.batch_size)
+
+    def next_rows(self, num_rows: int) -> dict[str, Tensor]:
+        """A batch of so many rows."""
+        start = self.state_dict()
+        targets_BxT = torch.from_numpy(np.stack([self._read_row(self._next_row()) for _ in range(num_rows)]))
+        ids_BxT = torch.cat([torch.full((num_rows, 1), self.shards.bos_id), targets_BxT[:, :-1]], dim=1)
         batch = {
             "ids": ids_BxT,
             "targets": targets_BxT.masked_fill(targets_BxT == self.shards.bos_id, IGNORED),
@@ -155,7 +177,26 @@ class PackedBatches:
         if self.separate_documents:
             batch["document_ids"] = (ids_BxT == self.shards.bos_id).cumsum(dim=1)
             batch["positions"] = positions_within(batch["document_ids"])
+        self.last_place = (start, self.state_dict())
         return batch
+
+    def skip_rows(self, num_rows: int) -> None:
+        """Pass over rows that another process reads."""
+        for _ in range(num_rows):
+            self._next_row()
+
+    def describe(self, start: dict[str, int], end: dict[str, int]) -> str:
+        """What lies between two states, as long as it is in the present epoch: rows, and their documents."""
+        if start["epoch"] != self._epoch:
+            return f"rows from {start['row']} of epoch {start['epoch']} on"
+        rows = range(start["row"], end["row"])
+        documents = sorted(
+            {int(d) for number in rows for d in self._documents_of(int(self._row_order[number]))}
+        )
+        named = ", ".join(str(document) for document in documents[:NAMED_DOCUMENTS])
+        more = ", ..." if len(documents) > NAMED_DOCUMENTS else ""
+        where = f"rows {rows.start} to {rows.stop - 1} of epoch {self._epoch}"
+        return f"{where}, {self.shards.split} documents {named}{more}"
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch begins; the orders follow from seed and epoch."""
@@ -191,15 +232,26 @@ class PackedBatches:
             self.rows_per_epoch = self.shards.num_tokens // self.context_tokens
         self._row_order = generator.permutation(self.rows_per_epoch)
 
-    def _next_row(self) -> NDArray[np.int64]:
+    def _next_row(self) -> int:
         if self._row == self.rows_per_epoch:
             self._epoch, self._row = self._epoch + 1, 0
             self._shuffle()
-        row = int(self._row_order[self._row])
         self._row += 1
+        return int(self._row_order[self._row - 1])
+
+    def _read_row(self, row: int) -> NDArray[np.int64]:
         if self.best_fit:
             return self._read_packed(row)
         return self._read_stream(row * self.context_tokens, (row + 1) * self.context_tokens)
+
+    def _documents_of(self, row: int) -> NDArray[np.int64]:
+        """Numbers of the documents that a row is made of."""
+        if self.best_fit:
+            pieces = slice(*self._packed.row_starts_R1[row : row + 2])
+            return self._documents[self._packed.document_P[pieces]]
+        first, last = row * self.context_tokens, (row + 1) * self.context_tokens - 1
+        places = np.searchsorted(self._stream_starts, [first, last], side="right") - 1
+        return self._documents[places[0] : places[1] + 1]
 
     def _read_packed(self, row: int) -> NDArray[np.int64]:
         packed, end = self._packed, 0

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from stages.whitebox.divided_tensors import divide_like, whole
+
 # The quintic of the reference implementation: it lifts small singular values fast and ends between 0.7 and
 # 1.2. Exact 1 is not needed, and five iterations of the exact polynomial would leave small values small.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -58,7 +60,9 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight_MxN)
         mean_MxN = state["momentum"].lerp_(weight_MxN.grad, 1 - momentum)
         ahead_MxN = weight_MxN.grad.lerp(mean_MxN, momentum)
-        update_MxN = orthogonalize(ahead_MxN.to(self.compute_dtype)).to(weight_MxN.dtype)
+        # Orthogonal is a property of the whole matrix: processes that hold parts put it together first.
+        update_MxN = orthogonalize(whole(ahead_MxN).to(self.compute_dtype)).to(weight_MxN.dtype)
+        update_MxN = divide_like(update_MxN, weight_MxN)
         num_rows, num_columns = weight_MxN.shape
         # The root makes outputs of tall matrices change as much as those of wide ones.
         scale = max(1.0, num_rows / num_columns) ** 0.5

@@ -200,3 +200,29 @@ def test_best_fit_targets_are_the_documents(counting_shards: Path) -> None:
     expected = Counter(shards.tokens.tolist())
     del expected[BOS]
     assert seen == expected
+
+
+@pytest.mark.parametrize("best_fit", [False, True])
+def test_an_id_beyond_the_vocabulary_is_named_with_its_document(
+    tmp_path: Path, write_shards: Write, best_fit: bool
+) -> None:
+    write_shards(tmp_path, "train", [[10] * 30, [11] * 30, [12, 60, 61, 12] + [13] * 26])
+    batches = PackedBatches(TokenShards(tmp_path, "train"), 2, 16, seed=0, best_fit=best_fit)
+    wanted = "train document 2 has the id 61, the vocabulary ends at 60: .*glassworks rerun tokenizer"
+    with pytest.raises(ValueError, match=wanted):
+        for _ in range(batches.rows_per_epoch):
+            batches.next_batch()
+    with pytest.raises(ValueError, match=wanted):
+        unigram_entropy(batches.shards)
+
+
+def test_a_shard_cut_anywhere_is_named(tmp_path: Path, write_shards: Write) -> None:
+    write_shards(tmp_path, "train", [[10] * 30])
+    (path,) = tmp_path.glob("train-*")
+    whole = path.read_bytes()
+    for length in (0, 5, 8, 60, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=path.name):
+            TokenShards(tmp_path, "train")
+    path.write_bytes(whole)
+    assert TokenShards(tmp_path, "train").num_tokens == 32

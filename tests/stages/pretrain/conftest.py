@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,3 +126,46 @@ def read_events(tmp_path: Path) -> Callable[[str], list[dict[str, Any]]]:
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
     return read
+
+
+class Program:
+    """The stage as its own process, as the flows start it."""
+
+    def __init__(self, folder: Path, inputs: dict[str, Path], config: PretrainConfig) -> None:
+        self.output, self.work = folder / "artifact", folder / "work"
+        (folder / "config.json").write_text(config.model_dump_json())
+        self.command = [sys.executable, "-m", "stages.pretrain", "--config", str(folder / "config.json")]
+        self.command += [f"--input={role}={path}" for role, path in inputs.items()]
+        self.command += [f"--output={self.output}", f"--work={self.work}"]
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def finish(self) -> str:
+        process = self.start()
+        text, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, text
+        return text
+
+    def end_with(
+        self,
+        number: signal.Signals,
+        after_step: int,
+        whom: Callable[[subprocess.Popen[str]], int] = lambda process: process.pid,
+    ) -> tuple[int, str]:
+        process = self.start()
+        while process.poll() is None and self.newest_step() < after_step:
+            time.sleep(0.02)
+        os.kill(whom(process), number)
+        text, _ = process.communicate(timeout=60)
+        return process.returncode, text
+
+    def newest_step(self) -> int:
+        found = sorted(self.work.glob("checkpoints/step-*"))
+        return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
+@pytest.fixture
+def make_program(tmp_path: Path, inputs: dict[str, Path]) -> Callable[[PretrainConfig], Program]:
+    """The stage as a program with a configuration; the same work folder each time."""
+    return lambda config: Program(tmp_path, inputs, config)

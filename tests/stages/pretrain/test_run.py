@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,47 +75,15 @@ def test_it_learns_reports_and_writes_a_model_that_opens_elsewhere(
         torch.testing.assert_close(load_model(model_folder)(torch.tensor([ids])), logits, atol=1e-4, rtol=0)
 
 
-class Program:
-    """The stage as its own process, as the flows start it."""
-
-    def __init__(self, folder: Path, inputs: dict[str, Path], config: PretrainConfig) -> None:
-        self.output, self.work = folder / "artifact", folder / "work"
-        (folder / "config.json").write_text(config.model_dump_json())
-        self.command = [sys.executable, "-m", "stages.pretrain", "--config", str(folder / "config.json")]
-        self.command += [f"--input={role}={path}" for role, path in inputs.items()]
-        self.command += [f"--output={self.output}", f"--work={self.work}"]
-
-    def start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    def finish(self) -> str:
-        process = self.start()
-        text, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, text
-        return text
-
-    def end_with(self, number: signal.Signals, after_step: int) -> tuple[int, str]:
-        process = self.start()
-        while process.poll() is None and self.newest_step() < after_step:
-            time.sleep(0.02)
-        os.kill(process.pid, number)
-        text, _ = process.communicate(timeout=60)
-        return process.returncode, text
-
-    def newest_step(self) -> int:
-        found = sorted(self.work.glob("checkpoints/step-*"))
-        return int(found[-1].name.removeprefix("step-")) if found else 0
-
-
 def test_sigkill_and_sigterm_cost_no_bit(
     config: PretrainConfig,
     inputs: dict[str, Path],
     model_folder: Path,
-    tmp_path: Path,
     session: StageSession,
+    make_program: Callable[[PretrainConfig], Any],
 ) -> None:
     config = changed(config, train_tokens=40_000, checkpoint_every_seconds=0.2, evaluations=1)
-    program = Program(tmp_path, inputs, config)
+    program = make_program(config)
 
     code, _ = program.end_with(signal.SIGKILL, after_step=3)
     assert code == -signal.SIGKILL
