@@ -19,6 +19,7 @@ from stages.runtime.session import StageSession
 from stages.whitebox.batches import PackedBatches
 from stages.whitebox.checkpoint import save_model
 from stages.whitebox.device import memory_bytes
+from stages.whitebox.experts import LoadBalancer
 from stages.whitebox.losses import cross_entropy_sum
 from stages.whitebox.model import CausalLM
 from stages.whitebox.tokenizer import TOKENIZER_FILES, Tokenizer
@@ -68,9 +69,20 @@ def run(
 
 
 def next_token_loss(model: CausalLM, batch: dict[str, torch.Tensor]) -> StepLoss:
-    """Cross-entropy of each next token, summed."""
+    """Cross-entropy of each next token, summed.
+
+    Where a loss keeps the experts' loads equal, its gradient is added and its value is not: losses of models
+    with and without experts compare. It is `num_experts_per_tok` when the loads are equal.
+    """
     hidden = model.hidden_states(batch["ids"], batch.get("positions"), batch.get("document_ids"))
-    return StepLoss(*cross_entropy_sum(hidden, model.output_weight(), batch["targets"]))
+    loss_sum, num_targets = cross_entropy_sum(hidden, model.output_weight(), batch["targets"])
+    if not model.config.num_experts:
+        return StepLoss(loss_sum, num_targets)
+    router_loss = model.router_loss()
+    if model.config.scoring_func == "softmax":
+        weight = num_targets * model.config.router_aux_loss_coef
+        loss_sum = loss_sum + weight * (router_loss - router_loss.detach())
+    return StepLoss(loss_sum, num_targets, {"router_loss": float(router_loss.detach())})
 
 
 def _train(
@@ -97,13 +109,19 @@ def _train(
         evaluate_every_steps=math.ceil(recipe.total_steps / config.evaluations),
         checkpoint_every_seconds=config.checkpoint_every_seconds,
     )
+    balancer = LoadBalancer(model)
+
+    def on_step(step: int, values: dict[str, float]) -> None:
+        balancer.update()  # before the step's checkpoint is written, so that a resumed run has it
+        watch.on_step(step, values)
+
     return train(
         model,
         batches,
         next_token_loss,
         settings,
         checkpoint_dir=session.work_dir / "checkpoints",
-        on_step=watch.on_step,
+        on_step=on_step,
         evaluate=watch.evaluate,
         should_stop=session.should_stop,
         log=session.log,
