@@ -59,7 +59,8 @@ def _tiny_llm(width: int, feed_forward: int, layers: int, heads: int, context: i
 SHAPES = {
     "tiny-llm-zh-16m": _tiny_llm(120, 384, 6, 6, 512),
     "tiny-llm-zh-42m": _tiny_llm(288, 768, 6, 6, 512),
-    "tiny-llm-zh-92m": _tiny_llm(512, 1024, 8, 8, 1024),
+    # 1,408 as in its scripts: the README's 1,024 would be 87M.
+    "tiny-llm-zh-92m": _tiny_llm(512, 1408, 8, 8, 1024),
     "tiny-llm-zh-210m": _tiny_llm(768, 2048, 16, 12, 1024),
     "tiny-llm-zh-440m": _tiny_llm(1024, 2816, 24, 16, 1024),
     "tiny-llm-zh-1.5b": _tiny_llm(2048, 5504, 24, 16, 1024),
