@@ -115,9 +115,9 @@ def grouped_linear(x_RxI: Tensor, weight_ExOxI: Tensor, counts_E: Tensor) -> Ten
     """Each run of `counts_E[e]` rows times its own matrix, transposed: y_RxO. One call for all experts.
 
     Widths that do not fill 16 bytes, which the grouped kernel refuses, go one by one.
-    Measured on a CPU, forward and backward, against a loop over the experts and against a product padded to
-    the largest of them: 64 experts of 128, 4 a token, 17.8, 20.8 and 40.4 ms; 4 experts of 768, one a token,
-    23.1, 22.7 and 33.1 (tests/benchmarks/grouped_products.py).
+    Measured on a CPU, forward and backward, against a loop over the experts and against one product padded to
+    the longest run: 64 experts of 192, 4 a token: 29.1, 32.9 and 66.4 ms; 4 experts of 768, one a token: 22.8,
+    23.1 and 32.5 (tests/benchmarks/grouped_products.py).
     """
     if torch.is_autocast_enabled(x_RxI.device.type):  # autocast does not know this product
         dtype = torch.get_autocast_dtype(x_RxI.device.type)

@@ -94,6 +94,135 @@ def test_what_a_file_leaves_out_is_what_transformers_takes(kind: str) -> None:
         assert ours.norm_topk_prob == theirs.norm_topk_prob
 
 
+HUB: dict[str, tuple[int, int, dict[str, object]]] = {
+    # Published: parameters, parameters at work, and the fields of config.json that decide.
+    "Llama 3.2 1B": (
+        1_235_814_400,
+        1_235_814_400,
+        {
+            "model_type": "llama",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "pretraining_tp": 1,
+            "head_dim": 64,
+            "vocab_size": 128_256,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131_072,
+            "rope_theta": 500_000.0,
+            "rope_scaling": {
+                "factor": 32.0,
+                "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192,
+                "rope_type": "llama3",
+            },
+            "tie_word_embeddings": True,
+            "eos_token_id": [128_001, 128_008, 128_009],
+        },
+    ),
+    "Mistral 7B": (
+        7_241_732_096,
+        7_241_732_096,
+        {
+            "model_type": "mistral",
+            "vocab_size": 32_000,
+            "hidden_size": 4096,
+            "intermediate_size": 14_336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 32_768,
+            "sliding_window": 4096,
+            "rope_theta": 10_000.0,
+        },
+    ),
+    "Qwen2 0.5B": (
+        494_032_768,
+        494_032_768,
+        {
+            "model_type": "qwen2",
+            "vocab_size": 151_936,
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 131_072,
+            "max_window_layers": 24,
+            "sliding_window": 131_072,
+            "use_sliding_window": False,
+            "rope_theta": 1e6,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "Qwen3 30B-A3B": (
+        30_532_122_624,
+        3_353_000_000,
+        {
+            "model_type": "qwen3_moe",
+            "vocab_size": 151_936,
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "max_position_embeddings": 40_960,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "rope_scaling": None,
+            "rope_theta": 1e6,
+            "sliding_window": None,
+            "use_sliding_window": False,
+        },
+    ),
+    "dots.llm1": (
+        142_000_000_000,
+        14_000_000_000,
+        {
+            "model_type": "dots1",
+            "vocab_size": 152_064,
+            "hidden_size": 4096,
+            "intermediate_size": 10_944,
+            "num_hidden_layers": 62,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "head_dim": 128,
+            "max_position_embeddings": 32_768,
+            "moe_intermediate_size": 1408,
+            "n_routed_experts": 128,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 6,
+            "first_k_dense_replace": 1,
+            "n_group": 1,
+            "topk_group": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "rope_scaling": None,
+            "rope_theta": 10_000_000,
+            "sliding_window": None,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_models_of_the_hub_have_their_published_parameters(name: str) -> None:
+    num_params, num_active_params, fields = HUB[name]
+    config = ModelConfig.from_hf(fields)
+    assert config.num_params() == pytest.approx(num_params, rel=0 if num_params % 10**6 else 0.01)
+    assert config.num_active_params() == pytest.approx(num_active_params, rel=0.03)
+    assert ModelConfig.from_hf(config.to_hf()) == config
+
+
 def test_layers_with_experts_are_those_of_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     fields = {
