@@ -12,9 +12,8 @@ import torch
 from stages.quantize.calibration import quantize_calibrated, quantize_nearest_everywhere
 from stages.quantize.findings import FLOAT, INT4, INT8, Findings, check_limits, show
 from stages.quantize.measure import SPEED_PROMPT_TOKENS, bytes_per_part, decode_speeds, kernel_drift
-from stages.quantize.mistakes import explained
+from stages.quantize.mistakes import explained, refuse_experts
 from stages.quantize.spec import QuantizeConfig
-from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
 from stages.whitebox.batches import PackedBatches, TokenShards
 from stages.whitebox.checkpoint import GENERATION_FILE, load_model
@@ -35,7 +34,7 @@ def run(
     with explained():
         threads = fix_threads(config.num_threads)
         model = load_model(inputs["model"], dtype=torch.float32)
-        _refuse_experts(model)
+        refuse_experts(model.config)
         session.log(f"{model.config.num_params():,} parameters, on {threads} CPU threads")
         weights = {
             INT8: quantize_nearest_everywhere(model, bits=8, group_size=None),
@@ -47,16 +46,6 @@ def run(
     show(findings, config, session)
     check_limits(findings, config)
     return findings.headline()
-
-
-def _refuse_experts(model: CausalLM) -> None:
-    """Their matrices are multiplied in groups, for which there are no integer kernels here."""
-    if model.config.num_experts:
-        raise UserError(
-            f"the model chooses among {model.config.num_experts} experts per layer; this stage quantizes "
-            "models with one feed-forward layer",
-            hint="leave num_experts out of [pretrain], or take another architecture than minimind-moe",
-        )
 
 
 def _make_int4(

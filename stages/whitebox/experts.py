@@ -116,8 +116,8 @@ def grouped_linear(x_RxI: Tensor, weight_ExOxI: Tensor, counts_E: Tensor) -> Ten
 
     Widths that do not fill 16 bytes, which the grouped kernel refuses, go one by one.
     Measured on a CPU, forward and backward, against a loop over the experts and against one product padded to
-    the longest run: 64 experts of 192, 4 a token: 29.1, 32.9 and 66.4 ms; 4 experts of 768, one a token: 22.8,
-    23.1 and 32.5 (tests/benchmarks/grouped_products.py).
+    the longest run: 64 experts of 192, 4 a token, 29.1, 32.9 and 66.4 ms; 4 of 768, one a token, 22.8, 23.1
+    and 32.5 (tests/benchmarks/grouped_products.py).
     """
     if torch.is_autocast_enabled(x_RxI.device.type):  # autocast does not know this product
         dtype = torch.get_autocast_dtype(x_RxI.device.type)
