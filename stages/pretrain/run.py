@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from stages.pretrain.balance import balancing, with_router_loss
 from stages.pretrain.mistakes import explained
 from stages.pretrain.recipe import Recipe, make_recipe, recipe_rows
 from stages.pretrain.references import References, measure_references
@@ -19,7 +20,6 @@ from stages.runtime.session import StageSession
 from stages.whitebox.batches import PackedBatches
 from stages.whitebox.checkpoint import save_model
 from stages.whitebox.device import memory_bytes
-from stages.whitebox.experts import LoadBalancer
 from stages.whitebox.losses import cross_entropy_sum
 from stages.whitebox.model import CausalLM
 from stages.whitebox.tokenizer import TOKENIZER_FILES, Tokenizer
@@ -69,20 +69,10 @@ def run(
 
 
 def next_token_loss(model: CausalLM, batch: dict[str, torch.Tensor]) -> StepLoss:
-    """Cross-entropy of each next token, summed.
-
-    Where a loss keeps the experts' loads equal, its gradient is added and its value is not: losses of models
-    with and without experts compare. It is `num_experts_per_tok` when the loads are equal.
-    """
+    """Cross-entropy of each next token, summed."""
     hidden = model.hidden_states(batch["ids"], batch.get("positions"), batch.get("document_ids"))
-    loss_sum, num_targets = cross_entropy_sum(hidden, model.output_weight(), batch["targets"])
-    if not model.config.num_experts:
-        return StepLoss(loss_sum, num_targets)
-    router_loss = model.router_loss()
-    if model.config.scoring_func == "softmax":
-        weight = num_targets * model.config.router_aux_loss_coef
-        loss_sum = loss_sum + weight * (router_loss - router_loss.detach())
-    return StepLoss(loss_sum, num_targets, {"router_loss": float(router_loss.detach())})
+    loss = StepLoss(*cross_entropy_sum(hidden, model.output_weight(), batch["targets"]))
+    return with_router_loss(model, loss)
 
 
 def _train(
@@ -109,19 +99,13 @@ def _train(
         evaluate_every_steps=math.ceil(recipe.total_steps / config.evaluations),
         checkpoint_every_seconds=config.checkpoint_every_seconds,
     )
-    balancer = LoadBalancer(model)
-
-    def on_step(step: int, values: dict[str, float]) -> None:
-        balancer.update()  # before the step's checkpoint is written, so that a resumed run has it
-        watch.on_step(step, values)
-
     return train(
         model,
         batches,
         next_token_loss,
         settings,
         checkpoint_dir=session.work_dir / "checkpoints",
-        on_step=on_step,
+        on_step=balancing(model, watch.on_step),
         evaluate=watch.evaluate,
         should_stop=session.should_stop,
         log=session.log,

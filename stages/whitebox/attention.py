@@ -100,6 +100,8 @@ def attend(q_BxNxTxH: Tensor, k_BxKxSxH: Tensor, v_BxKxSxH: Tensor, mask: Mask |
     """
     has_groups = q_BxNxTxH.shape[1] != k_BxKxSxH.shape[1]
     if isinstance(mask, BlockMask):
+        # Under autocast norms and RoPE leave float32; the other kernel casts by itself.
+        q_BxNxTxH, k_BxKxSxH = q_BxNxTxH.to(v_BxKxSxH.dtype), k_BxKxSxH.to(v_BxKxSxH.dtype)
         return _flex(q_BxNxTxH)(q_BxNxTxH, k_BxKxSxH, v_BxKxSxH, block_mask=mask, enable_gqa=has_groups)
     num_new, num_all = q_BxNxTxH.shape[2], k_BxKxSxH.shape[2]
     if mask is None and 1 < num_new < num_all:

@@ -23,6 +23,8 @@ from stages.whitebox.norm import RMSNorm
 from stages.whitebox.rope import rope_tables
 
 INITIAL_STD = 0.02
+SMALLEST_FLEX_HEAD = 16
+"""FlexAttention's kernels take no narrower heads."""
 
 
 class Block(nn.Module):
@@ -226,7 +228,8 @@ class CausalLM(nn.Module):
             return None
         if num_tokens == 1 and document_ids_BxT is None:
             return None
-        if ids_BxT.is_cuda and self.training and cache is None:
+        can_flex = self.config.head_dim >= SMALLEST_FLEX_HEAD
+        if ids_BxT.is_cuda and self.training and cache is None and can_flex:
             return block_mask(document_ids_BxT, num_tokens, device, window)
         if document_ids_BxT is not None:
             return document_mask(document_ids_BxT, window)

@@ -46,6 +46,7 @@ def test_continuation_mask_sees_all_cached_tokens() -> None:
     assert mask[0, 0].tolist() == [[True, True, True, False], [True, True, True, True]]
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("window", [None, 3, 1, 100])
 @pytest.mark.parametrize("has_documents", [True, False])
 def test_three_ways_agree_with_windows_and_documents(window: int | None, has_documents: bool) -> None:
@@ -62,6 +63,9 @@ def test_three_ways_agree_with_windows_and_documents(window: int | None, has_doc
     blocks = block_mask(ids if has_documents else None, 11, q.device, window)
     with torch.no_grad():
         torch.testing.assert_close(attend(q.detach(), k.detach(), v.detach(), blocks), expected)
+        half = attend(q.detach(), k.detach(), v.detach().bfloat16(), blocks)  # as autocast leaves them
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, atol=0.05, rtol=0.05)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has a gradient on CUDA only")

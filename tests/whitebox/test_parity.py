@@ -173,7 +173,7 @@ def test_trained_weights(make_model: Make, tmp_path: Path) -> None:
         loss = loss_of(model, ids_BxT)[1]
         loss.backward()
         optimizer.step()
-        first, last = first or float(loss), float(loss)
+        first, last = first or loss.item(), loss.item()
     assert last < first / 2
     peer = opened_by_transformers(model, tmp_path)
     assert_same(model(ids_BxT), peer(ids_BxT).logits)
