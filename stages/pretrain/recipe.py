@@ -69,7 +69,7 @@ def make_recipe(config: PretrainConfig, model: ModelConfig, memory_bytes: int) -
     """
     budget = config.train_tokens
     if budget == "chinchilla":
-        budget = CHINCHILLA_TOKENS_PER_PARAM * model.num_params()
+        budget = CHINCHILLA_TOKENS_PER_PARAM * model.num_active_params()
     batch_tokens = config.global_batch_tokens
     if batch_tokens == "auto":
         batch_tokens = step_law_batch_tokens(budget) * (MUON_BATCH if config.optimizer == "muon" else 1)
@@ -107,8 +107,20 @@ def step_law_batch_tokens(train_tokens: int) -> int:
 def activation_bytes_per_token(model: ModelConfig) -> int:
     """Bytes in float32 that one token leaves behind for the backward pass."""
     attention = 4 * model.query_size + 3 * model.key_value_size
-    per_layer = 4 * model.hidden_size + attention + 4 * model.intermediate_size
-    return 4 * (model.num_hidden_layers * per_layer + 4 * model.hidden_size)
+    layers = sum(
+        4 * model.hidden_size + attention + _feed_forward_activations(model, layer)
+        for layer in range(model.num_hidden_layers)
+    )
+    return 4 * (layers + 4 * model.hidden_size)
+
+
+def _feed_forward_activations(model: ModelConfig, layer: int) -> int:
+    if not model.has_experts(layer):
+        return 4 * model.intermediate_size
+    # A token's row is there once for each of its experts, before them and behind them.
+    chosen, shared = model.num_experts_per_tok, model.n_shared_experts
+    rows = 2 * chosen * model.hidden_size
+    return rows + 4 * (chosen + shared) * model.moe_intermediate_size + 4 * model.num_experts
 
 
 def recipe_rows(recipe: Recipe) -> list[list[Any]]:
@@ -117,9 +129,9 @@ def recipe_rows(recipe: Recipe) -> list[list[Any]]:
     return [
         ["layers x width", f"{model.num_hidden_layers} x {model.hidden_size}"],
         ["heads (query / key-value)", f"{model.num_attention_heads} / {model.num_key_value_heads}"],
-        ["feed-forward", model.intermediate_size],
+        ["feed-forward", _feed_forward_text(model)],
         ["vocabulary", model.vocab_size],
-        ["parameters", f"{model.num_params():,}"],
+        ["parameters", _params_text(model)],
         ["FLOPs per token", f"{model.flops_per_token(recipe.context_tokens):.3g}"],
         ["context", f"{recipe.context_tokens} tokens"],
         ["one update", _update_text(recipe)],
@@ -129,6 +141,20 @@ def recipe_rows(recipe: Recipe) -> list[list[Any]]:
         ["peak learning rate", _rates_text(recipe)],
         ["memory, estimated", f"{recipe.memory_bytes / 2**20:,.0f} MiB"],
     ]
+
+
+def _feed_forward_text(model: ModelConfig) -> str | int:
+    if not model.num_experts:
+        return model.intermediate_size
+    shared = f" and {model.n_shared_experts} shared" if model.n_shared_experts else ""
+    chosen = f"{model.num_experts_per_tok} of {model.num_experts} experts"
+    return f"{chosen}{shared}, {model.moe_intermediate_size} each"
+
+
+def _params_text(model: ModelConfig) -> str:
+    if not model.num_experts:
+        return f"{model.num_params():,}"
+    return f"{model.num_params():,}, of which {model.num_active_params():,} work on a token"
 
 
 def _update_text(recipe: Recipe) -> str:
@@ -145,7 +171,7 @@ def _rates_text(recipe: Recipe) -> str:
 
 
 def _tokens_per_param(recipe: Recipe) -> float:
-    return recipe.train_tokens / recipe.model.num_params()
+    return recipe.train_tokens / recipe.model.num_active_params()
 
 
 def _learning_rate(config: PretrainConfig, model: ModelConfig, train_tokens: int) -> float:
@@ -153,7 +179,7 @@ def _learning_rate(config: PretrainConfig, model: ModelConfig, train_tokens: int
         return config.learning_rate
     if config.optimizer == "muon":
         return EMBEDDING_LEARNING_RATE * math.sqrt(EMBEDDING_WIDTH / model.hidden_size)
-    return step_law_learning_rate(model.num_hidden_layers * model.num_layer_matrix_params(), train_tokens)
+    return step_law_learning_rate(model.num_matrix_params(), train_tokens)
 
 
 def _micro_batch_size(model: ModelConfig, context_tokens: int, memory_bytes: int) -> int:

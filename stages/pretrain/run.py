@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from stages.pretrain.balance import balancing, refuse_experts, with_router_loss
 from stages.pretrain.launch import launch, processes_here
 from stages.pretrain.mistakes import explained
 from stages.pretrain.recipe import Recipe, make_recipe, recipe_rows
@@ -35,6 +36,7 @@ def run(
     with explained():
         count = processes_here(config)
     if count * config.nodes > 1:
+        refuse_experts(config)
         return launch(config, inputs, outputs["model"], session, count)
     return train_base_model(config, inputs, outputs["model"], session, OneProcess())
 
@@ -65,7 +67,7 @@ def train_base_model(
             next_token_loss,
             settings,
             checkpoint_dir=session.work_dir / "checkpoints",
-            on_step=watch.on_step,
+            on_step=balancing(model, watch.on_step),
             evaluate=watch.evaluate,
             should_stop=session.should_stop,
             log=session.log,
@@ -96,7 +98,8 @@ def train_base_model(
 def next_token_loss(model: CausalLM, batch: dict[str, torch.Tensor]) -> StepLoss:
     """Cross-entropy of each next token, summed."""
     hidden = model.hidden_states(batch["ids"], batch.get("positions"), batch.get("document_ids"))
-    return StepLoss(*cross_entropy_sum(hidden, model.output_weight(), batch["targets"]))
+    loss = StepLoss(*cross_entropy_sum(hidden, model.output_weight(), batch["targets"]))
+    return with_router_loss(model, loss)
 
 
 def _settings(

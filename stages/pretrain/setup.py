@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,9 +17,12 @@ from stages.whitebox.induction import can_wire, wire_induction_circuit
 from stages.whitebox.model import CausalLM
 from stages.whitebox.one_process import OneProcess
 from stages.whitebox.rank_batches import RankBatches, Share
+from stages.whitebox.shapes import SHAPES
 from stages.whitebox.tokenizer import Tokenizer
 from stages.whitebox.trainer import Batches
 
+EXPERT_MULTIPLE = 32
+"""Widths that matrix kernels like."""
 COMPILE_FROM_FLOPS = {"cpu": 2e14, "cuda": 1e17}
 """About ten minutes of work. Compiling takes up to a minute; on a CPU in float32 it then saves 6 % of the
 time, in bfloat16 (measured on another machine) a fifth."""
@@ -49,13 +53,32 @@ def read_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[TokenShards, TokenS
 
 
 def model_config(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The shape that follows from `depth`."""
-    return ModelConfig.from_depth(
+    """The shape of a known model, or what follows from `depth`."""
+    if config.architecture != "depth":
+        return SHAPES[config.architecture].config(tokenizer.vocab_size, config.context_tokens)
+    dense = ModelConfig.from_depth(
         config.depth,
         tokenizer.vocab_size,
         max_position_embeddings=config.context_tokens,
         tie_word_embeddings=config.tie_word_embeddings,
         qk_norm=config.qk_norm,
+    )
+    model = replace(dense, sliding_window=config.sliding_window)
+    return _with_experts(model, config) if config.num_experts else model
+
+
+def _with_experts(dense: ModelConfig, config: PretrainConfig) -> ModelConfig:
+    """The experts that a token has are together about as wide as the layer that they replace."""
+    has_shared = config.expert_balance == "bias"
+    num_at_work = config.num_experts_per_tok + has_shared
+    width = -(-dense.intermediate_size // num_at_work)
+    return replace(
+        dense,
+        num_experts=config.num_experts,
+        num_experts_per_tok=config.num_experts_per_tok,
+        moe_intermediate_size=-(-width // EXPERT_MULTIPLE) * EXPERT_MULTIPLE,
+        scoring_func="sigmoid" if has_shared else "softmax",
+        n_shared_experts=int(has_shared),
     )
 
 

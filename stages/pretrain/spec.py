@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_contracts.checkpoint import CHECKPOINT
 from data_contracts.token_shards import TOKEN_SHARDS
@@ -26,13 +26,49 @@ WHO_WORKS = frozenset(
     }
 )
 """Not in the fingerprint, so that a run goes on from its checkpoints on other devices."""
+Architecture = Literal[
+    "depth",
+    "tiny-llm-zh-16m",
+    "tiny-llm-zh-42m",
+    "tiny-llm-zh-92m",
+    "tiny-llm-zh-210m",
+    "tiny-llm-zh-440m",
+    "tiny-llm-zh-1.5b",
+    "tinyllama3",
+    "minimind-64m",
+    "minimind-moe",
+    "gpt2-124m",
+    "qwen2-0.5b",
+    "qwen3-0.6b",
+]
+OF_THE_DIAL = (
+    "qk_norm",
+    "tie_word_embeddings",
+    "sliding_window",
+    "num_experts",
+    "num_experts_per_tok",
+    "expert_balance",
+)
+"""Settings that a known model's shape decides; `depth` is one too, but the presets have it."""
 
 
 class PretrainConfig(StageConfig):
     """One dial, and everything that follows from it can still be set by hand."""
 
     depth: Annotated[int, Field(ge=1, le=64)] = 4
-    """Layers. Width (64 per layer), heads, learning rate, batch and token budget follow from it."""
+    """Layers. Width (64 per layer), heads, learning rate, batch and token budget follow from it. Passed over
+    where `architecture` names a known model."""
+    architecture: Architecture = "depth"
+    """The shape: what follows from `depth`, or that of a known model (stages/whitebox/shapes.py)."""
+    sliding_window: PositiveInt | None = None
+    """A token sees only this many tokens, itself included; None is all before it."""
+    num_experts: Annotated[int, Field(ge=0)] = 0
+    """Feed-forward layers that each token chooses from; 0 is one for all tokens. Needs `qk_norm`."""
+    num_experts_per_tok: PositiveInt = 2
+    """How many of them a token takes; together they are as wide as the one layer would be."""
+    expert_balance: Literal["loss", "bias"] = "loss"
+    """What keeps the experts' loads equal: a loss (the model is a Qwen3-MoE), or DeepSeek-V3's bias beside
+    one shared expert (a dots1; arXiv:2408.15664)."""
     context_tokens: Annotated[int, Field(ge=8)] = 512
     """Tokens of one training row, and the longest text that the model can read."""
     train_tokens: PositiveInt | Literal["chinchilla"] = "chinchilla"
@@ -110,6 +146,26 @@ class PretrainConfig(StageConfig):
     """HOST:PORT of this machine, as the others reach it; only with more than one node."""
     data_parallel: Literal["ddp", "fsdp"] = "ddp"
     """"ddp": the whole model on each device; "fsdp": weights, gradients and moments divided among them."""
+
+    @model_validator(mode="after")
+    def _one_source_of_the_shape(self) -> PretrainConfig:
+        """A known model has all of its shape; a setting that would not count is a mistake."""
+        if self.architecture != "depth":
+            fields = type(self).model_fields
+            for name in OF_THE_DIAL:
+                if getattr(self, name) != fields[name].default:
+                    raise ValueError(
+                        f"{name} = {getattr(self, name)!r} has no effect with architecture = "
+                        f"{self.architecture!r}; leave one of the two out"
+                    )
+        if self.num_experts and not self.qk_norm:
+            raise ValueError("num_experts needs qk_norm = true: no known architecture has experts without")
+        if 0 < self.num_experts < self.num_experts_per_tok:
+            raise ValueError(
+                f"num_experts_per_tok is {self.num_experts_per_tok}, expected at most num_experts, "
+                f"{self.num_experts}"
+            )
+        return self
 
 
 SPEC = StageSpec(

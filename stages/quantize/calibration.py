@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from stages.quantize.gptq import quantize_gptq
 from stages.quantize.rounding import quantize_nearest
+from stages.whitebox.attention import Mask
 from stages.whitebox.model import CausalLM
 from stages.whitebox.quantized_checkpoint import EMBEDDING, OUTPUT, QuantizedWeights
 from stages.whitebox.quantized_linear import IntegerMatrix
-from stages.whitebox.rope import rope_tables
 
 TABLE_BITS = 8
 
@@ -47,26 +47,24 @@ def quantize_calibrated(
     Args:
         on_layer: called with the number of layers done.
     """
-    config = model.config
-    cos_PxH, sin_PxH = rope_tables(ids_BxT.shape[1], config.head_dim, config.rope_theta, ids_BxT.device)
-    rope = (cos_PxH[None, :, None], sin_PxH[None, :, None])
+    rope, masks = model.rope(ids_BxT[:1]), model.masks(ids_BxT[:1])
     rows = [model.model.embed_tokens(row_1xT) for row_1xT in ids_BxT.split(1)]
     matrices: dict[str, IntegerMatrix] = {}
     for layer, block in enumerate(model.model.layers):
-        hessians = _hessians(block, rows, rope)
+        hessians = _hessians(block, rows, rope, masks[layer])
         found = {
             name: quantize_gptq(linear.weight, hessians[name], bits, group_size)
             for name, linear in _linears(block)
         }
         with _weights_of(block, found):
-            rows = [block(x_1xTxD, rope) for x_1xTxD in rows]
+            rows = [block(x_1xTxD, rope, masks[layer]) for x_1xTxD in rows]
         matrices |= {f"model.layers.{layer}.{name}": matrix for name, matrix in found.items()}
         on_layer(layer + 1)
     return _collect(model, matrices)
 
 
 def _collect(model: CausalLM, matrices: dict[str, IntegerMatrix]) -> QuantizedWeights:
-    """Adds embeddings and output matrix in 8 bits, and whatever is left (the norms) as it is."""
+    """Adds embeddings and output matrix in 8 bits, and whatever is left (norms, biases) as it is."""
     tables = {EMBEDDING: model.model.embed_tokens.weight}
     if not model.config.tie_word_embeddings:
         tables[OUTPUT] = model.output_weight()
@@ -80,7 +78,9 @@ def _linears(block: nn.Module) -> list[tuple[str, nn.Linear]]:
     return [(name, module) for name, module in block.named_modules() if isinstance(module, nn.Linear)]
 
 
-def _hessians(block: nn.Module, rows: list[Tensor], rope: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def _hessians(
+    block: nn.Module, rows: list[Tensor], rope: tuple[Tensor, Tensor], mask: Mask | None
+) -> dict[str, Tensor]:
     """Per linear of the block: the sum over all tokens of x x^T, IxI in float64."""
     sums: dict[str, Tensor] = {}
     hooks = []
@@ -93,7 +93,7 @@ def _hessians(block: nn.Module, rows: list[Tensor], rope: tuple[Tensor, Tensor])
 
         hooks.append(linear.register_forward_pre_hook(add))
     for x_1xTxD in rows:
-        block(x_1xTxD, rope)
+        block(x_1xTxD, rope, mask)
     for hook in hooks:
         hook.remove()
     return sums

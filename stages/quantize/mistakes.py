@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stages.runtime.errors import UserError
+from stages.whitebox.config import ModelConfig
 
 
 @contextmanager
@@ -16,3 +17,13 @@ def explained() -> Iterator[None]:
     except ValueError as error:
         hint = "the settings of [quantize] are in stages/quantize/README.md"
         raise UserError(str(error), hint=hint) from error
+
+
+def refuse_experts(config: ModelConfig) -> None:
+    """Their matrices are multiplied in groups, for which there are no integer kernels here."""
+    if config.num_experts:
+        raise UserError(
+            f"the model chooses among {config.num_experts} experts per layer; this stage quantizes "
+            "models with one feed-forward layer",
+            hint="leave num_experts out of [pretrain], or take another architecture than minimind-moe",
+        )

@@ -12,7 +12,7 @@ import torch
 from stages.quantize.calibration import quantize_calibrated, quantize_nearest_everywhere
 from stages.quantize.findings import FLOAT, INT4, INT8, Findings, check_limits, show
 from stages.quantize.measure import SPEED_PROMPT_TOKENS, bytes_per_part, decode_speeds, kernel_drift
-from stages.quantize.mistakes import explained
+from stages.quantize.mistakes import explained, refuse_experts
 from stages.quantize.spec import QuantizeConfig
 from stages.runtime.session import StageSession
 from stages.whitebox.batches import PackedBatches, TokenShards
@@ -34,6 +34,7 @@ def run(
     with explained():
         threads = fix_threads(config.num_threads)
         model = load_model(inputs["model"], dtype=torch.float32)
+        refuse_experts(model.config)
         session.log(f"{model.config.num_params():,} parameters, on {threads} CPU threads")
         weights = {
             INT8: quantize_nearest_everywhere(model, bits=8, group_size=None),

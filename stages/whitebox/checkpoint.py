@@ -1,4 +1,8 @@
-"""A model as a folder that `from_pretrained` of Hugging Face opens: weights and two JSON files."""
+"""A model as a folder that `from_pretrained` of Hugging Face opens: weights and two JSON files.
+
+Folders of the hub open here too: weights in one file or in several with an index, in
+float32, bfloat16 or float16.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.empty import without_values
+from stages.whitebox.expert_names import fuse_experts, split_experts
 from stages.whitebox.model import CausalLM
 
 WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 
@@ -26,7 +32,8 @@ def save_model(model: CausalLM, folder: Path, stop_ids: Sequence[int] = ()) -> N
         stop_ids: ids beside the end of a document that end a generated text (a chat's end of turn).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = split_experts(model.state_dict())
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes files that only their owner may read
     dtype = str(model.output_weight().dtype).removeprefix("torch.")
@@ -43,21 +50,23 @@ def load_model(
         dtype: converts the weights; None keeps them as they are.
 
     Raises:
-        ValueError: a file is missing or broken, or its tensors are not those of `config.json`.
+        ValueError: a file is missing or broken, its tensors are not those of `config.json`, or they are
+            quantized.
     """
     folder = Path(folder)
-    config = ModelConfig.from_hf(_read_json(folder / CONFIG_FILE))
-    try:
-        weights = load_file(_existing(folder / WEIGHTS_FILE), device=str(device))
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE} is not a whole safetensors file: {error}") from error
+    fields = _read_json(folder / CONFIG_FILE)
+    if "quantization_config" in fields:
+        raise ValueError(
+            f"{folder} holds a quantized model; open it with load_quantized, or take the float one"
+        )
+    config = ModelConfig.from_hf(fields)
+    weights = fuse_experts(_read_weights(folder, device))
     if config.tie_word_embeddings:
-        weights.pop("lm_head.weight", None)
+        _drop_tied_output(folder, weights)
     with without_values():
         model = CausalLM(config)
     _check_tensors(folder, model, weights)
-    model.load_state_dict(weights, assign=True)
-    model = model if dtype is None else model.to(dtype)
+    model.load_state_dict({name: _converted(name, t, dtype) for name, t in weights.items()}, assign=True)
     return model.requires_grad_(True).eval()
 
 
@@ -69,6 +78,46 @@ def read_stop_ids(folder: Path) -> list[int]:
     """
     found = _read_json(Path(folder) / GENERATION_FILE).get("eos_token_id", [])
     return list(found) if isinstance(found, list) else [found]
+
+
+def _read_weights(folder: Path, device: torch.device | str) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = {}
+    for name in _weight_files(folder):
+        try:
+            weights |= load_file(_existing(folder / name), device=str(device))
+        except SafetensorError as error:
+            raise ValueError(f"{folder / name} is not a whole safetensors file: {error}") from error
+    # Old Llama files carry RoPE's frequencies, which follow from config.json.
+    return {name: tensor for name, tensor in weights.items() if not name.endswith("rotary_emb.inv_freq")}
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """One file, or those that the index names; a name must not lead out of the folder."""
+    if (folder / WEIGHTS_FILE).is_file() or not (folder / INDEX_FILE).is_file():
+        return [WEIGHTS_FILE]
+    weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{folder / INDEX_FILE} has no weight_map; expected the file of each tensor")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name:
+            raise ValueError(f"{folder / INDEX_FILE} names {name!r}; expected a file in the same folder")
+    return names
+
+
+def _drop_tied_output(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    output = weights.pop("lm_head.weight", None)
+    embedding = weights.get("model.embed_tokens.weight")
+    if output is not None and embedding is not None and not torch.equal(output, embedding):
+        raise ValueError(
+            f"{folder}: lm_head.weight differs from model.embed_tokens.weight, but config.json has "
+            "tie_word_embeddings = true; set it to false to keep both"
+        )
+
+
+def _converted(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """Steps of a router's bias are smaller than 16 bits resolve, so it stays float32."""
+    return tensor if dtype is None or name.endswith("e_score_correction_bias") else tensor.to(dtype)
 
 
 def _generation_config(config: ModelConfig, stop_ids: Sequence[int]) -> dict[str, object]:

@@ -83,7 +83,7 @@ def stream(
     """`generate`, token by token as they come."""
     _check(model, prompt_ids, temperature)
     weight = model.output_weight()
-    room = min(max_new_tokens, model.config.max_position_embeddings - len(prompt_ids))
+    room = min(max_new_tokens, model.config.context_limit - len(prompt_ids))
     cache = KVCache(model.config, 1, len(prompt_ids) + room, _cache_dtype(model), weight.device)
     generator = torch.Generator().manual_seed(seed)
     ids_1xT = torch.tensor([list(prompt_ids)], device=weight.device)
@@ -144,7 +144,7 @@ def _cache_dtype(model: CausalLM) -> torch.dtype:
 def _check(model: CausalLM, prompt_ids: Sequence[int], temperature: float) -> None:
     if not prompt_ids:
         raise ValueError("the prompt has no tokens; begin with at least the BOS id")
-    limit = model.config.max_position_embeddings
+    limit = model.config.context_limit
     if len(prompt_ids) >= limit:
         raise ValueError(
             f"the prompt has {len(prompt_ids)} tokens and the model's context {limit}; shorten the prompt"

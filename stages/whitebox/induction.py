@@ -43,7 +43,8 @@ def can_wire(config: ModelConfig) -> bool:
     QK-norm gives the hand-made queries and keys their length, whatever the scale of the rest.
     """
     wide_enough = config.hidden_size > 2 * 2 * len(_slow_pairs(config))
-    return config.qk_norm and config.num_hidden_layers >= 2 and wide_enough
+    plain_rope = config.rope_scaling is None  # the frequencies below are those of plain RoPE
+    return config.qk_norm and plain_rope and config.num_hidden_layers >= 2 and wide_enough
 
 
 def wire_induction_circuit(model: CausalLM, seed: int = 0) -> None:

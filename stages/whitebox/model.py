@@ -14,27 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.whitebox.attention import Attention, continuation_mask, document_mask
+from stages.whitebox.attention import Attention, Mask, block_mask, continuation_mask, document_mask
 from stages.whitebox.config import ModelConfig
+from stages.whitebox.experts import Experts, MixtureOfExperts, load_balancing_loss
+from stages.whitebox.feed_forward import FeedForward
 from stages.whitebox.kv_cache import KVCache
 from stages.whitebox.norm import RMSNorm
 from stages.whitebox.rope import rope_tables
 
 INITIAL_STD = 0.02
-
-
-class FeedForward(nn.Module):
-    """SwiGLU: Shazeer 2020, arXiv:2002.05202."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, x_BxTxD: Tensor) -> Tensor:
-        """Returns y_BxTxD."""
-        return self.down_proj(F.silu(self.gate_proj(x_BxTxD)) * self.up_proj(x_BxTxD))
+SMALLEST_FLEX_HEAD = 16
+"""FlexAttention's kernels take no narrower heads."""
 
 
 class Block(nn.Module):
@@ -45,17 +35,21 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = FeedForward(config)
+        self.mlp: nn.Module = (
+            MixtureOfExperts(config)
+            if config.has_experts(layer)
+            else FeedForward(config.hidden_size, config.intermediate_size)
+        )
 
     def forward(
         self,
         x_BxTxD: Tensor,
         rope: tuple[Tensor, Tensor],
-        mask_Bx1xTxS: Tensor | None = None,
+        mask: Mask | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """Returns the residual stream behind this layer, BxTxD."""
-        x_BxTxD = x_BxTxD + self.self_attn(self.input_layernorm(x_BxTxD), rope, mask_Bx1xTxS, cache)
+        x_BxTxD = x_BxTxD + self.self_attn(self.input_layernorm(x_BxTxD), rope, mask, cache)
         return x_BxTxD + self.mlp(self.post_attention_layernorm(x_BxTxD))
 
 
@@ -88,8 +82,9 @@ class CausalLM(nn.Module):
         | weight                | values                          |
         |-----------------------|---------------------------------|
         | norms                 | 1                               |
+        | biases                | 0                               |
         | embeddings, output    | normal, 0.02                    |
-        | matrices              | normal, 0.02                    |
+        | matrices, experts     | normal, 0.02                    |
         | o_proj, down_proj     | normal, 0.02 / sqrt(2 x layers) |
 
         The last row keeps the residual stream's variance independent of the depth (GPT-2, Radford et al.
@@ -97,10 +92,12 @@ class CausalLM(nn.Module):
         """
         narrow = INITIAL_STD / math.sqrt(2 * self.config.num_hidden_layers)
         for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim < 2:
                 nn.init.ones_(parameter)
             else:
-                into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                into_residual = name.endswith(("o_proj.weight", "down_proj.weight", "experts.down_proj"))
                 nn.init.normal_(parameter, std=narrow if into_residual else INITIAL_STD)
 
     def output_weight(self) -> Tensor:
@@ -114,6 +111,10 @@ class CausalLM(nn.Module):
 
         Only for shapes that stay the same: evaluation and decoding, whose shapes vary, are not compiled.
         """
+        for module in self.modules():
+            if isinstance(module, Experts):
+                # The compiler takes the grouped product in bfloat16 only, so experts stay outside.
+                module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
         self._run_block = torch.compile(_run_block, dynamic=False, backend=backend)
 
     def hidden_states(
@@ -136,14 +137,14 @@ class CausalLM(nn.Module):
             h_BxTxD.
 
         Raises:
-            ValueError: more tokens than `max_position_embeddings`, or documents together with a cache.
+            ValueError: more tokens than `config.context_limit`, or documents together with a cache.
         """
-        rope = self._rope(ids_BxT, positions_BxT, cache)
-        mask_Bx1xTxS = self._mask(ids_BxT, document_ids_BxT, cache)
+        rope = self.rope(ids_BxT, positions_BxT, cache)
+        masks = self.masks(ids_BxT, document_ids_BxT, cache)
         x_BxTxD = self.model.embed_tokens(ids_BxT)
         run_block = self._run_block if self.training and cache is None else _run_block
-        for block in self.model.layers:
-            x_BxTxD = run_block(block, x_BxTxD, rope, mask_Bx1xTxS, cache)
+        for block, mask in zip(self.model.layers, masks, strict=True):
+            x_BxTxD = run_block(block, x_BxTxD, rope, mask, cache)
         if cache is not None:
             cache.advance(ids_BxT.shape[1])
         return self.model.norm(x_BxTxD)
@@ -162,46 +163,85 @@ class CausalLM(nn.Module):
         """Logits of the token behind each final hidden state: ...xD to ...xV in float32."""
         return F.linear(h_D, self.output_weight().to(h_D.dtype)).float()
 
-    def _rope(
-        self, ids_BxT: Tensor, positions_BxT: Tensor | None, cache: KVCache | None
+    def router_loss(self) -> Tensor:
+        """`load_balancing_loss` of the latest forward pass, with gradient.
+
+        Raises:
+            ValueError: no layer has chosen among experts.
+        """
+        mixtures = (module for module in self.modules() if isinstance(module, MixtureOfExperts))
+        return load_balancing_loss(m.routing for m in mixtures if m.routing is not None)
+
+    def rope(
+        self, ids_BxT: Tensor, positions_BxT: Tensor | None = None, cache: KVCache | None = None
     ) -> tuple[Tensor, Tensor]:
+        """cos_BxTx1xH and sin_BxTx1xH of the tokens' positions; arguments as in `hidden_states`."""
         start = cache.length if cache is not None else 0
         end = start + ids_BxT.shape[1]
-        limit = self.config.max_position_embeddings
+        limit = self.config.context_limit
         if end > limit and positions_BxT is None:
             raise ValueError(f"{end} tokens, but the model was built for {limit}; cut the text or split it")
-        cos_PxH, sin_PxH = self._tables(ids_BxT.device)
         if positions_BxT is None:
+            cos_PxH, sin_PxH = self._tables(ids_BxT.device, end)
             return cos_PxH[None, start:end, None], sin_PxH[None, start:end, None]
+        is_dynamic = limit > self.config.max_position_embeddings
+        cos_PxH, sin_PxH = self._tables(ids_BxT.device, int(positions_BxT.max()) + 1 if is_dynamic else 0)
         return cos_PxH[positions_BxT][:, :, None], sin_PxH[positions_BxT][:, :, None]
 
-    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _tables(self, device: torch.device, num_tokens: int) -> tuple[Tensor, Tensor]:
         # Plain attributes and not buffers: they follow from the config, so they have no place in a
         # checkpoint.
+        built_for = self.config.max_position_embeddings
+        if num_tokens > built_for:  # dynamic RoPE turns slower with every token more
+            return self._make_tables(device, num_tokens, num_tokens / built_for)
         if self._rope_tables is None or self._rope_tables[0].device != device:
-            config = self.config
-            with torch.inference_mode(False):  # tables made in inference mode could never be trained with
-                self._rope_tables = rope_tables(
-                    config.max_position_embeddings, config.head_dim, config.rope_theta, device
-                )
+            self._rope_tables = self._make_tables(device, built_for, 1.0)
         return self._rope_tables
 
-    def _mask(self, ids_BxT: Tensor, document_ids_BxT: Tensor | None, cache: KVCache | None) -> Tensor | None:
-        if document_ids_BxT is not None:
-            if cache is not None:
-                raise ValueError("document_ids and a cache do not go together: decode one document per row")
-            return document_mask(document_ids_BxT)
-        if cache is None or cache.length == 0 or ids_BxT.shape[1] == 1:
+    def _make_tables(self, device: torch.device, num_positions: int, stretch: float) -> tuple[Tensor, Tensor]:
+        config = self.config
+        with torch.inference_mode(False):  # tables made in inference mode could never be trained with
+            return rope_tables(
+                num_positions, config.head_dim, config.rope_theta, device, config.rope_scaling, stretch
+            )
+
+    def masks(
+        self, ids_BxT: Tensor, document_ids_BxT: Tensor | None = None, cache: KVCache | None = None
+    ) -> list[Mask | None]:
+        """The mask of each layer, made once for all layers with the same window; None is causal."""
+        if document_ids_BxT is not None and cache is not None:
+            raise ValueError("document_ids and a cache do not go together: decode one document per row")
+        windows = [self.config.window_of(layer) for layer in range(self.config.num_hidden_layers)]
+        made = {
+            window: self._mask(ids_BxT, document_ids_BxT, cache, window) for window in dict.fromkeys(windows)
+        }
+        return [made[window] for window in windows]
+
+    def _mask(
+        self, ids_BxT: Tensor, document_ids_BxT: Tensor | None, cache: KVCache | None, window: int | None
+    ) -> Mask | None:
+        num_tokens, device = ids_BxT.shape[1], ids_BxT.device
+        num_cached = cache.length if cache is not None else 0
+        # A window that holds the whole text is none; attention itself cuts the cache of a single token.
+        window = None if window is None or num_cached + num_tokens <= window else window
+        if document_ids_BxT is None and num_cached == 0 and window is None:
             return None
-        return continuation_mask(cache.length, ids_BxT.shape[1], ids_BxT.device)
+        if num_tokens == 1 and document_ids_BxT is None:
+            return None
+        can_flex = self.config.head_dim >= SMALLEST_FLEX_HEAD
+        if ids_BxT.is_cuda and self.training and cache is None and can_flex:
+            return block_mask(document_ids_BxT, num_tokens, device, window)
+        if document_ids_BxT is not None:
+            return document_mask(document_ids_BxT, window)
+        return continuation_mask(num_cached, num_tokens, device, window)
 
 
 def _run_block(
     block: Block,
     x_BxTxD: Tensor,
     rope: tuple[Tensor, Tensor],
-    mask_Bx1xTxS: Tensor | None,
+    mask: Mask | None,
     cache: KVCache | None,
 ) -> Tensor:
     """A function and not the module itself, so that torch.compile makes one program for all layers."""
-    return block(x_BxTxD, rope, mask_Bx1xTxS, cache)
+    return block(x_BxTxD, rope, mask, cache)

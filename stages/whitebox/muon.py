@@ -28,7 +28,7 @@ class Muon(torch.optim.Optimizer):
     """For matrices only; embeddings, the output matrix and vectors belong to AdamW.
 
     Args:
-        params: parameters with two dimensions.
+        params: parameters with two dimensions, or three: then each is a stack of matrices.
         lr: the spectral norm of one update, so that it need not change with the width.
         momentum: of the gradient's running mean, with Nesterov's look ahead.
         weight_decay: as AdamW's, times the learning rate.
@@ -61,9 +61,13 @@ class Muon(torch.optim.Optimizer):
         mean_MxN = state["momentum"].lerp_(weight_MxN.grad, 1 - momentum)
         ahead_MxN = weight_MxN.grad.lerp(mean_MxN, momentum)
         # Orthogonal is a property of the whole matrix: processes that hold parts put it together first.
-        update_MxN = orthogonalize(whole(ahead_MxN).to(self.compute_dtype)).to(weight_MxN.dtype)
-        update_MxN = divide_like(update_MxN, weight_MxN)
-        num_rows, num_columns = weight_MxN.shape
+        whole_MxN = whole(ahead_MxN).to(self.compute_dtype)
+        if whole_MxN.ndim == 3:  # a matrix per expert
+            update_MxN = torch.stack([orthogonalize(matrix) for matrix in whole_MxN])
+        else:
+            update_MxN = orthogonalize(whole_MxN)
+        update_MxN = divide_like(update_MxN.to(weight_MxN.dtype), weight_MxN)
+        num_rows, num_columns = weight_MxN.shape[-2:]
         # The root makes outputs of tall matrices change as much as those of wide ones.
         scale = max(1.0, num_rows / num_columns) ** 0.5
         weight_MxN.mul_(1 - lr * weight_decay).add_(update_MxN, alpha=-lr * scale)

@@ -43,8 +43,11 @@ def build_muon(
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter maps hidden features to hidden features; rows of embeddings are tokens instead."""
-    return parameter.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
+    """Whether a parameter maps hidden features to hidden features; rows of embeddings are tokens instead.
+
+    A tensor with three dimensions is one such matrix per expert.
+    """
+    return parameter.ndim in (2, 3) and "embed_tokens" not in name and "lm_head" not in name
 
 
 def warmup_decay(

@@ -3,7 +3,7 @@
     layers       `pack-quantized`: weight_packed (32-bit words), weight_scale, weight_shape
     embeddings   `int-quantized`: weight (int8), weight_scale. A tied output matrix is the same table, stored
                  once; only its scales stand a second time, under lm_head, where the reader looks for them.
-    norms        as they were, float32
+    norms        as they were, float32; so are biases
 
 Why two formats: a packed table cannot be tied, and embeddings are half of a small model.
 
@@ -214,5 +214,7 @@ def _replace(model: nn.Module, name: str, matrix: IntegerMatrix, fast_decode: bo
     if name == EMBEDDING:
         setattr(parent, child, QuantizedEmbedding(matrix))
     else:
-        # The output matrix has its own, exact kernel.
-        setattr(parent, child, QuantizedLinear(matrix, fast_decode and name != OUTPUT))
+        # The output matrix has its own, exact kernel. The bias's numbers come with the other tensors.
+        bias_O = getattr(parent, child).bias
+        bias_O = None if bias_O is None else bias_O.detach()
+        setattr(parent, child, QuantizedLinear(matrix, fast_decode and name != OUTPUT, bias_O))

@@ -100,7 +100,7 @@ class _QuantizedModule(nn.Module):
 
 
 class QuantizedLinear(_QuantizedModule):
-    """A linear layer without bias on integer weights.
+    """A linear layer on integer weights; a bias stays as it was.
 
     Several rows at once (a prompt, a batch) are multiplied in float32 with the dequantized weight: exact, and
     as fast as it gets, since unpacking costs once and the product is large. A single row, which is what
@@ -108,9 +108,12 @@ class QuantizedLinear(_QuantizedModule):
     themselves is used, if this machine has one that proved right on this very matrix.
     """
 
-    def __init__(self, matrix: IntegerMatrix, fast_decode: bool = True) -> None:
+    bias: Tensor | None
+
+    def __init__(self, matrix: IntegerMatrix, fast_decode: bool = True, bias_O: Tensor | None = None) -> None:
         super().__init__(matrix)
         self.out_features, self.in_features = matrix.values_OxI.shape
+        self.register_buffer("bias", bias_O)
         self.kernel: RowKernel | None = None
         if fast_decode:
             self.kernel = pick_kernel(self.values, self.scales, self.bits)
@@ -118,8 +121,10 @@ class QuantizedLinear(_QuantizedModule):
     def forward(self, x_I: Tensor) -> Tensor:
         """x_...xI to y_...xO, in the type of x."""
         if self.kernel is not None and x_I.numel() == self.in_features and x_I.is_cpu:
-            return self.kernel.multiply(x_I.view(1, -1)).view(*x_I.shape[:-1], self.out_features)
-        return F.linear(x_I, self.weight.to(x_I.dtype))
+            y_O = self.kernel.multiply(x_I.view(1, -1)).view(*x_I.shape[:-1], self.out_features)
+            return y_O if self.bias is None else y_O + self.bias.to(y_O.dtype)
+        bias_O = self.bias if self.bias is None else self.bias.to(x_I.dtype)
+        return F.linear(x_I, self.weight.to(x_I.dtype), bias_O)
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""

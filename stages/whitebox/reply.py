@@ -17,14 +17,14 @@ def reply(
     """The assistant's next turn, greedy, with tool calls as they are written; "" when the context is full."""
     prompt_ids = render(messages, tokenizer, add_generation_prompt=True).ids
     stop_ids = [tokenizer.eos_id, tokenizer.special_id(IM_END)]
-    if len(prompt_ids) >= model.config.max_position_embeddings:
+    if len(prompt_ids) >= model.config.context_limit:
         return ""
     return spell(tokenizer, generate(model, prompt_ids, max_new_tokens=max_new_tokens, stop_ids=stop_ids))
 
 
 def continuation(model: CausalLM, tokenizer: Tokenizer, text: str, max_new_tokens: int) -> str:
     """How the model continues a document that begins with `text`, greedy."""
-    room = model.config.max_position_embeddings - 1
+    room = model.config.context_limit - 1
     prompt_ids = [tokenizer.bos_id, *tokenizer.encode(text)][:room]
     ids = generate(model, prompt_ids, max_new_tokens=max_new_tokens, stop_ids=[tokenizer.eos_id])
     return tokenizer.decode(ids)

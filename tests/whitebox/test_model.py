@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.kv_cache import KVCache
 from stages.whitebox.model import CausalLM
+from stages.whitebox.rope_scaling import RopeScaling
 
 Make = Callable[..., CausalLM]
 VARIANTS = [(True, True), (True, False), (False, True), (False, False)]
@@ -69,14 +70,37 @@ def test_causality_by_gradient(make_model: Make, position: int) -> None:
     assert (influence_T[position + 1 :] == 0).all()
 
 
+@pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("steps", [(16,), (1,) * 16, (10, 1, 5), (3, 13)])
-def test_a_cache_changes_nothing(make_model: Make, steps: tuple[int, ...]) -> None:
-    model = make_model()
+def test_a_cache_changes_nothing(make_model: Make, steps: tuple[int, ...], window: int | None) -> None:
+    model = make_model(sliding_window=window, sliding_layers=(1,))
     ids_BxT = random_ids(2, 16)
     cache = KVCache(model.config, batch=2, max_tokens=16)
     parts = [model(part, cache=cache) for part in ids_BxT.split(list(steps), dim=1)]
     assert cache.length == 16
     torch.testing.assert_close(torch.cat(parts, dim=1), model(ids_BxT), atol=1e-5, rtol=1e-5)
+
+
+def test_a_window_hides_what_lies_before_it(make_model: Make) -> None:
+    """Two layers of three tokens each reach four tokens back, and no farther."""
+    model = make_model(sliding_window=3)
+    ids_BxT = random_ids(1, 12)
+    other_BxT = ids_BxT.clone()
+    other_BxT[0, :4] = random_ids(4, seed=5)
+    found, expected = model(other_BxT), model(ids_BxT)
+    assert not torch.allclose(found[:, 7], expected[:, 7])
+    torch.testing.assert_close(found[:, 8:], expected[:, 8:], atol=1e-5, rtol=1e-5)
+
+
+def test_dynamic_rope_reads_beyond_what_the_model_was_built_for(make_model: Make) -> None:
+    model = make_model(rope_scaling=RopeScaling("dynamic", 2.0), max_position_embeddings=8)
+    ids_BxT = random_ids(1, 16)
+    positions_BxT = torch.arange(16)[None]
+    torch.testing.assert_close(model(ids_BxT, positions_BxT), model(ids_BxT))
+    short = make_model(max_position_embeddings=8)
+    torch.testing.assert_close(model(ids_BxT[:, :8]), short(ids_BxT[:, :8]))
+    with pytest.raises(ValueError, match="17 tokens, but the model was built for 16"):
+        model(random_ids(1, 17))
 
 
 def test_a_cache_that_was_cut_reads_another_continuation(make_model: Make) -> None:
@@ -94,8 +118,9 @@ def test_a_cache_that_was_cut_reads_another_continuation(make_model: Make) -> No
         model(other_BxT, cache=cache)
 
 
-def test_packed_documents_see_nothing_of_each_other(make_model: Make) -> None:
-    model = make_model()
+@pytest.mark.parametrize("window", [None, 4])
+def test_packed_documents_see_nothing_of_each_other(make_model: Make, window: int | None) -> None:
+    model = make_model(sliding_window=window)
     first, second = random_ids(1, 7), random_ids(1, 5, seed=2)
     packed = model(
         torch.cat([first, second], dim=1),

@@ -44,6 +44,20 @@ def test_muon_takes_the_layers_matrices_and_adamw_the_rest(make_model: Make) -> 
     assert len(matrices) + len(others) == len(list(model.parameters()))
 
 
+def test_experts_are_matrices_that_muon_makes_orthogonal_one_by_one(make_model: Make) -> None:
+    model = make_model(num_experts=3, num_experts_per_tok=1, moe_intermediate_size=8, qk_norm=True)
+    muon, _ = build_muon(model, lr=0.1, matrix_lr=0.1, weight_decay=0.0)
+    stack = model.model.layers[0].mlp.experts.down_proj
+    assert any(stack is parameter for group in muon.param_groups for parameter in group["params"])
+    alone = [torch.nn.Parameter(matrix.detach().clone()) for matrix in stack]
+    stack.grad = torch.randn_like(stack)
+    for parameter, grad in zip(alone, stack.grad, strict=True):
+        parameter.grad = grad.clone()
+    muon.step()
+    Muon(alone, lr=0.1).step()
+    torch.testing.assert_close(stack.detach(), torch.stack([p.detach() for p in alone]))
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])
 def test_orthogonalize_brings_singular_values_near_one(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)

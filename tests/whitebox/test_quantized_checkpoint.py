@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from stages.quantize.calibration import quantize_nearest_everywhere
 from stages.whitebox.checkpoint import save_model
 from stages.whitebox.config import ModelConfig
+from stages.whitebox.kv_cache import KVCache
 from stages.whitebox.model import CausalLM
 from stages.whitebox.quantized_checkpoint import (
     QuantizedLM,
@@ -21,11 +23,17 @@ from stages.whitebox.quantized_checkpoint import (
     read_quantized,
     save_quantized,
 )
+from stages.whitebox.rope_scaling import RopeScaling
 
 IDS = torch.tensor([[1, 30, 31, 200, 7, 7, 99], [1, 5, 6, 7, 8, 9, 10]])
 
 
-def tiny_config(tied: bool = True, qk_norm: bool = True) -> ModelConfig:
+QWEN2 = {"qk_norm": False, "attention_bias": True, "sliding_window": 3, "sliding_layers": (1,)}
+YARN = {"rope_scaling": RopeScaling("yarn", 4.0, 16), "rope_theta": 100.0, "attention_bias": True}
+OTHERS = [QWEN2, {**YARN, "attention_output_bias": True}]
+
+
+def tiny_config(tied: bool = True, qk_norm: bool = True, **options: Any) -> ModelConfig:
     return ModelConfig(
         vocab_size=240,
         hidden_size=64,
@@ -36,7 +44,7 @@ def tiny_config(tied: bool = True, qk_norm: bool = True) -> ModelConfig:
         head_dim=16,
         max_position_embeddings=64,
         tie_word_embeddings=tied,
-        qk_norm=qk_norm,
+        **{"qk_norm": qk_norm, **options},
     )
 
 
@@ -45,6 +53,9 @@ def tiny_model(config: ModelConfig) -> CausalLM:
     model = CausalLM(config).eval()
     for parameter in model.parameters():  # far from zero, so that logits differ visibly
         parameter.data.mul_(4.0 if parameter.ndim > 1 else 1.0)
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            parameter.data.normal_(std=0.3)
     return model
 
 
@@ -79,6 +90,26 @@ def test_transformers_opens_it_unpatched_with_the_same_logits(
         expected, found = reference(IDS).logits, load_quantized(tmp_path)(IDS)
     assert expected.abs().max() > 1
     assert (found - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("options", OTHERS)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_biases_windows_and_scaled_rope_go_through_too(
+    options: dict[str, Any], bits: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("compressed_tensors")
+    from transformers import AutoModelForCausalLM
+
+    config = tiny_config(**options)
+    save_quantized(quantize(config, bits), tmp_path)
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path)
+    exact, fast = load_quantized(tmp_path, fast_decode=False), load_quantized(tmp_path)
+    with torch.no_grad():
+        expected = reference(IDS).logits
+        torch.testing.assert_close(exact(IDS), expected, atol=1e-4, rtol=0)
+        cache = KVCache(config, 1, 7)
+        decoded = torch.cat([fast(one, cache=cache) for one in IDS[:1].split(1, dim=1)], dim=1)
+    assert (decoded - expected[:1]).abs().max() < 0.1 * expected.abs().max()
 
 
 @pytest.mark.parametrize("tied", [True, False])

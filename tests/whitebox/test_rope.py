@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from stages.whitebox.rope import apply_rope, reference_apply_rope, rope_tables
+from stages.whitebox.rope import apply_rope, reference_apply_rope, rope_frequencies, rope_tables
+from stages.whitebox.rope_scaling import RopeScaling, read_rope_scaling
+
+SCALINGS = [
+    RopeScaling("linear", 4.0),
+    RopeScaling("dynamic", 2.0),
+    RopeScaling("llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0),
+    RopeScaling("yarn", 4.0, 32768),
+    RopeScaling("yarn", 16.0, 2048, beta_fast=32.0, beta_slow=1.0, attention_factor=1.0),
+    RopeScaling("yarn", 40.0, 4096, mscale=1.0, mscale_all_dim=0.5, truncate=False),
+]
 
 
 def turned(x_H: torch.Tensor, position: int) -> torch.Tensor:
@@ -54,3 +65,39 @@ def test_the_fast_form_and_its_gradient_are_the_formula() -> None:
         torch.autograd.grad((found * weight).sum(), x_BxTxNxH),
         torch.autograd.grad((expected * weight).sum(), x_BxTxNxH),
     )
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize(("head_dim", "theta"), [(64, 10_000.0), (128, 500_000.0), (20, 1e6)])
+def test_scaled_frequencies_are_bit_for_bit_those_of_transformers(
+    scaling: RopeScaling, head_dim: int, theta: float
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    parameters = {"rope_theta": theta, **scaling.to_hf()}
+    config = transformers.LlamaConfig(
+        hidden_size=head_dim * 2,
+        num_attention_heads=2,
+        head_dim=head_dim,
+        max_position_embeddings=1000,
+        rope_parameters=parameters,
+    )
+    make = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS[scaling.rope_type]
+    expected, factor = make(config, seq_len=1700)
+    assert torch.equal(rope_frequencies(head_dim, theta, scaling, stretch=1.7), expected)
+    assert scaling.score_scale() == factor
+    assert read_rope_scaling({"rope_parameters": parameters}) == scaling
+
+
+def test_scaling_is_read_in_the_old_places_too() -> None:
+    old = {"rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 100}
+    assert read_rope_scaling(old) == RopeScaling("yarn", 4.0, 100)
+    outside = {**old, "original_max_position_embeddings": 25}
+    assert read_rope_scaling(outside) == RopeScaling("yarn", 4.0, 25)
+    both = {
+        "full_attention": {"rope_type": "linear", "factor": 2.0},
+        "sliding_attention": {"rope_type": "default"},
+    }
+    with pytest.raises(ValueError, match="another RoPE for each kind of layer"):
+        read_rope_scaling({"rope_parameters": both})
+    with pytest.raises(ValueError, match=r"factor is 0\.5"):
+        RopeScaling("linear", 0.5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import torch
 
@@ -12,16 +15,22 @@ from stages.pretrain.recipe import (
     step_law_batch_tokens,
     step_law_learning_rate,
 )
+from stages.pretrain.setup import model_config
 from stages.pretrain.spec import SPEC, PretrainConfig
 from stages.runtime.errors import UserError
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.model import CausalLM
+from stages.whitebox.tokenizer import Tokenizer
 
 GIB = 2**30
 
 
 def model_of(depth: int) -> ModelConfig:
     return ModelConfig.from_depth(depth, vocab_size=4096, max_position_embeddings=512)
+
+
+def shape_of(config: PretrainConfig) -> ModelConfig:
+    return model_config(config, cast(Tokenizer, SimpleNamespace(vocab_size=500)))
 
 
 def test_depth_alone_decides_everything() -> None:
@@ -74,8 +83,10 @@ def test_little_memory_makes_small_micro_batches_and_the_same_batch() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_the_estimate_of_activations_is_what_torch_keeps(depth: int) -> None:
-    model, ids = CausalLM(model_of(depth)), torch.randint(0, 4096, (2, 129))
+@pytest.mark.parametrize("experts", [{}, {"num_experts": 8}, {"num_experts": 8, "expert_balance": "bias"}])
+def test_the_estimate_of_activations_is_what_torch_keeps(depth: int, experts: dict[str, Any]) -> None:
+    model = CausalLM(shape_of(PretrainConfig(depth=depth, **experts)))
+    ids = torch.randint(0, 500, (2, 129))
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -117,3 +128,36 @@ def test_the_table_says_what_a_user_asks() -> None:
 def test_a_wrong_setting_is_explained(raw: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         SPEC.parse_config(raw)
+
+
+def test_a_known_model_is_taken_as_it_is_and_what_would_not_count_is_refused() -> None:
+    config = PretrainConfig(architecture="tinyllama3", depth=9, context_tokens=128)
+    model = shape_of(config)
+    assert (model.hidden_size, model.num_hidden_layers, model.qk_norm) == (288, 8, False)
+    assert (model.vocab_size, model.max_position_embeddings) == (500, 128)
+    with pytest.raises(ValueError, match="qk_norm = False has no effect with architecture"):
+        PretrainConfig(architecture="qwen3-0.6b", qk_norm=False)
+
+
+def test_experts_at_work_are_as_wide_as_the_layer_that_they_replace() -> None:
+    dense = shape_of(PretrainConfig())
+    by_loss = shape_of(PretrainConfig(num_experts=8))
+    assert (by_loss.to_hf()["model_type"], by_loss.num_experts_per_tok) == ("qwen3_moe", 2)
+    assert 2 * by_loss.moe_intermediate_size == dense.intermediate_size
+    by_bias = shape_of(PretrainConfig(num_experts=8, expert_balance="bias"))
+    assert (by_bias.to_hf()["model_type"], by_bias.n_shared_experts) == ("dots1", 1)
+    assert 3 * by_bias.moe_intermediate_size == dense.intermediate_size
+    rows = {row[0]: row[1] for row in recipe_rows(make_recipe(PretrainConfig(num_experts=8), by_bias, 2**33))}
+    assert rows["feed-forward"] == "2 of 8 experts and 1 shared, 256 each"
+    assert "of which" in rows["parameters"]
+    with pytest.raises(ValueError, match="expected at most num_experts, 1"):
+        PretrainConfig(num_experts=1)
+    with pytest.raises(ValueError, match="needs qk_norm"):
+        PretrainConfig(num_experts=8, qk_norm=False)
+
+
+def test_the_token_budget_follows_the_parameters_at_work() -> None:
+    mixture = shape_of(PretrainConfig(num_experts=8))
+    recipe = make_recipe(PretrainConfig(num_experts=8), mixture, 2**33)
+    assert recipe.train_tokens == pytest.approx(20 * mixture.num_active_params(), rel=0.01)
+    assert mixture.num_params() > 1.5 * mixture.num_active_params()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 
+from stages.quantize import calibration
 from stages.quantize.calibration import quantize_calibrated, quantize_nearest_everywhere
 from stages.quantize.gptq import quantize_gptq
 from stages.quantize.rounding import best_scales, quantize_nearest
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.model import CausalLM
 from stages.whitebox.quantized_checkpoint import EMBEDDING, OUTPUT, QuantizedLM
+from stages.whitebox.quantized_linear import IntegerMatrix
 
 
 @pytest.fixture
@@ -81,10 +84,18 @@ def test_gptq_survives_inputs_that_never_occur(weight: torch.Tensor, inputs: tor
         assert torch.isfinite(quantize_gptq(weight, hessian, 4, 32).dequantize()).all()
 
 
+QWEN2 = {"qk_norm": False, "attention_bias": True, "sliding_window": 6}
+
+
 @pytest.fixture(scope="module")
 def model() -> CausalLM:
+    return loud_model()
+
+
+def loud_model(**options: Any) -> CausalLM:
     torch.manual_seed(4)
-    model = CausalLM(ModelConfig(128, 64, 96, 2, 4, 2, 16, max_position_embeddings=64)).eval()
+    config = ModelConfig(128, 64, 96, 2, 4, 2, 16, max_position_embeddings=64, **options)
+    model = CausalLM(config).eval()
     for parameter in model.parameters():
         parameter.data.mul_(5.0 if parameter.ndim > 1 else 1.0)
     return model
@@ -129,7 +140,9 @@ def misplaced(tensor: torch.Tensor) -> torch.Tensor:
     return room[1:].view_as(tensor).copy_(tensor)
 
 
-def test_calibrated_logits_are_closer_than_rounded_ones(model: CausalLM) -> None:
+@pytest.mark.parametrize("options", [{}, QWEN2])
+def test_calibrated_logits_are_closer_than_rounded_ones(options: dict[str, Any]) -> None:
+    model = loud_model(**options)
     generator = torch.Generator().manual_seed(1)
     # Few tokens occur often, so that the inputs have a direction to calibrate for.
     ids = torch.multinomial(1 / torch.arange(1.0, 129), 32 * 64, replacement=True, generator=generator).view(
@@ -142,6 +155,25 @@ def test_calibrated_logits_are_closer_than_rounded_ones(model: CausalLM) -> None
 
     calibrated = logit_error(quantize_calibrated(model, ids, 4, 32))
     assert calibrated < 0.85 * logit_error(quantize_nearest_everywhere(model, 4, 32))
+
+
+def test_a_layer_is_calibrated_on_what_it_sees_through_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inputs that o_proj has been calibrated on are those of a plain forward pass."""
+    model, ids = loud_model(**QWEN2), torch.arange(4, 68)[None]
+    expected: list[torch.Tensor] = []
+    projection = model.model.layers[0].self_attn.o_proj
+    with projection.register_forward_pre_hook(lambda _, inputs: expected.append(inputs[0][0])):
+        model(ids)
+    seen: list[torch.Tensor] = []
+
+    def note(weight: torch.Tensor, hessian: torch.Tensor, bits: int, group_size: int) -> IntegerMatrix:
+        if weight is projection.weight:
+            seen.append(hessian)
+        return quantize_gptq(weight, hessian, bits, group_size)
+
+    monkeypatch.setattr(calibration, "quantize_gptq", note)
+    quantize_calibrated(model, ids, 4, 32)
+    torch.testing.assert_close(seen[0].float(), expected[0].T @ expected[0], atol=1e-2, rtol=1e-4)
 
 
 def test_an_untied_output_matrix_is_a_table_of_its_own() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from stages.runtime.errors import UserError
 from stages.whitebox.batches import TokenShards
 from stages.whitebox.checkpoint import load_model, save_model
 from stages.whitebox.evaluation import evaluate_bits_per_byte
+from stages.whitebox.model import CausalLM
 from stages.whitebox.quantized_checkpoint import load_quantized
 
 CONFIG = QuantizeConfig(
@@ -159,6 +162,21 @@ def test_a_group_that_does_not_fit_is_explained(
 ) -> None:
     with pytest.raises(UserError, match="32 inputs do not divide into groups of 64"):
         Built(CONFIG.model_copy(update={"group_size": 64}), base_model, tmp_path, open_session)
+
+
+def test_a_model_with_experts_is_refused_and_one_with_biases_and_windows_is_not(
+    base_model: Any, tmp_path: Path, open_session: Callable[..., Any]
+) -> None:
+    config = load_model(base_model.model).config
+    experts = replace(config, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+    qwen2 = replace(config, qk_norm=False, attention_bias=True, sliding_window=8, sliding_layers=(1,))
+    for name, changed in (("experts", experts), ("qwen2", qwen2)):
+        save_model(CausalLM(changed), tmp_path / name)
+    with_folder = partial(type(base_model), base_model.tokenizer_folder, base_model.tokens)
+    with pytest.raises(UserError, match="chooses among 4 experts"):
+        Built(CONFIG, with_folder(tmp_path / "experts"), tmp_path / "a", open_session)
+    built = Built(CONFIG, with_folder(tmp_path / "qwen2"), tmp_path / "b", open_session)
+    assert built.metrics["int4_bits_per_byte"] > 0
 
 
 def test_speed_rounds_are_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,23 @@
+"""The gated feed-forward layer.
+
+Shapes: B batch, T tokens, D width, F feed-forward.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: Shazeer 2020, arXiv:2002.05202."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x_BxTxD: Tensor) -> Tensor:
+        """Returns y_BxTxD."""
+        return self.down_proj(F.silu(self.gate_proj(x_BxTxD)) * self.up_proj(x_BxTxD))

@@ -1,0 +1,68 @@
+"""Every kind of model that the settings can ask for: trained, stopped, resumed bit for bit, opened
+elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data_contracts.checkpoint import CHECKPOINT
+from stages.pretrain.run import run
+from stages.pretrain.spec import PretrainConfig
+from stages.runtime.errors import StopRequested
+from stages.runtime.session import StageSession
+from stages.whitebox.checkpoint import load_model
+
+KINDS: dict[str, dict[str, Any]] = {
+    "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "Dots1": {"num_experts": 4, "num_experts_per_tok": 2, "expert_balance": "bias"},
+    "Qwen2": {"architecture": "tiny-llm-zh-16m"},
+    "Qwen3": {"sliding_window": 8, "separate_documents": True},
+    "Mistral": {"sliding_window": 8, "qk_norm": False, "optimizer": "adamw"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trained_stopped_resumed_and_opened_elsewhere(
+    kind: str,
+    config: PretrainConfig,
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    session: StageSession,
+    monkeypatch: pytest.MonkeyPatch,
+    read_events: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = PretrainConfig(**{**config.model_dump(), "train_tokens": 2_500, **KINDS[kind]})
+    folders = [tmp_path / name for name in ("resumed", "whole")]
+    for folder in folders:
+        folder.mkdir()
+    with monkeypatch.context() as patch:
+        steps = iter(range(100))
+        patch.setattr(session, "should_stop", lambda: next(steps) >= 3)
+        with pytest.raises(StopRequested):
+            run(config, inputs, {"model": folders[0]}, session)
+    metrics = run(config, inputs, {"model": folders[0]}, session)
+    assert any("going on after step 4" in event["message"] for event in read_events("log"))
+    session.work_dir = tmp_path / "elsewhere"
+    run(config, inputs, {"model": folders[1]}, session)
+    weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1]
+    assert CHECKPOINT.check(folders[0]) == []
+
+    peer = transformers.AutoModelForCausalLM.from_pretrained(folders[0])
+    assert type(peer).__name__ == f"{kind}ForCausalLM"
+    model, ids_BxT = load_model(folders[0]), torch.arange(4, 34)[None]
+    with torch.no_grad():
+        expected = peer(ids_BxT).logits
+        assert (model(ids_BxT) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert metrics["num_params"] == model.config.num_params()
+    reported = {name for event in read_events("metrics") for name in event["values"]}
+    assert ("router_loss" in reported) == bool(model.config.num_experts)
+    if kind == "Dots1":
+        biases = torch.stack([block.mlp.gate.e_score_correction_bias for block in model.model.layers])
+        assert (biases != 0).any()
