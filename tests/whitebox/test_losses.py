@@ -49,6 +49,40 @@ def test_cross_entropy_and_its_gradients_are_exact(
     torch.testing.assert_close(gradients, torch.autograd.grad(3.0 * expected, (hidden, weight)))
 
 
+@pytest.mark.parametrize("every", [1, 2, 6])
+@pytest.mark.parametrize("chunk_tokens", [3, 1024])
+def test_z_loss_and_its_gradients_are_the_plain_formula(every: int, chunk_tokens: int) -> None:
+    torch.manual_seed(1)
+    hidden, weight = torch.randn(B, T, D, requires_grad=True), torch.randn(V, D, requires_grad=True)
+    targets = torch.full((B, T), IGNORED)
+    targets[:, ::every] = torch.randint(0, V, targets[:, ::every].shape)
+    log_z_BxT = (hidden @ weight.T).logsumexp(dim=-1)
+    expected = plain(hidden, weight, targets) + 0.01 * log_z_BxT[targets != IGNORED].square().sum()
+    found, num_targets = cross_entropy_sum(hidden, weight, targets, chunk_tokens, z_loss=0.01)
+    assert num_targets == B * -(-T // every)
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(2.0 * found, (hidden, weight))
+    torch.testing.assert_close(gradients, torch.autograd.grad(2.0 * expected, (hidden, weight)))
+
+
+def test_z_loss_alone_pulls_the_softmax_denominator_to_one() -> None:
+    hidden, weight = torch.ones(1, 1, 1), torch.full((5, 1), 3.0, requires_grad=True)
+    loss, _ = cross_entropy_sum(hidden, weight, torch.zeros(1, 1, dtype=torch.long), z_loss=1.0)
+    without, _ = cross_entropy_sum(hidden, weight, torch.zeros(1, 1, dtype=torch.long))
+    of_z = torch.autograd.grad(loss, weight)[0] - torch.autograd.grad(without, weight)[0]
+    torch.testing.assert_close(of_z, torch.full((5, 1), 2 * (3.0 + math.log(5)) / 5))
+
+
+@pytest.mark.parametrize("target", [V, -1])
+def test_a_target_outside_the_vocabulary_is_no_token(
+    case: tuple[Tensor, Tensor, Tensor], target: int
+) -> None:
+    hidden, weight, targets = case
+    targets[0, 1] = target
+    with pytest.raises(RuntimeError, match=r"out of bounds"):
+        cross_entropy_sum(hidden, weight, targets)
+
+
 def test_float64_inputs_give_float64_gradients(case: tuple[Tensor, Tensor, Tensor]) -> None:
     hidden, weight, targets = (part.detach() for part in case)
     h, w = hidden.double().requires_grad_(), weight.double().requires_grad_()
