@@ -8,6 +8,7 @@ from typing import Any
 
 from stages.pretrain.spec import PretrainConfig
 from stages.whitebox.config import ModelConfig
+from stages.whitebox.trainer import largest_part
 
 CHINCHILLA_TOKENS_PER_PARAM = 20
 MICRO_BATCH_TOKENS = 4096
@@ -75,9 +76,15 @@ def make_recipe(config: PretrainConfig, model: ModelConfig, memory_bytes: int) -
         batch_tokens = step_law_batch_tokens(budget) * (MUON_BATCH if config.optimizer == "muon" else 1)
     rows = max(1, round(batch_tokens / config.context_tokens))
     micro = config.micro_batch_size
+    by_hand = micro != "auto"
     if micro == "auto":
-        micro = _micro_batch_size(model, config.context_tokens, memory_bytes)
+        micro = max(1, MICRO_BATCH_TOKENS // config.context_tokens)
     rows_per_step, micro = _split(rows, micro)
+    if not by_hand:
+        # Memory divides an update and never changes it, so that every machine makes the same steps.
+        micro = largest_part(
+            rows_per_step, min(micro, _rows_within(model, config.context_tokens, memory_bytes))
+        )
     total_steps = max(1, round(budget / (rows_per_step * config.context_tokens)))
     return Recipe(
         model=model,
@@ -107,7 +114,7 @@ def step_law_batch_tokens(train_tokens: int) -> int:
 def activation_bytes_per_token(model: ModelConfig) -> int:
     """Bytes in float32 that one token leaves behind for the backward pass."""
     attention = 4 * model.query_size + 3 * model.key_value_size
-    per_layer = 4 * model.hidden_size + attention + 4 * model.intermediate_size
+    per_layer = 4 * model.hidden_size + attention + 3 * model.intermediate_size
     return 4 * (model.num_hidden_layers * per_layer + 4 * model.hidden_size)
 
 
@@ -156,9 +163,9 @@ def _learning_rate(config: PretrainConfig, model: ModelConfig, train_tokens: int
     return step_law_learning_rate(model.num_hidden_layers * model.num_layer_matrix_params(), train_tokens)
 
 
-def _micro_batch_size(model: ModelConfig, context_tokens: int, memory_bytes: int) -> int:
-    by_memory = MEMORY_SHARE_FOR_ACTIVATIONS * memory_bytes / activation_bytes_per_token(model)
-    return max(1, int(min(by_memory, MICRO_BATCH_TOKENS)) // context_tokens)
+def _rows_within(model: ModelConfig, context_tokens: int, memory_bytes: int) -> int:
+    tokens = MEMORY_SHARE_FOR_ACTIVATIONS * memory_bytes / activation_bytes_per_token(model)
+    return max(1, int(tokens) // context_tokens)
 
 
 def _split(rows: int, micro: int) -> tuple[int, int]:

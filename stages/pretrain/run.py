@@ -5,24 +5,32 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from stages.pretrain.micro_batch import fit_micro_batch
 from stages.pretrain.mistakes import explained
 from stages.pretrain.recipe import Recipe, make_recipe, recipe_rows
 from stages.pretrain.references import References, measure_references
-from stages.pretrain.setup import choose_device, make_model, model_config, read_tokens
+from stages.pretrain.setup import (
+    choose_device,
+    compile_model,
+    make_batches,
+    make_model,
+    model_config,
+    read_tokens,
+)
 from stages.pretrain.spec import PretrainConfig
 from stages.pretrain.watch import Watch
 from stages.runtime.session import StageSession
-from stages.whitebox.batches import PackedBatches
 from stages.whitebox.checkpoint import save_model
 from stages.whitebox.device import memory_bytes
 from stages.whitebox.losses import cross_entropy_sum
 from stages.whitebox.model import CausalLM
 from stages.whitebox.tokenizer import TOKENIZER_FILES, Tokenizer
-from stages.whitebox.trainer import StepLoss, TrainerSettings, TrainingSummary, train
+from stages.whitebox.trainer import Batches, LossFn, StepLoss, TrainerSettings, TrainingSummary, train
 
 
 def run(
@@ -35,18 +43,14 @@ def run(
         training, validation = read_tokens(inputs["tokens"], tokenizer)
         recipe = make_recipe(config, model_config(config, tokenizer), memory_bytes(device.device))
         references = measure_references(training, validation, tokenizer, config.final_validation_tokens)
-        _show_plan(recipe, references, session)
         model = make_model(config, recipe, device.device, session)
-        batches = PackedBatches(
-            training,
-            recipe.micro_batch_size,
-            recipe.context_tokens,
-            config.seed,
-            config.separate_documents,
-            config.best_fit_packing,
-        )
+        loss_fn = partial(next_token_loss, z_loss=config.z_loss)
+        recipe = fit_micro_batch(config, recipe, model, loss_fn, device, session)
+        _show_plan(recipe, references, session)
+        compile_model(config, recipe, model, device.device, session)
+        batches = make_batches(config, recipe, training, device.device)
         watch = Watch(config, recipe, model, validation, tokenizer, device, session)
-        summary = _train(config, recipe, model, batches, device.compute_dtype, watch, session)
+        summary = _train(config, recipe, model, batches, loss_fn, device.compute_dtype, watch, session)
         watch.draw(summary, references)
         held_out = watch.held_out(config.final_validation_tokens)
         _save(model, inputs["tokenizer"], outputs["model"])
@@ -67,17 +71,18 @@ def run(
     }
 
 
-def next_token_loss(model: CausalLM, batch: dict[str, torch.Tensor]) -> StepLoss:
-    """Cross-entropy of each next token, summed."""
+def next_token_loss(model: CausalLM, batch: dict[str, torch.Tensor], z_loss: float = 0.0) -> StepLoss:
+    """Cross-entropy of each next token, summed, and `z_loss` x log(Z)^2."""
     hidden = model.hidden_states(batch["ids"], batch.get("positions"), batch.get("document_ids"))
-    return StepLoss(*cross_entropy_sum(hidden, model.output_weight(), batch["targets"]))
+    return StepLoss(*cross_entropy_sum(hidden, model.output_weight(), batch["targets"], z_loss=z_loss))
 
 
 def _train(
     config: PretrainConfig,
     recipe: Recipe,
     model: CausalLM,
-    batches: PackedBatches,
+    batches: Batches,
+    loss_fn: LossFn,
     compute_dtype: torch.dtype,
     watch: Watch,
     session: StageSession,
@@ -91,6 +96,7 @@ def _train(
         min_learning_rate_fraction=config.min_learning_rate_fraction,
         weight_decay=config.weight_decay,
         grad_clip=config.grad_clip,
+        ema_decay=config.ema_decay,
         accumulation_steps=recipe.accumulation_steps,
         seed=config.seed,
         compute_dtype=compute_dtype,
@@ -100,7 +106,7 @@ def _train(
     return train(
         model,
         batches,
-        next_token_loss,
+        loss_fn,
         settings,
         checkpoint_dir=session.work_dir / "checkpoints",
         on_step=watch.on_step,

@@ -9,12 +9,14 @@ import torch
 from stages.pretrain.recipe import Recipe
 from stages.pretrain.spec import PretrainConfig
 from stages.runtime.session import StageSession
-from stages.whitebox.batches import TokenShards
+from stages.whitebox.batches import PackedBatches, TokenShards
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.device import Device, fix_threads, pick_device, why_not_compile
 from stages.whitebox.induction import can_wire, wire_induction_circuit
 from stages.whitebox.model import CausalLM
+from stages.whitebox.prefetch import Prefetched
 from stages.whitebox.tokenizer import Tokenizer
+from stages.whitebox.trainer import Batches
 
 COMPILE_FROM_FLOPS = {"cpu": 2e14, "cuda": 1e17}
 """About ten minutes of work. Compiling takes up to a minute; on a CPU in float32 it then saves 6 % of the
@@ -45,6 +47,21 @@ def read_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[TokenShards, TokenS
     return training, validation
 
 
+def make_batches(
+    config: PretrainConfig, recipe: Recipe, training: TokenShards, device: torch.device
+) -> Batches:
+    """The training rows; read ahead unless switched off."""
+    batches = PackedBatches(
+        training,
+        recipe.micro_batch_size,
+        recipe.context_tokens,
+        config.seed,
+        config.separate_documents,
+        config.best_fit_packing,
+    )
+    return Prefetched(batches, pin_memory=device.type == "cuda") if config.prefetch else batches
+
+
 def model_config(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The shape that follows from `depth`."""
     return ModelConfig.from_depth(
@@ -59,21 +76,29 @@ def model_config(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
 def make_model(
     config: PretrainConfig, recipe: Recipe, device: torch.device, session: StageSession
 ) -> CausalLM:
-    """A model with fresh weights that follow from the seed, compiled where that pays.
-
-    The decision depends on the recipe and not on a clock, so a resumed run decides the same.
-    """
+    """A model with fresh weights that follow from the seed."""
     torch.manual_seed(config.seed)
     model = CausalLM(recipe.model)
     if config.induction_init and can_wire(recipe.model):
         wire_induction_circuit(model, config.seed)
         session.log("one head of each of the first two layers starts as an induction circuit: it can copy")
-    model.to(device)
-    if config.compile == "auto" and recipe.flops >= COMPILE_FROM_FLOPS[device.type]:
-        problem = why_not_compile(device)
-        if problem:
-            session.warn(f"training without torch.compile, which does not work here: {problem}")
-        else:
-            model.compile_blocks()
-            session.log("each layer is compiled; the first step takes up to half a minute")
-    return model
+    model.activation_checkpointing = config.activation_checkpointing
+    return model.to(device)
+
+
+def compile_model(
+    config: PretrainConfig, recipe: Recipe, model: CausalLM, device: torch.device, session: StageSession
+) -> None:
+    """Compiles the layers where that pays or was asked for; where it does not work, says why and goes on.
+
+    The decision depends on the recipe and not on a clock, so a resumed run decides the same.
+    """
+    pays = recipe.flops >= COMPILE_FROM_FLOPS[device.type]
+    if config.compile == "off" or (config.compile == "auto" and not pays):
+        return
+    problem = why_not_compile(device)
+    if problem:
+        session.warn(f"training without torch.compile, which does not work here: {problem}")
+        return
+    model.compile_blocks()
+    session.log("each layer is compiled; the first step takes up to half a minute")

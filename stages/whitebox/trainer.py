@@ -26,9 +26,16 @@ from stages.whitebox.training_state import (
     restore_random_states,
     save_state,
 )
+from stages.whitebox.weight_average import (
+    AVERAGE,
+    NUM_AVERAGED,
+    averaged_weights,
+    keep_average,
+    use_averages,
+)
 
 HISTORY_POINTS = 1000
-OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum")
+OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum", AVERAGE, NUM_AVERAGED)
 OF_EVERY_STEP = frozenset({"train_loss", "learning_rate", "grad_norm", "tokens_per_second"})
 
 
@@ -47,6 +54,8 @@ class TrainerSettings:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0
+    ema_decay: float | None = None
+    """Of an average of the weights, which is evaluated and is the result; None keeps none."""
     accumulation_steps: int = 1
     seed: int = 0
     compute_dtype: torch.dtype = torch.float32
@@ -71,6 +80,13 @@ class TrainerSettings:
 
     def build_optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         """AdamW alone, or Muon and AdamW."""
+        optimizers = self._optimizers_of(model)
+        if self.ema_decay is not None:
+            for optimizer in optimizers:
+                keep_average(optimizer, self.ema_decay)
+        return optimizers
+
+    def _optimizers_of(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         if self.matrix_learning_rate is None:
             return [build_adamw(model, self.learning_rate, self.betas, self.weight_decay)]
         return build_muon(
@@ -177,7 +193,8 @@ def train(
         if evaluate is not None and (
             step % settings.evaluate_every_steps == 0 or step == settings.total_steps
         ):
-            values.update(_evaluate(model, evaluate))
+            with averaged_weights(run.optimizers):
+                values.update(_evaluate(model, evaluate))
         run.record(values)
         on_step(step, values)
         stopping = should_stop is not None and should_stop() and step < settings.total_steps
@@ -187,6 +204,7 @@ def train(
             raise TrainingStopped(
                 f"stopped after step {step} of {settings.total_steps}; the checkpoint is saved"
             )
+    use_averages(run.optimizers)
     return run.summary
 
 
@@ -240,7 +258,10 @@ class _Run:
         loss_sum, num_targets = torch.zeros((), device=self.device), 0
         metric_sums: dict[str, float] = {}
         for _ in range(self.settings.accumulation_steps):
-            batch = {name: tensor.to(self.device) for name, tensor in self.batches.next_batch().items()}
+            batch = {
+                name: tensor.to(self.device, non_blocking=True)
+                for name, tensor in self.batches.next_batch().items()
+            }
             with compute_in(self.settings.compute_dtype, self.device):
                 part = self.loss_fn(self.model, batch)
             if part.num_targets == 0:
