@@ -11,8 +11,8 @@ Times: by the clock, and as CPU seconds of the process. On a shared machine trus
 highest resident memory of the steps after the first two, less what was resident when the libraries were
 imported. MFU: the operations of PaLM's appendix B per CPU second against the best matrix product here.
 
-Bfloat16 is measured where the CPU multiplies it, or with `--dtypes bfloat16`. `--compiled-peers` gives
-nanoGPT and litgpt `torch.compile` too. transformers wants `pip install accelerate`, litgpt `pip install
+Bfloat16 is measured where the CPU multiplies it, or with `--dtypes bfloat16`. `--who` chooses, by name: "nanoGPT,
+compiled" and "litgpt, compiled" are there too. transformers wants `pip install accelerate`, litgpt `pip install
 litgpt lightning`; who is not installed is left out, saying so.
 """
 
@@ -37,7 +37,8 @@ from stages.whitebox.device import pick_device
 SIZES = {"10M": (320, 6, 5, 1024), "25M": (512, 7, 8, 1408)}
 """width, layers, heads, feed-forward: 9.7M and 24.6M parameters with the tied embedding."""
 WARM_STEPS = 2
-OURS, OURS_COMPILED = "ours", "ours, compiled"
+OURS, OURS_COMPILED, OURS_CHECKPOINTED = "ours", "ours, compiled", "ours, compiled, checkpointed"
+PEERS = ("nanoGPT", "transformers Trainer", "litgpt")
 STATUS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MIB = 2**20
 
@@ -160,15 +161,13 @@ def choose(options: argparse.Namespace) -> dict[str, Contender]:
             print(f"left out: {name}, because {', '.join(missing)} is not installed")
         else:
             found[name] = contender
-    if options.compiled_peers:
-        for name in ("nanoGPT", "litgpt"):
-            if name in found:
-                found[f"{name}, compiled"] = partial(found[name], compiled=True)
+    for name in {"nanoGPT", "litgpt"} & found.keys():
+        found[f"{name}, compiled"] = partial(found[name], compiled=True)
     found[OURS] = contenders.train_ours
     found[OURS_COMPILED] = partial(contenders.train_ours, compiled=True)
-    if options.muon:
-        found["ours, compiled, Muon"] = partial(contenders.train_ours, compiled=True, muon=True)
-    return found
+    found[OURS_CHECKPOINTED] = partial(contenders.train_ours, compiled=True, checkpointed=True)
+    found["ours, compiled, Muon"] = partial(contenders.train_ours, compiled=True, muon=True)
+    return {name: contender for name, contender in found.items() if name in options.who}
 
 
 def row(size: str, task: Task, name: str, results: dict[str, Result], peak: float) -> str:
@@ -219,8 +218,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--step-tokens", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=1, help="1 measures best on a shared machine")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--compiled-peers", action="store_true")
-    parser.add_argument("--muon", action="store_true", help="ours with Muon too")
+    parser.add_argument(
+        "--who",
+        nargs="+",
+        default=[*PEERS, OURS, OURS_COMPILED],
+        help='by name in the table; also "nanoGPT, compiled", "litgpt, compiled", "ours, compiled, Muon" and '
+        '"ours, compiled, checkpointed"; at least one peer',
+    )
     return parser.parse_args()
 
 

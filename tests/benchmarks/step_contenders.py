@@ -62,7 +62,9 @@ class Gate(Protocol):
         ...
 
 
-def train_ours(task: Task, gate: Gate, compiled: bool = False, muon: bool = False) -> None:
+def train_ours(
+    task: Task, gate: Gate, compiled: bool = False, muon: bool = False, checkpointed: bool = False
+) -> None:
     """`stages.whitebox.trainer.train`, with the loss of the pretrain stage."""
     from stages.whitebox.config import ModelConfig
     from stages.whitebox.device import why_not_compile
@@ -86,6 +88,7 @@ def train_ours(task: Task, gate: Gate, compiled: bool = False, muon: bool = Fals
             qk_norm=False,
         )
     )
+    model.activation_checkpointing = checkpointed
     if compiled:
         model.compile_blocks()
 

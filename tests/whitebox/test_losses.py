@@ -17,6 +17,7 @@ from stages.whitebox.losses import (
     sequence_log_probs,
     token_log_probs,
 )
+from stages.whitebox.memory_probe import PeakBytes
 
 B, T, D, V = 2, 13, 16, 37
 
@@ -155,6 +156,23 @@ def test_all_logits_are_never_kept_for_the_backward_pass() -> None:
         token_log_probs(hidden, weight, targets, chunk_tokens=8)
     assert kept
     assert max(kept) <= weight.numel() < 64 * 512
+
+
+def test_a_large_vocabulary_takes_a_fraction_of_the_plain_losses_memory() -> None:
+    hidden = torch.randn(1, 1024, 16, requires_grad=True)
+    weight = torch.randn(4096, 16, requires_grad=True)
+    targets = torch.randint(0, 4096, (1, 1024))
+    peaks, gradients = [], []
+    for loss in (
+        lambda: cross_entropy_sum(hidden, weight, targets, 64)[0],
+        lambda: plain(hidden, weight, targets),
+    ):
+        with PeakBytes() as peak:
+            gradients.append(torch.autograd.grad(loss(), (hidden, weight)))
+        peaks.append(peak.peak_bytes)
+    assert peaks[0] < peaks[1] / 8
+    for mine, theirs in zip(*gradients, strict=True):
+        assert (mine - theirs).norm() < 1e-5 * theirs.norm()
 
 
 def test_dpo_is_the_papers_formula() -> None:
