@@ -14,15 +14,16 @@ from stages.pretrain.spec import PretrainConfig
 from stages.runtime.session import StageSession
 from stages.whitebox.batches import positions_within
 from stages.whitebox.device import Device, memory_bytes
-from stages.whitebox.memory_probe import count_memory, largest_that_runs
+from stages.whitebox.memory_probe import count_rows_that_fit, largest_that_runs
 from stages.whitebox.model import CausalLM
 from stages.whitebox.trainer import StepLoss, compute_in, largest_part
 
 REMEMBERED = "micro_batch.json"
-MEMORY_SHARE = 0.6
-"""Of a CPU's memory: the rest is for the libraries, the tokens and whatever else runs there."""
-MOMENT_BYTES = 8
-"""Of the optimizer, per parameter; they are not there yet when memory is probed."""
+MEMORY_SHARE = 0.5
+"""Of a CPU's memory. A step resides in up to 1.65 times what its tensors count (measured: the allocator keeps
+gaps, the products buffers), and libraries and tokens want room too."""
+WEIGHT_BYTES, MOMENT_BYTES = 4, 8
+"""Per parameter; the optimizer's moments are not there yet when memory is probed."""
 
 LossFn = Callable[[CausalLM, dict[str, torch.Tensor]], StepLoss]
 
@@ -80,21 +81,18 @@ class _Step:
 
 def _count_on_cpu(recipe: Recipe, step: _Step, session: StageSession) -> int:
     """Counts tensors, so that the same memory always gives the same size; more rows would be no faster."""
-    line = count_memory(step)
-    in_all = memory_bytes(step.device.device)
-    limit = MEMORY_SHARE * in_all - (4 + MOMENT_BYTES) * step.num_params
-    rows = line.rows_within(limit)
-    if rows < 1:
-        needed = line.fixed_bytes + line.bytes_per_row + (4 + MOMENT_BYTES) * step.num_params
+    in_all, kept = memory_bytes(step.device.device), (WEIGHT_BYTES + MOMENT_BYTES) * step.num_params
+    most = max(1, min(recipe.rows_per_step, MICRO_BATCH_TOKENS // recipe.context_tokens))
+    found = count_rows_that_fit(step, MEMORY_SHARE * in_all - kept, most)
+    needed = f"about {(found.peak_bytes + kept) / 2**20:,.0f} MiB"
+    if found.rows == 0:
         session.warn(
-            f"one row at a time takes about {needed / 2**20:,.0f} MiB, of {in_all / 2**20:,.0f} MiB in all; "
-            "if memory runs out, set activation_checkpointing, or a smaller context_tokens or depth"
+            f"even one row at a time takes {needed} of {in_all / 2**20:,.0f} MiB in all; if memory runs out, "
+            "set activation_checkpointing, or a smaller context_tokens or depth"
         )
-    size = largest_part(recipe.rows_per_step, max(1, min(rows, MICRO_BATCH_TOKENS // recipe.context_tokens)))
-    session.log(
-        f"memory of a step, counted: {line.fixed_bytes / 2**20:,.0f} MiB and "
-        f"{line.bytes_per_row / 2**20:,.1f} MiB per row; {size} rows at a time"
-    )
+        return 1
+    size = largest_part(recipe.rows_per_step, found.rows)
+    session.log(f"memory probe: {found.rows} rows at a time take {needed}; {size} make up an update evenly")
     return size
 
 

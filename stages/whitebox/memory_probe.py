@@ -2,7 +2,7 @@
 
 The rows of one update are the recipe's; they are worked off in micro batches, whose size decides the memory
 and, but for rounding, not the result. A GPU says when it is full. A CPU swaps or kills instead, so there the
-tensors of a small step are counted; what a step takes grows linearly with its rows.
+tensors of small steps are counted.
 """
 
 from __future__ import annotations
@@ -57,27 +57,30 @@ class PeakBytes(TorchDispatchMode):
         self.bytes_now -= num_bytes
 
 
-class LinearMemory(NamedTuple):
-    """Peak bytes of a step over r rows: `fixed_bytes` + r x `bytes_per_row`."""
+class RowsThatFit(NamedTuple):
+    """How many rows at once, and the peak of their step; of a single row's step where not even one fits."""
 
-    fixed_bytes: float
-    bytes_per_row: float
-
-    def rows_within(self, limit_bytes: float) -> int:
-        """The most rows whose step stays below the limit; 0 where not even one does."""
-        return max(0, int((limit_bytes - self.fixed_bytes) // max(self.bytes_per_row, 1.0)))
+    rows: int
+    peak_bytes: float
 
 
-def count_memory(step: Step, rows: tuple[int, int] = (1, 2)) -> LinearMemory:
-    """The line through the peaks of two small steps."""
-    few, many = rows
-    peaks = []
-    for num_rows in (few, many):
-        with PeakBytes() as counter:
-            step(num_rows)
-        peaks.append(counter.peak_bytes)
-    per_row = (peaks[1] - peaks[0]) / (many - few)
-    return LinearMemory(peaks[0] - few * per_row, per_row)
+def count_rows_that_fit(step: Step, limit_bytes: float, max_rows: int) -> RowsThatFit:
+    """The most rows, at most `max_rows`, whose step stays within the limit, without ever exceeding it.
+
+    Twice the rows take at most twice the memory, so rows are doubled and counted while that fits. What is
+    left to the next doubling is read from the line through the last two counts: not from the first two,
+    because with few rows the peak is another (at the loss, say, and not in the layers).
+    """
+    rows, peak = 1, _peak_bytes(step, 1)
+    if peak > limit_bytes:
+        return RowsThatFit(0, peak)
+    bytes_per_row = float(peak)
+    while 2 * peak <= limit_bytes and 2 * rows <= max_rows:
+        before, peak = peak, _peak_bytes(step, 2 * rows)
+        bytes_per_row = (peak - before) / rows
+        rows *= 2
+    more = min(int((limit_bytes - peak) / max(bytes_per_row, 1.0)), rows - 1, max_rows - rows)
+    return RowsThatFit(rows + more, peak + more * bytes_per_row)
 
 
 def largest_that_runs(step: Step, sizes: list[int]) -> int:
@@ -98,6 +101,12 @@ def largest_that_runs(step: Step, sizes: list[int]) -> int:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     raise ValueError("there is no size to try")
+
+
+def _peak_bytes(step: Step, num_rows: int) -> int:
+    with PeakBytes() as counter:
+        step(num_rows)
+    return counter.peak_bytes
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from stages.whitebox.memory_probe import LinearMemory, PeakBytes, count_memory, largest_that_runs
+from stages.whitebox.memory_probe import PeakBytes, count_rows_that_fit, largest_that_runs
+from stages.whitebox.model import CausalLM
 
 KIB = 1024
 
@@ -32,22 +35,50 @@ def test_what_the_backward_pass_keeps_is_counted() -> None:
     assert peak.bytes_now == 4 * KIB  # the gradient of x
 
 
-def test_memory_is_a_line_in_the_rows() -> None:
+def two_lines(num_rows: int) -> None:
+    """100 + r KiB at the loss, then 30 r KiB in the layers: the second is the peak from four rows on."""
+    loss = torch.ones(100 + num_rows, KIB, dtype=torch.uint8)
+    del loss
+    torch.ones(30 * num_rows, KIB, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("limit_kib", "rows"),
+    [(100, 0), (101, 1), (150, 1), (239, 7), (240, 8), (300, 10), (700, 23), (10**6, 25)],
+)
+def test_rows_within_a_limit(limit_kib: int, rows: int) -> None:
+    found = count_rows_that_fit(two_lines, limit_kib * KIB, max_rows=25)
+    assert found.rows <= rows
+    assert found.rows >= min(rows, 25) // 2
+    if rows >= 8:
+        assert found == (rows, 30 * KIB * rows)
+
+
+def test_the_limit_is_never_exceeded_while_counting() -> None:
+    tried: list[int] = []
+
     def step(num_rows: int) -> None:
-        fixed, rows = torch.ones(100 * KIB), torch.ones(num_rows, 10 * KIB)
-        (fixed.sum() + rows.sum()).item()
+        tried.append(num_rows)
+        two_lines(num_rows)
 
-    line = count_memory(step)
-    assert line.bytes_per_row == 40 * KIB
-    assert line.fixed_bytes == pytest.approx(400 * KIB, abs=64)
+    found = count_rows_that_fit(step, 500 * KIB, max_rows=1000)
+    assert tried == [1, 2, 4, 8, 16]
+    assert found.rows == 16
+
+
+def test_real_layers_are_counted_as_they_are(make_model: Callable[..., CausalLM]) -> None:
+    model = make_model().train()
+
+    def step(num_rows: int) -> None:
+        model(torch.zeros(num_rows, 40, dtype=torch.long)).sum().backward()
+        model.zero_grad(set_to_none=True)
+
+    limit = 8 * 2**20
+    found = count_rows_that_fit(step, limit, max_rows=10**4)
     with PeakBytes() as peak:
-        step(7)
-    assert peak.peak_bytes == line.fixed_bytes + 7 * line.bytes_per_row
-
-
-@pytest.mark.parametrize(("limit", "rows"), [(99, 0), (100, 0), (109, 0), (110, 1), (155, 5)])
-def test_rows_within_a_limit(limit: float, rows: int) -> None:
-    assert LinearMemory(100, 10).rows_within(limit) == rows
+        step(found.rows)
+    assert 0.9 * limit < peak.peak_bytes <= 1.02 * limit
+    assert peak.peak_bytes == pytest.approx(found.peak_bytes, rel=0.02)
 
 
 def test_sizes_that_do_not_fit_are_tried_and_passed_over() -> None:
