@@ -74,7 +74,10 @@ def run(
 def next_token_loss(model: CausalLM, batch: dict[str, torch.Tensor], z_loss: float = 0.0) -> StepLoss:
     """Cross-entropy of each next token, summed, and `z_loss` x log(Z)^2."""
     hidden = model.hidden_states(batch["ids"], batch.get("positions"), batch.get("document_ids"))
-    return StepLoss(*cross_entropy_sum(hidden, model.output_weight(), batch["targets"], z_loss=z_loss))
+    fused = model.is_compiled and hidden.is_cuda
+    return StepLoss(
+        *cross_entropy_sum(hidden, model.output_weight(), batch["targets"], z_loss=z_loss, fused=fused)
+    )
 
 
 def _train(

@@ -118,6 +118,11 @@ class CausalLM(nn.Module):
             return self.model.embed_tokens.weight
         return self.lm_head.weight
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `compile_blocks` was called."""
+        return self._run_block is not _run_block
+
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Fuses the small operations of a layer in training; one compilation serves all layers.
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stages.whitebox import losses
 from stages.whitebox.losses import (
     IGNORED,
+    _nats,
+    _nats_and_gradient,
+    _nats_and_gradient_to_fuse,
     bits_per_byte,
     cross_entropy_sum,
     dpo_loss,
@@ -64,6 +69,40 @@ def test_z_loss_and_its_gradients_are_the_plain_formula(every: int, chunk_tokens
     torch.testing.assert_close(found, expected)
     gradients = torch.autograd.grad(2.0 * found, (hidden, weight))
     torch.testing.assert_close(gradients, torch.autograd.grad(2.0 * expected, (hidden, weight)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_form_for_a_compiler_is_the_form_in_place(dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    logits, targets = 5 * torch.randn(9, V), torch.randint(0, V, (9,))
+    targets[::4] = IGNORED
+    in_place, to_fuse = (
+        form(logits.to(dtype), targets, 0.01) for form in (_nats_and_gradient, _nats_and_gradient_to_fuse)
+    )
+    assert to_fuse[1].dtype == dtype
+    torch.testing.assert_close(to_fuse, in_place)
+    torch.testing.assert_close(in_place[0], _nats(logits.to(dtype), targets, 0.01))
+
+
+def test_fused_chunks_are_exact_and_the_rest_of_a_batch_too(
+    case: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight, targets = case
+    targets[:, ::3] = 5
+    fused: list[int] = []
+
+    def chunk(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        fused.append(len(logits))
+        return _nats_and_gradient_to_fuse(logits, *others)
+
+    monkeypatch.setattr(losses, "_fused_chunk", lambda: chunk)
+    found, _ = cross_entropy_sum(hidden, weight, targets, chunk_tokens=10, fused=True)
+    assert fused == [10, 10]
+    expected = plain(hidden, weight, targets)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (hidden, weight)), torch.autograd.grad(expected, (hidden, weight))
+    )
 
 
 def test_z_loss_alone_pulls_the_softmax_denominator_to_one() -> None:

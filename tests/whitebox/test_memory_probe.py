@@ -48,8 +48,7 @@ def two_lines(num_rows: int) -> None:
 )
 def test_rows_within_a_limit(limit_kib: int, rows: int) -> None:
     found = count_rows_that_fit(two_lines, limit_kib * KIB, max_rows=25)
-    assert found.rows <= rows
-    assert found.rows >= min(rows, 25) // 2
+    assert found.rows == rows
     if rows >= 8:
         assert found == (rows, 30 * KIB * rows)
 
