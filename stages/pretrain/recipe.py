@@ -8,6 +8,7 @@ from typing import Any
 
 from stages.pretrain.spec import PretrainConfig
 from stages.whitebox.config import ModelConfig
+from stages.whitebox.trainer import largest_part
 
 CHINCHILLA_TOKENS_PER_PARAM = 20
 MICRO_BATCH_TOKENS = 4096
@@ -75,9 +76,15 @@ def make_recipe(config: PretrainConfig, model: ModelConfig, memory_bytes: int) -
         batch_tokens = step_law_batch_tokens(budget) * (MUON_BATCH if config.optimizer == "muon" else 1)
     rows = max(1, round(batch_tokens / config.context_tokens))
     micro = config.micro_batch_size
+    by_hand = micro != "auto"
     if micro == "auto":
-        micro = _micro_batch_size(model, config.context_tokens, memory_bytes)
+        micro = max(1, MICRO_BATCH_TOKENS // config.context_tokens)
     rows_per_step, micro = _split(rows, micro)
+    if not by_hand:
+        # Memory divides an update and never changes it, so that every machine makes the same steps.
+        micro = largest_part(
+            rows_per_step, min(micro, _rows_within(model, config.context_tokens, memory_bytes))
+        )
     total_steps = max(1, round(budget / (rows_per_step * config.context_tokens)))
     return Recipe(
         model=model,
@@ -116,7 +123,7 @@ def activation_bytes_per_token(model: ModelConfig) -> int:
 
 def _feed_forward_activations(model: ModelConfig, layer: int) -> int:
     if not model.has_experts(layer):
-        return 4 * model.intermediate_size
+        return 3 * model.intermediate_size
     # A token's row is there once for each of its experts, before them and behind them.
     chosen, shared = model.num_experts_per_tok, model.n_shared_experts
     rows = 2 * chosen * model.hidden_size
@@ -182,9 +189,9 @@ def _learning_rate(config: PretrainConfig, model: ModelConfig, train_tokens: int
     return step_law_learning_rate(model.num_matrix_params(), train_tokens)
 
 
-def _micro_batch_size(model: ModelConfig, context_tokens: int, memory_bytes: int) -> int:
-    by_memory = MEMORY_SHARE_FOR_ACTIVATIONS * memory_bytes / activation_bytes_per_token(model)
-    return max(1, int(min(by_memory, MICRO_BATCH_TOKENS)) // context_tokens)
+def _rows_within(model: ModelConfig, context_tokens: int, memory_bytes: int) -> int:
+    tokens = MEMORY_SHARE_FOR_ACTIVATIONS * memory_bytes / activation_bytes_per_token(model)
+    return max(1, int(tokens) // context_tokens)
 
 
 def _split(rows: int, micro: int) -> tuple[int, int]:

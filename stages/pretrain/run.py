@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from stages.pretrain.balance import balancing, refuse_experts, with_router_loss
 from stages.pretrain.launch import launch, processes_here
+from stages.pretrain.micro_batch import fit_micro_batch
 from stages.pretrain.mistakes import explained
 from stages.pretrain.recipe import Recipe, make_recipe, recipe_rows
 from stages.pretrain.references import References, measure_references
-from stages.pretrain.setup import choose_device, make_batches, make_model, model_config, read_tokens
+from stages.pretrain.setup import (
+    choose_device,
+    compile_model,
+    make_batches,
+    make_model,
+    model_config,
+    read_tokens,
+)
 from stages.pretrain.spec import PretrainConfig
 from stages.pretrain.watch import Watch
 from stages.runtime.session import StageSession
@@ -55,16 +65,21 @@ def train_base_model(
         training, validation = read_tokens(inputs["tokens"], tokenizer)
         recipe = make_recipe(config, model_config(config, tokenizer), memory_bytes(device.device))
         references = measure_references(training, validation, tokenizer, config.final_validation_tokens)
-        _show_plan(recipe, references, session)
         model = make_model(config, recipe, device.device, session)
+        loss_fn = partial(next_token_loss, z_loss=config.z_loss)
+        if processes.rank == 0:
+            recipe = fit_micro_batch(config, recipe, model, loss_fn, device, session)
+        recipe = replace(recipe, **processes.share({"micro_batch_size": recipe.micro_batch_size}) or {})
+        _show_plan(recipe, references, session)
         processes.prepare(model)
+        compile_model(config, recipe, model, device.device, session)
         batches, accumulation_steps = make_batches(config, recipe, training, device.device, processes)
         watch = Watch(config, recipe, model, validation, tokenizer, device, session, processes)
         settings = _settings(config, recipe, accumulation_steps, device.compute_dtype)
         summary = train(
             model,
             batches,
-            next_token_loss,
+            loss_fn,
             settings,
             checkpoint_dir=session.work_dir / "checkpoints",
             on_step=balancing(model, watch.on_step),
@@ -95,10 +110,12 @@ def train_base_model(
     }
 
 
-def next_token_loss(model: CausalLM, batch: dict[str, torch.Tensor]) -> StepLoss:
-    """Cross-entropy of each next token, summed."""
+def next_token_loss(model: CausalLM, batch: dict[str, torch.Tensor], z_loss: float = 0.0) -> StepLoss:
+    """Cross-entropy of each next token, summed, and `z_loss` x log(Z)^2."""
     hidden = model.hidden_states(batch["ids"], batch.get("positions"), batch.get("document_ids"))
-    loss = StepLoss(*cross_entropy_sum(hidden, model.output_weight(), batch["targets"]))
+    fused = model.is_compiled and hidden.is_cuda
+    weight = model.output_weight()
+    loss = StepLoss(*cross_entropy_sum(hidden, weight, batch["targets"], z_loss=z_loss, fused=fused))
     return with_router_loss(model, loss)
 
 
@@ -114,6 +131,7 @@ def _settings(
         min_learning_rate_fraction=config.min_learning_rate_fraction,
         weight_decay=config.weight_decay,
         grad_clip=config.grad_clip,
+        ema_decay=config.ema_decay,
         accumulation_steps=accumulation_steps,
         rows_per_step=recipe.rows_per_step,
         spike_factor=config.spike_factor,

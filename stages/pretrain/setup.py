@@ -16,6 +16,7 @@ from stages.whitebox.device import Device, fix_threads, pick_device, why_not_com
 from stages.whitebox.induction import can_wire, wire_induction_circuit
 from stages.whitebox.model import CausalLM
 from stages.whitebox.one_process import OneProcess
+from stages.whitebox.prefetch import Prefetched
 from stages.whitebox.rank_batches import RankBatches, Share
 from stages.whitebox.shapes import SHAPES
 from stages.whitebox.tokenizer import Tokenizer
@@ -52,6 +53,34 @@ def read_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[TokenShards, TokenS
     return training, validation
 
 
+def make_batches(
+    config: PretrainConfig,
+    recipe: Recipe,
+    training: TokenShards,
+    device: torch.device,
+    processes: OneProcess,
+) -> tuple[Batches, int]:
+    """The rows of this process, read ahead unless switched off, and the micro batches of one update in it.
+
+    Processes that share a CPU share its memory, so each takes smaller micro batches.
+    """
+    shared = processes.size if device.type == "cpu" else 1
+    share = Share(recipe.rows_per_step, processes.size, max(1, recipe.micro_batch_size // shared))
+    is_alone = processes.size == 1
+    rows = PackedBatches(
+        training,
+        recipe.micro_batch_size if is_alone else share.micro_batch_size,
+        recipe.context_tokens,
+        config.seed,
+        config.separate_documents,
+        config.best_fit_packing,
+    )
+    batches: Batches = rows if is_alone else RankBatches(rows, share, processes.rank)
+    if config.prefetch:
+        batches = Prefetched(batches, pin_memory=device.type == "cuda")
+    return batches, recipe.accumulation_steps if is_alone else share.accumulation_steps
+
+
 def model_config(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The shape of a known model, or what follows from `depth`."""
     if config.architecture != "depth":
@@ -85,48 +114,29 @@ def _with_experts(dense: ModelConfig, config: PretrainConfig) -> ModelConfig:
 def make_model(
     config: PretrainConfig, recipe: Recipe, device: torch.device, session: StageSession
 ) -> CausalLM:
-    """A model with fresh weights that follow from the seed, compiled where that pays.
-
-    The decision depends on the recipe and not on a clock, so a resumed run decides the same.
-    """
+    """A model with fresh weights that follow from the seed."""
     torch.manual_seed(config.seed)
     model = CausalLM(recipe.model)
     if config.induction_init and can_wire(recipe.model):
         wire_induction_circuit(model, config.seed)
         session.log("one head of each of the first two layers starts as an induction circuit: it can copy")
-    model.to(device)
-    if config.compile == "auto" and recipe.flops >= COMPILE_FROM_FLOPS[device.type]:
-        problem = why_not_compile(device)
-        if problem:
-            session.warn(f"training without torch.compile, which does not work here: {problem}")
-        else:
-            model.compile_blocks()
-            session.log("each layer is compiled; the first step takes up to half a minute")
-    return model
+    model.activation_checkpointing = config.activation_checkpointing
+    return model.to(device)
 
 
-def make_batches(
-    config: PretrainConfig,
-    recipe: Recipe,
-    training: TokenShards,
-    device: torch.device,
-    processes: OneProcess,
-) -> tuple[Batches, int]:
-    """The rows of this process, and the micro batches of one update in it.
+def compile_model(
+    config: PretrainConfig, recipe: Recipe, model: CausalLM, device: torch.device, session: StageSession
+) -> None:
+    """Compiles the layers where that pays or was asked for; where it does not work, says why and goes on.
 
-    Processes that share a CPU share its memory, so each takes smaller micro batches.
+    The decision depends on the recipe and not on a clock, so a resumed run decides the same.
     """
-    shared = processes.size if device.type == "cpu" else 1
-    share = Share(recipe.rows_per_step, processes.size, max(1, recipe.micro_batch_size // shared))
-    micro_batch_size = recipe.micro_batch_size if processes.size == 1 else share.micro_batch_size
-    rows = PackedBatches(
-        training,
-        micro_batch_size,
-        recipe.context_tokens,
-        config.seed,
-        config.separate_documents,
-        config.best_fit_packing,
-    )
-    if processes.size == 1:
-        return rows, recipe.accumulation_steps
-    return RankBatches(rows, share, processes.rank), share.accumulation_steps
+    pays = recipe.flops >= COMPILE_FROM_FLOPS[device.type]
+    if config.compile == "off" or (config.compile == "auto" and not pays):
+        return
+    problem = why_not_compile(device)
+    if problem:
+        session.warn(f"training without torch.compile, which does not work here: {problem}")
+        return
+    model.compile_blocks()
+    session.log("each layer is compiled; the first step takes up to half a minute")

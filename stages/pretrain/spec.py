@@ -76,7 +76,9 @@ class PretrainConfig(StageConfig):
     global_batch_tokens: PositiveInt | Literal["auto"] = "auto"
     """Tokens of one update; "auto" follows from the token budget (Step Law, arXiv:2503.04715)."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Rows in memory at once; lower it when memory runs out, the result stays the same to rounding."""
+    """Rows in memory at once; "auto" probes the memory. The update stays the same, but for rounding."""
+    activation_checkpointing: bool = False
+    """Compute each layer again in the backward pass: same gradients, less memory, a third more work."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """Of the layers' matrices; embeddings and norms always have AdamW."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
@@ -93,6 +95,10 @@ class PretrainConfig(StageConfig):
     """Decay of the matrices; norms and embeddings have none."""
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Longest gradient that is taken as it is, by norm; 0 switches clipping off."""
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of log(Z)^2 in the training loss (1e-4 in PaLM, arXiv:2204.02311), against drifting logits."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Average the weights over about 1 / (1 - decay) steps; evaluated and saved in place of the last."""
     qk_norm: bool = True
     """Normalise queries and keys per head (the model is then a Qwen3, otherwise a Llama)."""
     tie_word_embeddings: bool = True
@@ -107,8 +113,10 @@ class PretrainConfig(StageConfig):
     """Of the first weights and of the order of the documents."""
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 takes all cores. Another number changes the last bits of the weights."""
-    compile: Literal["auto", "off"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
     """Fuse each layer's small operations with torch.compile; "auto" does it where the run is long enough."""
+    prefetch: bool = True
+    """Read the next batch in a thread while the model computes on this one; the batches stay the same."""
     evaluations: PositiveInt = 6
     """How often, evenly spread, the held-out loss is measured and the prompts are sampled."""
     validation_tokens: PositiveInt = 16_000

@@ -10,6 +10,8 @@ chunk.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -21,42 +23,61 @@ IGNORED = -100
 
 CHUNK_TOKENS = 512
 """Small enough that a chunk's logits stay in a CPU's cache."""
+GPU_CHUNK_TOKENS = 4096
+"""A GPU wants large products; at a vocabulary of 64k this many logits take 1 GB in float32."""
+FEW_COUNTED = 0.75
+"""Where fewer tokens have a target the others are cut out; above, copying costs more than it saves."""
 
 
 def cross_entropy_sum(
-    hidden_BxTxD: Tensor, weight_VxD: Tensor, targets_BxT: Tensor, chunk_tokens: int = CHUNK_TOKENS
+    hidden_BxTxD: Tensor,
+    weight_VxD: Tensor,
+    targets_BxT: Tensor,
+    chunk_tokens: int | None = None,
+    z_loss: float = 0.0,
+    fused: bool = False,
 ) -> tuple[Tensor, int]:
     """Sum over all counted tokens of -log p(target), in nats, exact as `F.cross_entropy(...,
     reduction="sum")`.
 
     The gradient of a chunk is made in the forward pass, while its logits are there: no second matrix product
-    (as in Liger Kernel, Hsu et al. 2024, arXiv:2410.10989).
+    (as in Liger Kernel, Hsu et al. 2024, arXiv:2410.10989). So `backward` goes through it once only.
+
+    Args:
+        chunk_tokens: tokens whose logits are held at once; None chooses by the device.
+        z_loss: adds `z_loss` x log(Z)^2 of every counted token, Z being the softmax's denominator. It keeps
+            logits from drifting away together, which the cross-entropy does not see and 16-bit numbers do
+            (PaLM, arXiv:2204.02311, section 5, with 1e-4; ST-MoE, arXiv:2202.08906, section 3.3).
+        fused: everything between a chunk's products as one compiled kernel. For GPUs, where each operation
+            reads and writes all logits of the chunk; on a CPU they stay in the cache and it gains nothing.
 
     Returns:
         The sum (a float32 scalar, 0 where nothing is counted) and the number of counted tokens.
     """
-    hidden_MxD, targets_M = _counted(hidden_BxTxD, targets_BxT)
+    hidden_MxD, targets_M, num_targets = _mostly_counted(hidden_BxTxD, targets_BxT)
     if not torch.is_grad_enabled():
         weight_VxD = weight_VxD.detach()  # a parameter asks for its gradient even where nobody wants one
-    nats_sum = _CrossEntropySum.apply(hidden_MxD, weight_VxD, targets_M, chunk_tokens)
-    return nats_sum, targets_M.numel()
+    chunk_tokens = chunk_tokens or _chunk_tokens(hidden_MxD.device)
+    nats_sum = _CrossEntropySum.apply(hidden_MxD, weight_VxD, targets_M, chunk_tokens, z_loss, fused)
+    return nats_sum, num_targets
 
 
 def token_log_probs(
-    hidden_BxTxD: Tensor, weight_VxD: Tensor, targets_BxT: Tensor, chunk_tokens: int = CHUNK_TOKENS
+    hidden_BxTxD: Tensor, weight_VxD: Tensor, targets_BxT: Tensor, chunk_tokens: int | None = None
 ) -> Tensor:
     """log p(target) of each token: logp_BxT in float32, 0 where the target is ignored.
 
     The backward pass makes a chunk's logits a second time instead of keeping them.
     """
     hidden_MxD, targets_M = _counted(hidden_BxTxD, targets_BxT)
+    chunk_tokens = chunk_tokens or _chunk_tokens(hidden_MxD.device)
     logp_M = _TokenLogProbs.apply(hidden_MxD, weight_VxD, targets_M, chunk_tokens)
     empty_BxT = torch.zeros(targets_BxT.shape, dtype=torch.float32, device=targets_BxT.device)
     return empty_BxT.masked_scatter(targets_BxT != IGNORED, logp_M)
 
 
 def sequence_log_probs(
-    hidden_BxTxD: Tensor, weight_VxD: Tensor, targets_BxT: Tensor, chunk_tokens: int = CHUNK_TOKENS
+    hidden_BxTxD: Tensor, weight_VxD: Tensor, targets_BxT: Tensor, chunk_tokens: int | None = None
 ) -> Tensor:
     """Sum of the counted tokens' log-probabilities per row: logp_B."""
     return token_log_probs(hidden_BxTxD, weight_VxD, targets_BxT, chunk_tokens).sum(dim=-1)
@@ -110,6 +131,18 @@ def _counted(hidden_BxTxD: Tensor, targets_BxT: Tensor) -> tuple[Tensor, Tensor]
     return hidden[counted], targets[counted]
 
 
+def _mostly_counted(hidden_BxTxD: Tensor, targets_BxT: Tensor) -> tuple[Tensor, Tensor, int]:
+    """All tokens, or only those with a target where these are few; and how many have one."""
+    num_targets = int((targets_BxT != IGNORED).sum())
+    if num_targets < FEW_COUNTED * targets_BxT.numel():
+        return *_counted(hidden_BxTxD, targets_BxT), num_targets
+    return hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1]), targets_BxT.reshape(-1), num_targets
+
+
+def _chunk_tokens(device: torch.device) -> int:
+    return GPU_CHUNK_TOKENS if device.type == "cuda" else CHUNK_TOKENS
+
+
 def _logits(hidden_CxD: Tensor, weight_VxD: Tensor) -> Tensor:
     """The product in the type of the hidden states (bfloat16 when mixed), everything after it in float32."""
     return (hidden_CxD @ weight_VxD.T).float()
@@ -121,49 +154,109 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
     return hidden.dtype
 
 
+def _nats_and_gradient(logits_CxV: Tensor, targets_C: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    """Loss of a chunk, and its gradient by the logits: p (1 + 2 z log Z) - onehot(target).
+
+    The exponentials serve both: first for log Z, then, divided by Z, as p. Tokens without a target have
+    neither.
+    """
+    is_counted_Cx1 = (targets_C != IGNORED)[:, None]
+    counts_Cx1 = is_counted_Cx1.float()
+    target_Cx1 = torch.where(is_counted_Cx1, targets_C[:, None], 0)
+    max_Cx1 = logits_CxV.amax(dim=1, keepdim=True).float()
+    target_nats_Cx1 = max_Cx1 - logits_CxV.gather(1, target_Cx1)
+    p_CxV = torch.sub(logits_CxV, max_Cx1).exp_()  # float32 - bfloat16 is float32, without a copy first
+    sum_Cx1 = p_CxV.sum(dim=1, keepdim=True)
+    log_sum_Cx1 = sum_Cx1.log()
+    log_z_Cx1 = log_sum_Cx1 + max_Cx1
+    nats_Cx1 = target_nats_Cx1 + log_sum_Cx1 + z_loss * log_z_Cx1.square()
+    p_CxV.mul_(counts_Cx1 * (1 + 2 * z_loss * log_z_Cx1) / sum_Cx1)
+    p_CxV.scatter_add_(1, target_Cx1, -counts_Cx1)
+    return (nats_Cx1 * counts_Cx1).sum(), p_CxV.to(logits_CxV.dtype)
+
+
+def _nats(logits_CxV: Tensor, targets_C: Tensor, z_loss: float) -> Tensor:
+    """Loss of a chunk, as the formula says."""
+    is_counted_C = targets_C != IGNORED
+    target_Cx1 = torch.where(is_counted_C, targets_C, 0)[:, None]
+    log_z_C = logits_CxV.float().logsumexp(dim=1)
+    nats_C = log_z_C - logits_CxV.gather(1, target_Cx1).squeeze(1) + z_loss * log_z_C.square()
+    return (nats_C * is_counted_C).sum()
+
+
+def _nats_and_gradient_to_fuse(logits_CxV: Tensor, targets_C: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    """`_nats_and_gradient` without a change in place: a compiler makes two passes over the logits of it."""
+    is_counted_Cx1 = (targets_C != IGNORED)[:, None]
+    wide_CxV = logits_CxV.float()
+    max_Cx1 = wide_CxV.amax(dim=1, keepdim=True)
+    log_z_Cx1 = (wide_CxV - max_Cx1).exp().sum(dim=1, keepdim=True).log() + max_Cx1
+    is_target_CxV = torch.arange(wide_CxV.shape[1], device=wide_CxV.device) == targets_C[:, None]
+    target_Cx1 = torch.where(is_target_CxV, wide_CxV, 0.0).sum(dim=1, keepdim=True)
+    nats_Cx1 = log_z_Cx1 - target_Cx1 + z_loss * log_z_Cx1.square()
+    p_CxV = (wide_CxV - log_z_Cx1).exp() * (1 + 2 * z_loss * log_z_Cx1)
+    grad_CxV = torch.where(is_counted_Cx1, p_CxV - is_target_CxV.float(), 0.0)
+    return torch.where(is_counted_Cx1, nats_Cx1, 0.0).sum(), grad_CxV.to(logits_CxV.dtype)
+
+
+@cache
+def _fused_chunk() -> Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]:
+    return torch.compile(_nats_and_gradient_to_fuse, dynamic=False)
+
+
 class _CrossEntropySum(torch.autograd.Function):
-    """d(-log p)/d(logits) = p - onehot(target), so one chunk's gradient needs only its own logits."""
+    """One chunk's gradient needs only its own logits, so it is made beside them and added up."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_MxD: Tensor, weight_VxD: Tensor, targets_M: Tensor, chunk_tokens: int
+        ctx: Any,
+        hidden_MxD: Tensor,
+        weight_VxD: Tensor,
+        targets_M: Tensor,
+        chunk_tokens: int,
+        z_loss: float,
+        fused: bool,
     ) -> Tensor:
         dtype = _compute_dtype(hidden_MxD)
         hidden, weight = hidden_MxD.to(dtype), weight_VxD.to(dtype)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
-        grad_hidden = torch.zeros_like(hidden_MxD) if wants_hidden else None
+        grad_hidden = torch.empty_like(hidden_MxD) if wants_hidden else None
         grad_weight = torch.zeros_like(weight_VxD, dtype=torch.float32) if wants_weight else None
         nats_sum = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets_M), chunk_tokens):
                 part = slice(start, start + chunk_tokens)
-                logits_CxV = _logits(hidden[part], weight)
-                target_Cx1 = targets_M[part, None]
-                nats_sum -= logits_CxV.gather(1, target_Cx1).sum()
-                lse_Cx1 = logits_CxV.logsumexp(dim=1, keepdim=True)
-                nats_sum += lse_Cx1.sum()
+                logits_CxV = hidden[part] @ weight.T
                 if not (wants_hidden or wants_weight):
+                    nats_sum += _nats(logits_CxV, targets_M[part], z_loss)
                     continue
-                grad_CxV = logits_CxV.sub_(lse_Cx1).exp_()
-                grad_CxV.scatter_add_(1, target_Cx1, grad_CxV.new_full(target_Cx1.shape, -1.0))
-                grad_CxV = grad_CxV.to(dtype)
+                one_kernel = fused and len(logits_CxV) == chunk_tokens  # other lengths are compiled anew
+                chunk = _fused_chunk() if one_kernel else _nats_and_gradient
+                nats, grad_CxV = chunk(logits_CxV, targets_M[part], z_loss)
+                nats_sum += nats
                 if grad_hidden is not None:
                     grad_hidden[part] = grad_CxV @ weight
                 if grad_weight is not None:
-                    grad_weight += grad_CxV.T @ hidden[part]
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.weight_dtype = weight_VxD.dtype
+                    _add_product(grad_weight, grad_CxV.T, hidden[part])
+        ctx.gradients, ctx.weight_dtype = (grad_hidden, grad_weight), weight_VxD.dtype
         return nats_sum
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
+        # Changed in place, and given away: another copy of the output matrix's gradient would be the peak.
+        (grad_hidden, grad_weight), ctx.gradients = ctx.gradients, (None, None)
         return (
-            None if grad_hidden is None else grad_hidden * grad_out.to(grad_hidden.dtype),
-            None if grad_weight is None else (grad_weight * grad_out).to(ctx.weight_dtype),
-            None,
-            None,
+            None if grad_hidden is None else grad_hidden.mul_(grad_out.to(grad_hidden.dtype)),
+            None if grad_weight is None else grad_weight.mul_(grad_out).to(ctx.weight_dtype),
+            *(None,) * 4,
         )
+
+
+def _add_product(sum_VxD: Tensor, left_VxC: Tensor, right_CxD: Tensor) -> None:
+    """sum += left @ right; with 16-bit factors too the sum stays in float32."""
+    if left_VxC.dtype == sum_VxD.dtype:
+        sum_VxD.addmm_(left_VxC, right_CxD)
+    else:
+        sum_VxD += left_VxC @ right_CxD
 
 
 class _TokenLogProbs(torch.autograd.Function):
@@ -199,5 +292,5 @@ class _TokenLogProbs(torch.autograd.Function):
                 grad_CxV.scatter_add_(1, targets_M[part, None], torch.ones_like(grad_CxV[:, :1]))
                 grad_CxV = (grad_CxV * grad_M[part, None]).to(ctx.dtype)
                 grad_hidden[part] = grad_CxV @ weight
-                grad_weight += grad_CxV.T @ hidden[part]
+                _add_product(grad_weight, grad_CxV.T, hidden[part])
         return grad_hidden, grad_weight.to(weight_VxD.dtype), None, None

@@ -31,6 +31,7 @@ from stages.whitebox.training_terms import (
     TrainingStopped,
     TrainingSummary,
 )
+from stages.whitebox.weight_average import averaged_weights, use_averages
 
 __all__ = [
     "Batches",
@@ -93,7 +94,8 @@ def train(
             step = run.summary.steps
             is_last = step == settings.total_steps
             if evaluate is not None and (step % settings.evaluate_every_steps == 0 or is_last):
-                values.update(_evaluate(model, evaluate, processes))
+                with averaged_weights(run.optimizers):
+                    values.update(_evaluate(model, evaluate, processes))
             run.record(values)
             on_step(step, values)
             stop = should_stop is not None and should_stop() and not is_last
@@ -108,6 +110,7 @@ def train(
         run.writer.finish()
     finally:
         run.writer.wait()
+    use_averages(run.optimizers)
     return run.summary
 
 
@@ -178,7 +181,10 @@ class _Run:
         micro_losses, places = [], []
         for _ in range(self.settings.accumulation_steps):
             before = self.batches.state_dict()
-            batch = {name: tensor.to(self.device) for name, tensor in self.batches.next_batch().items()}
+            batch = {
+                name: tensor.to(self.device, non_blocking=True)
+                for name, tensor in self.batches.next_batch().items()
+            }
             places.append(place_of_last(self.batches, before))
             with compute_in(self.settings.compute_dtype, self.device):
                 part = self.loss_fn(self.model, batch)

@@ -94,6 +94,35 @@ def assert_same_bits(first: CausalLM, second: CausalLM) -> None:
 
 
 @pytest.mark.parametrize("matrix_learning_rate", [None, 0.02])
+def test_the_average_of_the_weights_is_evaluated_kept_and_survives_a_kill(
+    run: Run, uninterrupted: Run, matrix_learning_rate: float | None
+) -> None:
+    settings = replace(
+        SETTINGS, ema_decay=0.8, matrix_learning_rate=matrix_learning_rate, evaluate_every_steps=5
+    )
+    with pytest.raises(Killed):
+        run(settings, kill_after=8)
+    resumed, _ = run(settings)
+    whole, _ = uninterrupted(settings)
+    assert_same_bits(resumed, whole)
+    evaluated = uninterrupted.values[12]["validation_loss"]
+    assert evaluated == whole.output_weight().norm().item()
+    newest = load_file(list_checkpoints(uninterrupted.folder)[0] / "tensors.safetensors")
+    name = "model.embed_tokens.weight"
+    assert torch.equal(newest[f"optimizer.average.{name}"], whole.state_dict()[name])
+    assert not torch.equal(newest[f"model.{name}"], whole.state_dict()[name])
+
+
+def test_the_average_does_not_change_the_training(run: Run, uninterrupted: Run) -> None:
+    run(replace(SETTINGS, ema_decay=0.9, evaluate_every_steps=2))
+    uninterrupted()
+    with_it, without = (
+        load_file(list_checkpoints(one.folder)[0] / "tensors.safetensors") for one in (run, uninterrupted)
+    )
+    assert all(torch.equal(with_it[name], without[name]) for name in without)
+
+
+@pytest.mark.parametrize("matrix_learning_rate", [None, 0.02])
 @pytest.mark.parametrize("kill_after", [1, 3, 8, 11])
 def test_a_killed_run_ends_with_the_same_bits(
     run: Run, uninterrupted: Run, kill_after: int, matrix_learning_rate: float | None

@@ -15,6 +15,7 @@ from data_contracts.checkpoint import CHECKPOINT
 from stages.pretrain.run import run
 from stages.pretrain.spec import SPEC, PretrainConfig
 from stages.runtime.errors import UserError
+from stages.runtime.events import EventLog
 from stages.runtime.session import StageSession
 from stages.whitebox import model as whitebox_model
 from stages.whitebox.checkpoint import load_model
@@ -153,3 +154,31 @@ def test_tokens_of_another_tokenizer_are_refused(
         (folder / path.name).write_bytes(raw)
     error = fails_with(config, {**inputs, "tokens": folder}, model_folder, session)
     assert "vocabulary of 321, the tokenizer has 320" in error.message
+
+
+def test_every_way_to_save_time_or_memory_at_once(
+    config: PretrainConfig, inputs: dict[str, Path], model_folder: Path, session: StageSession
+) -> None:
+    ways = {
+        "micro_batch_size": "auto",
+        "activation_checkpointing": True,
+        "z_loss": 1e-4,
+        "ema_decay": 0.9,
+        "prefetch": False,
+    }
+    metrics = run(changed(config, **ways), inputs, {"model": model_folder}, session)
+    assert metrics["validation_bits_per_byte"] < 2.8
+    assert CHECKPOINT.check(model_folder) == []
+
+
+def test_batches_read_ahead_give_the_same_weights(
+    config: PretrainConfig, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    found = []
+    for prefetch in (True, False):
+        folder, work = tmp_path / f"model-{prefetch}", tmp_path / f"work-{prefetch}"
+        folder.mkdir()
+        session = StageSession("pretrain", work, EventLog(work / "events.jsonl", as_json=False))
+        run(changed(config, prefetch=prefetch, train_tokens=1500), inputs, {"model": folder}, session)
+        found.append((folder / "model.safetensors").read_bytes())
+    assert found[0] == found[1]

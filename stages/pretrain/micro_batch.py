@@ -1,0 +1,116 @@
+"""How many rows are computed at once: what the memory holds, while the rows of an update stay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from stages.pretrain.recipe import MICRO_BATCH_TOKENS, Recipe
+from stages.pretrain.spec import PretrainConfig
+from stages.runtime.session import StageSession
+from stages.whitebox.batches import positions_within
+from stages.whitebox.device import Device, memory_bytes
+from stages.whitebox.memory_probe import count_rows_that_fit, largest_that_runs
+from stages.whitebox.model import CausalLM
+from stages.whitebox.trainer import StepLoss, compute_in, largest_part
+
+REMEMBERED = "micro_batch.json"
+MEMORY_SHARE = 0.5
+"""Of a CPU's memory. A step resides in up to 1.65 times what its tensors count (measured: the allocator keeps
+gaps, the products buffers), and libraries and tokens want room too."""
+WEIGHT_BYTES, MOMENT_BYTES = 4, 8
+"""Per parameter; the optimizer's moments are not there yet when memory is probed."""
+
+LossFn = Callable[[CausalLM, dict[str, torch.Tensor]], StepLoss]
+
+
+def fit_micro_batch(
+    config: PretrainConfig,
+    recipe: Recipe,
+    model: CausalLM,
+    loss_fn: LossFn,
+    device: Device,
+    session: StageSession,
+) -> Recipe:
+    """The recipe with the micro batch that memory has room for; a size set by hand stays.
+
+    The gradient of an update is a float32 sum over its micro batches, so another size changes the last bits
+    and nothing else. For a resume to be exact in these too the size is remembered in the working folder.
+    """
+    if config.micro_batch_size != "auto":
+        return recipe
+    remembered = session.work_dir / REMEMBERED
+    size = _remembered_size(remembered, recipe)
+    if size is None:
+        probe = _try_on_gpu if device.device.type == "cuda" else _count_on_cpu
+        size = probe(recipe, _Step(config, recipe, model, loss_fn, device), session)
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        remembered.write_text(json.dumps({"micro_batch_size": size}), encoding="utf-8")
+    return replace(recipe, micro_batch_size=size)
+
+
+class _Step:
+    """Forward and backward pass over rows that look like the run's."""
+
+    def __init__(
+        self, config: PretrainConfig, recipe: Recipe, model: CausalLM, loss_fn: LossFn, device: Device
+    ) -> None:
+        self.config, self.recipe, self.model = config, recipe, model
+        self.loss_fn, self.device = loss_fn, device
+        self.num_params = sum(parameter.numel() for parameter in model.parameters())
+
+    def __call__(self, num_rows: int) -> None:
+        zeros_BxT = torch.zeros(
+            num_rows, self.recipe.context_tokens, dtype=torch.long, device=self.device.device
+        )
+        batch = {"ids": zeros_BxT, "targets": zeros_BxT}
+        if self.config.separate_documents:
+            batch |= {"document_ids": zeros_BxT, "positions": positions_within(zeros_BxT)}
+        self.model.train()
+        try:
+            with compute_in(self.device.compute_dtype, self.device.device):
+                loss_sum = self.loss_fn(self.model, batch).loss_sum
+            loss_sum.backward()  # type: ignore[no-untyped-call]
+        finally:
+            self.model.zero_grad(set_to_none=True)
+
+
+def _count_on_cpu(recipe: Recipe, step: _Step, session: StageSession) -> int:
+    """Counts tensors, so that the same memory always gives the same size; more rows would be no faster."""
+    in_all, kept = memory_bytes(step.device.device), (WEIGHT_BYTES + MOMENT_BYTES) * step.num_params
+    most = max(1, min(recipe.rows_per_step, MICRO_BATCH_TOKENS // recipe.context_tokens))
+    found = count_rows_that_fit(step, MEMORY_SHARE * in_all - kept, most)
+    needed = f"about {(found.peak_bytes + kept) / 2**20:,.0f} MiB"
+    if found.rows == 0:
+        session.warn(
+            f"even one row at a time takes {needed} of {in_all / 2**20:,.0f} MiB in all; if memory runs out, "
+            "set activation_checkpointing, or a smaller context_tokens or depth"
+        )
+        return 1
+    size = largest_part(recipe.rows_per_step, found.rows)
+    session.log(f"memory probe: {found.rows} rows at a time take {needed}; {size} make up an update evenly")
+    return size
+
+
+def _try_on_gpu(recipe: Recipe, step: _Step, session: StageSession) -> int:
+    """Tries equal parts of an update, the largest first, beside as much memory as the moments will take."""
+    sizes = [size for size in range(1, recipe.rows_per_step + 1) if recipe.rows_per_step % size == 0]
+    moments = torch.empty(MOMENT_BYTES * step.num_params, dtype=torch.uint8, device=step.device.device)
+    size = largest_that_runs(step, sizes)
+    del moments
+    session.log(f"memory probe: {size} rows at a time fit")
+    return size
+
+
+def _remembered_size(path: Path, recipe: Recipe) -> int | None:
+    """What an earlier start of the same run chose; None where there was none."""
+    try:
+        size = json.loads(path.read_text(encoding="utf-8"))["micro_batch_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    fits = isinstance(size, int) and size > 0 and recipe.rows_per_step % size == 0
+    return size if fits else None

@@ -1,0 +1,83 @@
+"""The micro batch follows the memory and is remembered; the update never changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from stages.pretrain import micro_batch
+from stages.pretrain.micro_batch import REMEMBERED, fit_micro_batch
+from stages.pretrain.recipe import Recipe, make_recipe
+from stages.pretrain.run import next_token_loss
+from stages.pretrain.spec import PretrainConfig
+from stages.runtime.session import StageSession
+from stages.whitebox.config import ModelConfig
+from stages.whitebox.device import Device
+from stages.whitebox.model import CausalLM
+
+Events = Callable[[str], list[dict[str, Any]]]
+CPU = Device(torch.device("cpu"), torch.float32, "test")
+MIB = 2**20
+
+
+class Case:
+    """One fit, in a machine of a given memory."""
+
+    def __init__(self, session: StageSession, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.session, self.monkeypatch = session, monkeypatch
+        self.shape = ModelConfig.from_depth(1, 320, 32)
+
+    def __call__(self, memory: float, **changes: object) -> Recipe:
+        self.monkeypatch.setattr(micro_batch, "memory_bytes", lambda _: memory)
+        settings = {"depth": 1, "context_tokens": 32, "global_batch_tokens": 32 * 24, "train_tokens": 6000}
+        config = PretrainConfig(**{**settings, **changes})
+        recipe = make_recipe(config, self.shape, 2**40)
+        model = CausalLM(self.shape)
+        fitted = fit_micro_batch(config, recipe, model, next_token_loss, CPU, self.session)
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert replace(fitted, micro_batch_size=recipe.micro_batch_size) == recipe
+        assert fitted.accumulation_steps * fitted.micro_batch_size == recipe.rows_per_step == 24
+        return fitted
+
+    def forget(self) -> None:
+        (self.session.work_dir / REMEMBERED).unlink()
+
+
+@pytest.fixture
+def fit(session: StageSession, monkeypatch: pytest.MonkeyPatch) -> Case:
+    return Case(session, monkeypatch)
+
+
+def test_less_memory_makes_smaller_micro_batches(fit: Case, read_events: Events) -> None:
+    sizes = []
+    for memory in (2**40, 8 * MIB, 5 * MIB, 1 * MIB):
+        sizes.append(fit(memory).micro_batch_size)
+        fit.forget()
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-1]) == (24, 1)
+    assert len(set(sizes)) >= 3
+    warnings = [event["message"] for event in read_events("log") if event["level"] == "warning"]
+    assert len(warnings) == 1
+    assert "set activation_checkpointing" in warnings[0]
+
+
+def test_a_resumed_run_keeps_its_size_whatever_the_memory_is_now(fit: Case) -> None:
+    first = fit(6 * MIB).micro_batch_size
+    assert 1 < first < 24
+    assert fit(2**40).micro_batch_size == first
+    (fit.session.work_dir / REMEMBERED).write_text(json.dumps({"micro_batch_size": 7}))  # 24 rows, not by 7
+    assert fit(2**40).micro_batch_size == 24
+
+
+def test_separate_documents_are_probed_with_their_masks(fit: Case) -> None:
+    assert fit(2**40, separate_documents=True).micro_batch_size == 24
+
+
+def test_a_size_set_by_hand_stays(fit: Case) -> None:
+    assert fit(1 * MIB, micro_batch_size=6).micro_batch_size == 6
+    assert not (fit.session.work_dir / REMEMBERED).exists()
