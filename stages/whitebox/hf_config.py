@@ -1,8 +1,8 @@
 """Hugging Face's `config.json`, read and written.
 
-What is written has the names of architectures that transformers, vLLM and llama.cpp know; the tests open it in
-transformers. What is read may come from any of them; an option is refused only if it changes numbers that this
-model cannot compute.
+What is written has the names of architectures that transformers, vLLM and llama.cpp know; the tests open it
+in transformers. What is read may come from any of these; an option is refused only if it changes numbers that
+this model cannot compute.
 """
 
 from __future__ import annotations
