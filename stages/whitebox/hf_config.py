@@ -148,7 +148,10 @@ def _expert_fields(config: ModelConfig, kind: str) -> dict[str, Any]:
         "topk_group": 1,
         "first_k_dense_replace": len(config.dense_layers),
         "routed_scaling_factor": config.routed_scaling_factor,
+        # Always so in transformers; vLLM and llama.cpp ask for it by these names.
         "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "moe_layer_freq": 1,
     }
 
 
