@@ -56,6 +56,10 @@ def model_type(config: ModelConfig) -> str:
     if config.attention_bias and not config.attention_output_bias:
         return "qwen2"
     if config.sliding_window is None:
+        _require(
+            config.hidden_size % config.num_attention_heads == 0,
+            "Llama's hidden_size is a multiple of num_attention_heads",
+        )
         _require(config.attention_bias == config.attention_output_bias, "there is no bias on o_proj alone")
         return "llama"
     _require(not config.attention_output_bias, "a sliding window with a bias on o_proj needs QK-norm")
