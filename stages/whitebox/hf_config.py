@@ -1,8 +1,8 @@
 """Hugging Face's `config.json`, read and written.
 
-What is written has the names of architectures that transformers, vLLM and llama.cpp know; the tests open it in
-transformers. What is read may come from any of them; an option is refused only if it changes numbers that this
-model cannot compute.
+What is written has the names of architectures that transformers, vLLM and llama.cpp know; the tests open it
+in transformers. What is read may come from any of these; an option is refused only if it changes numbers that
+this model cannot compute.
 """
 
 from __future__ import annotations
@@ -56,6 +56,10 @@ def model_type(config: ModelConfig) -> str:
     if config.attention_bias and not config.attention_output_bias:
         return "qwen2"
     if config.sliding_window is None:
+        _require(
+            config.hidden_size % config.num_attention_heads == 0,
+            "Llama's hidden_size is a multiple of num_attention_heads",
+        )
         _require(config.attention_bias == config.attention_output_bias, "there is no bias on o_proj alone")
         return "llama"
     _require(not config.attention_output_bias, "a sliding window with a bias on o_proj needs QK-norm")
@@ -148,7 +152,10 @@ def _expert_fields(config: ModelConfig, kind: str) -> dict[str, Any]:
         "topk_group": 1,
         "first_k_dense_replace": len(config.dense_layers),
         "routed_scaling_factor": config.routed_scaling_factor,
+        # Always so in transformers; vLLM and llama.cpp ask for it by these names.
         "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "moe_layer_freq": 1,
     }
 
 

@@ -298,6 +298,7 @@ def test_a_missing_field_is_named(config: ModelConfig) -> None:
         ({"num_experts": 2, "moe_intermediate_size": 8, "scoring_func": "tanh"}, "scoring_func is 'tanh'"),
         ({"scoring_func": "sigmoid"}, "set num_experts"),
         ({"attention_bias": True}, "all four biases or none"),
+        ({"qk_norm": False, "hidden_size": 33}, "a multiple of num_attention_heads"),
         ({"qk_norm": False, "sliding_window": 8, "sliding_layers": (1,)}, "a window in some layers"),
     ],
 )
