@@ -12,8 +12,11 @@ highest resident memory of the steps after the first two, less what was resident
 imported. MFU: the operations of PaLM's appendix B per CPU second against the best matrix product here.
 
 Bfloat16 is measured where the CPU multiplies it, or with `--dtypes bfloat16`. `--who` chooses, by name: "nanoGPT,
-compiled" and "litgpt, compiled" are there too. transformers wants `pip install accelerate`, litgpt `pip install
-litgpt lightning`; who is not installed is left out, saying so.
+compiled" and "litgpt, compiled" are there too.
+
+transformers' Trainer wants `pip install accelerate`; litgpt, which asks for an older torch, `pip install --no-deps
+litgpt lightning lightning-utilities torchmetrics jsonargparse` in an environment beside. Who is not installed is
+left out, saying so.
 """
 
 from __future__ import annotations
