@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,6 +23,7 @@ from stages.pretrain.setup import (
     make_model,
     model_config,
     read_tokens,
+    trainer_settings,
 )
 from stages.pretrain.spec import PretrainConfig
 from stages.pretrain.watch import Watch
@@ -35,8 +35,7 @@ from stages.whitebox.model import CausalLM
 from stages.whitebox.one_process import OneProcess
 from stages.whitebox.snapshot import whole_model
 from stages.whitebox.tokenizer import TOKENIZER_FILES, Tokenizer
-from stages.whitebox.trainer import StepLoss, TrainerSettings, train
-from stages.whitebox.training_state import Keep
+from stages.whitebox.trainer import StepLoss, train
 
 
 def run(
@@ -75,7 +74,7 @@ def train_base_model(
         compile_model(config, recipe, model, device.device, session)
         batches, accumulation_steps = make_batches(config, recipe, training, device.device, processes)
         watch = Watch(config, recipe, model, validation, tokenizer, device, session, processes)
-        settings = _settings(config, recipe, accumulation_steps, device.compute_dtype)
+        settings = trainer_settings(config, recipe, accumulation_steps, device.compute_dtype)
         summary = train(
             model,
             batches,
@@ -117,32 +116,6 @@ def next_token_loss(model: CausalLM, batch: dict[str, torch.Tensor], z_loss: flo
     weight = model.output_weight()
     loss = StepLoss(*cross_entropy_sum(hidden, weight, batch["targets"], z_loss=z_loss, fused=fused))
     return with_router_loss(model, loss)
-
-
-def _settings(
-    config: PretrainConfig, recipe: Recipe, accumulation_steps: int, compute_dtype: torch.dtype
-) -> TrainerSettings:
-    return TrainerSettings(
-        total_steps=recipe.total_steps,
-        learning_rate=recipe.learning_rate,
-        matrix_learning_rate=recipe.matrix_learning_rate,
-        warmup_steps=recipe.warmup_steps,
-        decay_fraction=config.decay_fraction,
-        min_learning_rate_fraction=config.min_learning_rate_fraction,
-        weight_decay=config.weight_decay,
-        grad_clip=config.grad_clip,
-        ema_decay=config.ema_decay,
-        accumulation_steps=accumulation_steps,
-        rows_per_step=recipe.rows_per_step,
-        spike_factor=config.spike_factor,
-        max_skipped_in_a_row=config.max_skipped_in_a_row,
-        max_skipped_steps=config.max_skipped_steps,
-        seed=config.seed,
-        compute_dtype=compute_dtype,
-        evaluate_every_steps=math.ceil(recipe.total_steps / config.evaluations),
-        checkpoint_every_seconds=config.checkpoint_every_seconds,
-        checkpoint_keep=Keep(config.checkpoints_kept, config.checkpoint_milestone_steps),
-    )
 
 
 def _show_plan(recipe: Recipe, references: References, session: StageSession) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from stages.whitebox.rank_batches import RankBatches, Share
 from stages.whitebox.shapes import SHAPES
 from stages.whitebox.tokenizer import Tokenizer
 from stages.whitebox.trainer import Batches
+from stages.whitebox.trainer_settings import TrainerSettings
+from stages.whitebox.training_state import Keep
 
 EXPERT_MULTIPLE = 32
 """Widths that matrix kernels like."""
@@ -140,3 +143,30 @@ def compile_model(
         return
     model.compile_blocks()
     session.log("each layer is compiled; the first step takes up to half a minute")
+
+
+def trainer_settings(
+    config: PretrainConfig, recipe: Recipe, accumulation_steps: int, compute_dtype: torch.dtype
+) -> TrainerSettings:
+    """What the trainer has to know of the recipe."""
+    return TrainerSettings(
+        total_steps=recipe.total_steps,
+        learning_rate=recipe.learning_rate,
+        matrix_learning_rate=recipe.matrix_learning_rate,
+        warmup_steps=recipe.warmup_steps,
+        decay_fraction=config.decay_fraction,
+        min_learning_rate_fraction=config.min_learning_rate_fraction,
+        weight_decay=config.weight_decay,
+        grad_clip=config.grad_clip,
+        ema_decay=config.ema_decay,
+        accumulation_steps=accumulation_steps,
+        rows_per_step=recipe.rows_per_step,
+        spike_factor=config.spike_factor,
+        max_skipped_in_a_row=config.max_skipped_in_a_row,
+        max_skipped_steps=config.max_skipped_steps,
+        seed=config.seed,
+        compute_dtype=compute_dtype,
+        evaluate_every_steps=math.ceil(recipe.total_steps / config.evaluations),
+        checkpoint_every_seconds=config.checkpoint_every_seconds,
+        checkpoint_keep=Keep(config.checkpoints_kept, config.checkpoint_milestone_steps),
+    )

@@ -6,7 +6,8 @@ Shapes: B batch, T tokens, D width, F feed-forward.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from stages.whitebox.swiglu import swiglu
 
 
 class FeedForward(nn.Module):
@@ -20,4 +21,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BxTxD: Tensor) -> Tensor:
         """Returns y_BxTxD."""
-        return self.down_proj(F.silu(self.gate_proj(x_BxTxD)) * self.up_proj(x_BxTxD))
+        return self.down_proj(swiglu(self.gate_proj(x_BxTxD), self.up_proj(x_BxTxD)))

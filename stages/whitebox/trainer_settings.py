@@ -10,6 +10,7 @@ from torch import nn
 
 from stages.whitebox.optim import build_adamw, build_muon, warmup_decay
 from stages.whitebox.training_state import Keep
+from stages.whitebox.weight_average import keep_average
 
 AT_LEAST_ONE = (
     "total_steps",
@@ -37,6 +38,8 @@ class TrainerSettings:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0
+    ema_decay: float | None = None
+    """Of an average of the weights, which is evaluated and is the result; None keeps none."""
     accumulation_steps: int = 1
     """Micro batches of one update in each process."""
     rows_per_step: int | None = None
@@ -70,6 +73,13 @@ class TrainerSettings:
 
     def build_optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         """AdamW alone, or Muon and AdamW."""
+        optimizers = self._optimizers_of(model)
+        if self.ema_decay is not None:
+            for optimizer in optimizers:
+                keep_average(optimizer, self.ema_decay)
+        return optimizers
+
+    def _optimizers_of(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         if self.matrix_learning_rate is None:
             return [build_adamw(model, self.learning_rate, self.betas, self.weight_decay)]
         return build_muon(
