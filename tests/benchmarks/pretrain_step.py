@@ -14,9 +14,8 @@ imported. MFU: the operations of PaLM's appendix B per CPU second against the be
 Bfloat16 is measured where the CPU multiplies it, or with `--dtypes bfloat16`. `--who` chooses, by name: "nanoGPT,
 compiled" and "litgpt, compiled" are there too.
 
-transformers' Trainer wants `pip install accelerate`; litgpt, which asks for an older torch, `pip install --no-deps
-litgpt lightning lightning-utilities torchmetrics jsonargparse` in an environment beside. Who is not installed is
-left out, saying so.
+transformers' Trainer wants `pip install accelerate`, litgpt `pip install litgpt`; who is not installed is left
+out, saying so.
 """
 
 from __future__ import annotations
