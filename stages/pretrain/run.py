@@ -36,7 +36,7 @@ def run(
         recipe = make_recipe(config, model_config(config, tokenizer), memory_bytes(device.device))
         references = measure_references(training, validation, tokenizer, config.final_validation_tokens)
         _show_plan(recipe, references, session)
-        model = make_model(config, recipe, device.device, session)
+        model = make_model(config, recipe, tokenizer, device.device, session)
         batches = PackedBatches(
             training,
             recipe.micro_batch_size,
@@ -46,6 +46,8 @@ def run(
             config.best_fit_packing,
         )
         watch = Watch(config, recipe, model, validation, tokenizer, device, session)
+        if config.continue_from:
+            watch.before()
         summary = _train(config, recipe, model, batches, device.compute_dtype, watch, session)
         watch.draw(summary, references)
         held_out = watch.held_out(config.final_validation_tokens)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from stages.pretrain.continuing import continued_model, continued_shape
 from stages.pretrain.recipe import Recipe
 from stages.pretrain.spec import PretrainConfig
 from stages.runtime.session import StageSession
@@ -46,7 +47,9 @@ def read_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[TokenShards, TokenS
 
 
 def model_config(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The shape that follows from `depth`."""
+    """The shape that follows from `depth`, or that of the model to go on from."""
+    if config.continue_from:
+        return continued_shape(config, tokenizer)
     return ModelConfig.from_depth(
         config.depth,
         tokenizer.vocab_size,
@@ -57,17 +60,17 @@ def model_config(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
 
 
 def make_model(
-    config: PretrainConfig, recipe: Recipe, device: torch.device, session: StageSession
+    config: PretrainConfig, recipe: Recipe, tokenizer: Tokenizer, device: torch.device, session: StageSession
 ) -> CausalLM:
-    """A model with fresh weights that follow from the seed, compiled where that pays.
+    """A model with fresh weights that follow from the seed, or with earlier ones; compiled where that pays.
 
     The decision depends on the recipe and not on a clock, so a resumed run decides the same.
     """
     torch.manual_seed(config.seed)
-    model = CausalLM(recipe.model)
-    if config.induction_init and can_wire(recipe.model):
-        wire_induction_circuit(model, config.seed)
-        session.log("one head of each of the first two layers starts as an induction circuit: it can copy")
+    if config.continue_from:
+        model = continued_model(config, recipe.model, tokenizer, session)
+    else:
+        model = _fresh_model(config, recipe, session)
     model.to(device)
     if config.compile == "auto" and recipe.flops >= COMPILE_FROM_FLOPS[device.type]:
         problem = why_not_compile(device)
@@ -76,4 +79,12 @@ def make_model(
         else:
             model.compile_blocks()
             session.log("each layer is compiled; the first step takes up to half a minute")
+    return model
+
+
+def _fresh_model(config: PretrainConfig, recipe: Recipe, session: StageSession) -> CausalLM:
+    model = CausalLM(recipe.model)
+    if config.induction_init and can_wire(recipe.model):
+        wire_induction_circuit(model, config.seed)
+        session.log("one head of each of the first two layers starts as an induction circuit: it can copy")
     return model

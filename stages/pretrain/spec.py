@@ -9,6 +9,7 @@ from pydantic import Field
 from data_contracts.checkpoint import CHECKPOINT
 from data_contracts.token_shards import TOKEN_SHARDS
 from data_contracts.tokenizer_bundle import TOKENIZER_BUNDLE
+from stages.pretrain.checkpoint_files import external_digests, outside
 from stages.runtime.spec import Read, StageConfig, StageSpec
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -55,6 +56,10 @@ class PretrainConfig(StageConfig):
     """Keep attention within a document where several share a row."""
     best_fit_packing: bool = False
     """Cut no document that fits a row; without it documents are cut wherever a row ends."""
+    continue_from: str = ""
+    """A model folder, ours or Hugging Face's, to go on from: its weights, in its shape."""
+    continue_learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """A model that goes on warms up again to this share of the peak that a fresh one would have."""
     seed: int = 0
     """Of the first weights and of the order of the documents."""
     num_threads: Annotated[int, Field(ge=0)] = 0
@@ -91,5 +96,8 @@ SPEC = StageSpec(
         "tokenizer": Read("tokenizer", "tokenizer", TOKENIZER_BUNDLE),
     },
     writes={"model": CHECKPOINT},
+    external_inputs=external_digests,
+    outside=outside,
+    not_in_key=frozenset({"continue_from"}),
     summary="train the base model: a hand-written decoder, one size dial, resumable bit for bit",
 )

@@ -37,6 +37,13 @@ class Watch:
         self.peak = peak_of(device.device, device.compute_dtype)
         self.report_every = max(1, recipe.total_steps // POINTS_PER_CURVE)
 
+    def before(self) -> dict[str, float]:
+        """Held-out figures of the weights that the run begins with: of a model to go on from, its own."""
+        values = self.evaluate()
+        self.session.metrics(0, **values)
+        self.session.log(f"before training: held-out bits per byte {values['validation_bits_per_byte']:.3f}")
+        return values
+
     def on_step(self, step: int, values: dict[str, float]) -> None:
         """Progress each step, a point of the curves now and then, samples where the model was evaluated."""
         loss = {"loss": round(values["train_loss"], 3)} if "train_loss" in values else {}
