@@ -81,6 +81,8 @@ class PretrainConfig(StageConfig):
     """Beginnings that the model continues at each evaluation, always its most likely token."""
     sample_tokens: PositiveInt = 32
     """Tokens of one sample."""
+    attention_prompt: str = "The cat saw the dog, and the dog saw the cat."
+    """The text whose attention maps the report shows; words that come again show heads that copy."""
     checkpoint_every_seconds: PositiveFloat = 30.0
     """At most so much training is lost by a kill."""
 
