@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from stages.whitebox.model import INITIAL_STD
+
 FOLDER = Path(__file__).resolve().parents[2] / "stages" / "whitebox"
 READMES = ("README.md", "README.zh.md")
 BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
@@ -81,13 +83,8 @@ def test_every_number_in_the_text_between_is_one_that_the_code_states_or_prints(
 ) -> None:
     page = (FOLDER / name).read_text(encoding="utf-8")
     walk = page[page.index("\n### 0.") :]
-    shown = {
-        float(n) for text in (*printed, *(code for code, _ in blocks(walk))) for n in NUMBER.findall(text)
-    }
-    shown.add(0.02)  # INITIAL_STD, which the text compares with
-    from stages.whitebox.model import INITIAL_STD
-
-    assert INITIAL_STD == 0.02
+    texts = (*printed, *(code for code, _ in blocks(walk)), str(INITIAL_STD))
+    shown = {float(number) for text in texts for number in NUMBER.findall(text)}
     prose = BLOCK.sub("", walk)
     assert IN_PROSE.findall(prose)
     assert [number for number in IN_PROSE.findall(prose) if float(number) not in shown] == []
