@@ -72,7 +72,7 @@ class Watch:
 
     def _layers(self) -> dict[str, float]:
         """Of a model that is spread over several processes no layer is whole in any of them."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if _has_company():
             return {}
         return layer_values(self.model, self.validation, self.recipe.context_tokens)
 
@@ -131,7 +131,12 @@ class Watch:
             },
         )
         draw_layers(history, self.session)
-        draw_attention(self.model, self.tokenizer, self.config.attention_prompt, self.session)
+        if not _has_company():
+            draw_attention(self.model, self.tokenizer, self.config.attention_prompt, self.session)
+
+
+def _has_company() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _level(value: float, last_step: int) -> list[list[float]]:

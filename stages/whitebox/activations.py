@@ -47,10 +47,12 @@ def measure_layers(model: CausalLM, ids_BxT: Tensor, targets_BxT: Tensor) -> lis
         hidden_BxTxD = model.hidden_states(ids_BxT)
         nats, num_targets = cross_entropy_sum(hidden_BxTxD, model.output_weight(), targets_BxT)
         layers = [list(block.parameters()) for block in model.model.layers]
-        grads = torch.autograd.grad(nats / num_targets, [p for layer in layers for p in layer])
+        # An expert that no token chose has no gradient.
+        flat = [parameter for layer in layers for parameter in layer]
+        grads = torch.autograd.grad(nats / num_targets, flat, allow_unused=True)
     statistics, start = [], 0
     for block, parameters in zip(model.model.layers, layers, strict=True):
-        own = grads[start : start + len(parameters)]
+        own = [grad for grad in grads[start : start + len(parameters)] if grad is not None]
         start += len(parameters)
         statistics.append(
             LayerStatistics(
