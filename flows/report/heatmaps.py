@@ -35,7 +35,7 @@ def heatmap_svg(event: Mapping[str, Any], stage: str = "") -> Html:
         tag("figcaption", text(title), source),
         tag("p", text(f"{note}. "), _key(low, high), class_="note"),
         tag("div", join(drawn), class_="panels"),
-        class_="wide",
+        class_="wide" if len(drawn) > 1 else None,
     )
 
 

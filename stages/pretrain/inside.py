@@ -53,14 +53,7 @@ def draw_layers(history: History, session: StageSession) -> None:
     depth = sum(name.startswith("grad_norm/") for name in history)
     if depth == 0:
         return
-    shown = sorted({round(i * (depth - 1) / (MAX_LAYERS - 1)) for i in range(MAX_LAYERS)})
-    session.chart(
-        "pretrain_layer_gradients",
-        title="Gradient norm of each layer",
-        x_label="step",
-        y_label="norm, on held-out text",
-        series={f"layer {layer}": history[f"grad_norm/{layer}"] for layer in shown},
-    )
+    _draw_gradients(history, depth, session)
     names = {"residual_rms": "residual stream", "attention_rms": "attention adds"}
     names["feed_forward_rms"] = "feed-forward adds"
     session.chart(
@@ -79,6 +72,19 @@ def draw_layers(history: History, session: StageSession) -> None:
         [layer, *(f"{history[f'{name}/{layer}'][-1][1]:.4g}" for name in fields)] for layer in range(depth)
     ]
     session.table("pretrain_layers", columns, rows, caption="The layers at the end, on held-out text")
+
+
+def _draw_gradients(history: History, depth: int, session: StageSession) -> None:
+    if len(history["grad_norm/0"]) < 2:
+        return
+    shown = sorted({round(i * (depth - 1) / (MAX_LAYERS - 1)) for i in range(MAX_LAYERS)})
+    session.chart(
+        "pretrain_layer_gradients",
+        title="Gradient norm of each layer",
+        x_label="step",
+        y_label="norm, on held-out text",
+        series={f"layer {layer}": history[f"grad_norm/{layer}"] for layer in shown},
+    )
 
 
 def draw_attention(model: CausalLM, tokenizer: Tokenizer, prompt: str, session: StageSession) -> None:
