@@ -56,6 +56,16 @@ class Run(NamedTuple):
         return Point(params_in_layers(self.shape), self.tokens, self.bits_per_byte)
 
 
+class Table(NamedTuple):
+    """What the table is computed with."""
+
+    law: Law
+    without_one: list[Law]
+    said: list[str]
+    nats_per_bit: float
+    """Nats per token are so many times the bits per byte, in this text's vocabulary."""
+
+
 def params_in_layers(shape: ModelConfig) -> float:
     """Without embeddings: a larger vocabulary makes a model no wiser."""
     embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
@@ -77,7 +87,7 @@ def measure(runs: Runs, vocab_size: int, threads: int) -> list[Run]:
     return found
 
 
-def choose_law(found: list[Run]) -> tuple[Law, list[Law], list[str]]:
+def choose_law(found: list[Run], nats_per_bit: float) -> Table:
     """The law of the table, those with one run left out, and what to say about them."""
     last = {(depth, max(run.tokens for run in found if run.depth == depth)) for depth in PLAN if depth > 1}
     held_out = [run.point for run in found if (run.depth, run.tokens) in last]
@@ -96,36 +106,37 @@ def choose_law(found: list[Run]) -> tuple[Law, list[Law], list[str]]:
     without_one = [fit([*points[:i], *points[i + 1 :]], laws[best]) for i in range(len(points))]
     law = fit(points, laws[best])
     said.append(f"the table's law has {best}, fitted to all {len(points)} runs: {law}")
-    return law, without_one, said
+    return Table(law, without_one, said, nats_per_bit)
 
 
-def cell(shape: ModelConfig, tokens: float, found: list[Run], law: Law, others: list[Law]) -> str:
-    """Measured figures in bold; extrapolated ones with the range of the laws that lack one run."""
+def cell(shape: ModelConfig, tokens: float, found: list[Run], table: Table) -> str:
+    """Bits per byte and nats per token; measured ones in bold, others with the range of laws that lack a run."""
     for run in found:
         if run.shape == shape and abs(run.tokens / tokens - 1) <= MEASURED_WITHIN:
-            return f"**{run.bits_per_byte:.2f}**"
+            return f"**{run.bits_per_byte:.2f}**; {run.bits_per_byte * table.nats_per_bit:.2f}"
     params = params_in_layers(shape)
-    values = [other(params, tokens) for other in others]
-    return f"{law(params, tokens):.2f} ({min(values):.2f} to {max(values):.2f})"
+    expected, values = table.law(params, tokens), [other(params, tokens) for other in table.without_one]
+    nats = expected * table.nats_per_bit
+    return f"{expected:.2f} ({min(values):.2f} to {max(values):.2f}); {nats:.2f}"
 
 
-def row(
-    name: str, shape: ModelConfig, found: list[Run], law: Law, others: list[Law], nats_per_bit: float
-) -> str:
+def row(name: str, shape: ModelConfig, found: list[Run], table: Table) -> str:
     """One line of the table."""
     context = shape.max_position_embeddings
     recipe = make_recipe(PretrainConfig(context_tokens=context), shape, MEMORY_BYTES)
     budget = CHINCHILLA_TOKENS_PER_PARAM * shape.num_params()
     flops_per_token = shape.flops_per_token(context)
-    cells = [cell(shape, share * budget, found, law, others) for share in SHARES]
-    loss = nats_per_bit * law(params_in_layers(shape), budget)
     speeds = [max(run.flops_per_second for run in found)]
     speeds += [GPU_PEAK_TFLOPS[gpu] * 1e12 * mfu for gpu, mfu in ASSUMED_MFU.items()]
-    hours = [duration(budget * flops_per_token / speed) for speed in speeds]
     columns = [
-        name, count(shape.num_params()), f"{flops_per_token:.2g}", f"{recipe.memory_bytes / 2**30:.2g} GiB",
-        count(budget), *cells, f"{loss:.2f}", *hours,
-    ]  # fmt: skip
+        name,
+        count(shape.num_params()),
+        f"{flops_per_token:.2g}",
+        f"{recipe.memory_bytes / 2**30:.2g} GiB",
+        count(budget),
+        *(cell(shape, share * budget, found, table) for share in SHARES),
+        *(duration(budget * flops_per_token / speed) for speed in speeds),
+    ]
     return "| " + " | ".join(columns) + " |"
 
 
@@ -138,11 +149,12 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Hours, or years where hours say nothing."""
-    hours = seconds / 3600
-    return (
-        f"{hours / 8766:,.0f} years" if hours > 8766 else f"{hours:,.2g}" if hours < 100 else f"{hours:,.0f}"
-    )
+    """`38 min`."""
+    for limit, unit in ((365.25 * 86_400, "years"), (4 * 86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= limit:
+            number = seconds / (86_400 if unit == "days" else limit)
+            return f"{number:,.0f} {unit}" if number >= 9.95 else f"{number:.1f} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def main() -> None:
@@ -151,15 +163,11 @@ def main() -> None:
     validation = TokenShards(tokens, "validation")
     runs = Runs(tokens, tokenizer, options.results)
     found = measure(runs, validation.vocab_size, options.threads)
-    law, others, said = choose_law(found)
-    nats_per_bit = math.log(2) * bytes_per_token(validation)
-    head = "| shape | parameters | FLOPs per token | memory | budget | bits per byte at 1 % | at 10 % | at 100 % |"
-    head += " loss at 100 % | hours: here | RTX 3090 | H100 |"
-    lines = [f"Text: {describe(tokens)}.", "", *said, "", head, "|" + "---|" * 12]
-    lines += [
-        row(name, shape, found, law, others, nats_per_bit)
-        for name, shape in shapes(validation.vocab_size).items()
-    ]
+    table = choose_law(found, math.log(2) * bytes_per_token(validation))
+    head = "| shape | parameters | FLOPs per token | memory | budget | bits per byte; loss at 1 % | at 10 % "
+    head += "| at 100 % | time: here | RTX 3090 | H100 |"
+    lines = [f"Text: {describe(tokens)}.", "", *table.said, "", head, "|" + "---|" * 11]
+    lines += [row(name, shape, found, table) for name, shape in shapes(validation.vocab_size).items()]
     lines += ["", *notes(found)]
     text = "\n".join(lines) + "\n"
     print(f"\n{text}")
@@ -171,7 +179,7 @@ def notes(found: list[Run]) -> list[str]:
     """How the columns came about."""
     fastest = max(found, key=lambda run: run.flops_per_second)
     gpus = ", ".join(
-        f"{gpu} {GPU_PEAK_TFLOPS[gpu]:.0f} TFLOP/s at an assumed MFU of {mfu:.0%}"
+        f"{gpu} {GPU_PEAK_TFLOPS[gpu]:.0f} TFLOP/s at an assumed MFU of {mfu:.0%} (small shapes reach less)"
         for gpu, mfu in ASSUMED_MFU.items()
     )
     return [
@@ -180,7 +188,7 @@ def notes(found: list[Run]) -> list[str]:
         "Budget: 20 tokens per parameter. Memory: 16 bytes per parameter (weights, gradients, two moments), float32 "
         "activations of one micro batch, one chunk of logits (`recipe.py`). FLOPs: 6 per matrix parameter and "
         "attention (`flops_per_token`).",
-        f"Hours: of the whole budget; here at {fastest.flops_per_second / 1e9:,.0f} GFLOP/s, which depth "
+        f"Time: of the whole budget; here at {fastest.flops_per_second / 1e9:,.0f} GFLOP/s, which depth "
         f"{fastest.depth} reached; {gpus}.",
     ]
 
