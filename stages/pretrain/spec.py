@@ -58,7 +58,7 @@ class PretrainConfig(StageConfig):
     """Cut no document that fits a row; without it documents are cut wherever a row ends."""
     continue_from: str = ""
     """A model folder, ours or Hugging Face's, to go on from: its weights, in its shape."""
-    continue_learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    continue_learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
     """A model that goes on warms up again to this share of the peak that a fresh one would have."""
     seed: int = 0
     """Of the first weights and of the order of the documents."""

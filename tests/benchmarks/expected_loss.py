@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from model_shapes import shapes
 from scaling_law import PUBLISHED_EXPONENTS, Law, Point, fit
-from stage_runs import Runs, bytes_per_token, describe, inputs_of
+from stage_runs import Runs, bytes_per_token, describe, inputs_of, parser_of
 
 from stages.pretrain.recipe import CHINCHILLA_TOKENS_PER_PARAM, make_recipe
 from stages.pretrain.spec import PretrainConfig
@@ -194,17 +194,8 @@ def notes(found: list[Run]) -> list[str]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tokens", type=Path, help="token shards; default: the documentation of this Python")
-    parser.add_argument("--tokenizer", type=Path, help="default: `tokenizer` beside the shards")
-    parser.add_argument(
-        "--store", type=Path, default=Path("benchmark-store"), help="where to build the default"
-    )
-    parser.add_argument("--results", type=Path, default=Path("expected_loss.json"))
+    parser = parser_of(__doc__, "expected_loss.json")
     parser.add_argument("--output", type=Path, help="where to write the table as Markdown")
-    parser.add_argument("--threads", type=int, default=0)
     return parser.parse_args()
 
 

@@ -15,10 +15,9 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from pathlib import Path
 
 from scipy import stats
-from stage_runs import Runs, describe, inputs_of
+from stage_runs import Runs, describe, inputs_of, parser_of
 
 GRIDS = {"muon": [0.01, 0.02, 0.04], "adamw": [1.5e-3, 3e-3, 6e-3]}
 SETTING = {"muon": "matrix_learning_rate", "adamw": "learning_rate"}
@@ -98,20 +97,11 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tokens", type=Path, help="token shards; default: the documentation of this Python")
-    parser.add_argument("--tokenizer", type=Path, help="default: `tokenizer` beside the shards")
-    parser.add_argument(
-        "--store", type=Path, default=Path("benchmark-store"), help="where to build the default"
-    )
-    parser.add_argument("--results", type=Path, default=Path("muon_against_adamw.json"))
+    parser = parser_of(__doc__, "muon_against_adamw.json")
     parser.add_argument("--depth", type=int, default=3)
     parser.add_argument("--train-tokens", type=int, default=400_000)
     parser.add_argument("--batch-tokens", type=int, default=2048, help="of one update, the same for both")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0)
     return parser.parse_args()
 
 

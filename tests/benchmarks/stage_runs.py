@@ -6,6 +6,7 @@ machine's Python.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from stages.runtime.session import StageSession
 from stages.whitebox.batches import TokenShards
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+STORE = Path("store/benchmarks")
 COMMON = {
     "context_tokens": 256,
     "evaluations": 1,
@@ -50,6 +52,7 @@ class Runs:
         key = f"{self.text} {json.dumps(settings, sort_keys=True)}"
         if key not in self.known:
             self.known[key] = self._train(settings)
+            self.results.parent.mkdir(parents=True, exist_ok=True)
             unfinished = self.results.with_suffix(".unfinished")
             unfinished.write_text(json.dumps(self.known, indent=1))
             unfinished.replace(self.results)
@@ -62,6 +65,21 @@ class Runs:
             session = StageSession("pretrain", work, EventLog(work / "events", as_json=False, stream=quiet))
             metrics = run(PretrainConfig(**settings), self.inputs, {"model": Path(folder) / "model"}, session)
         return {**metrics, "cpu_seconds": round(sum(os.times()[:4]) - started, 1)}
+
+
+def parser_of(description: str | None, results: str) -> argparse.ArgumentParser:
+    """The options that both scripts have: the text, where to build it, where to keep results, threads."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=Path, help="token shards; default: the documentation of this Python")
+    parser.add_argument("--tokenizer", type=Path, help="default: `tokenizer` beside the shards")
+    parser.add_argument(
+        "--store", type=Path, default=Path("benchmark-store"), help="where to build the default"
+    )
+    parser.add_argument("--results", type=Path, default=Path(results))
+    parser.add_argument("--threads", type=int, default=0)
+    return parser
 
 
 def inputs_of(tokens: Path | None, tokenizer: Path | None, store: Path) -> tuple[Path, Path]:

@@ -163,8 +163,8 @@ def test_a_model_that_goes_on_takes_a_smaller_peak_and_warms_up(
     shape = ModelConfig.from_depth(1, 320)
     fresh = make_recipe(config, shape, 2**33)
     going_on = make_recipe(changed(config, continue_from=str(earlier)), shape, 2**33)
-    assert going_on.learning_rate == fresh.learning_rate / 2
-    assert going_on.matrix_learning_rate == config.matrix_learning_rate / 2
+    assert going_on.learning_rate == fresh.learning_rate / 4
+    assert going_on.matrix_learning_rate == config.matrix_learning_rate / 4
     assert going_on.warmup_steps == fresh.warmup_steps
 
 
