@@ -28,6 +28,13 @@ def ids_BxT() -> torch.Tensor:
     return torch.randint(4, 61, (3, 12), generator=torch.Generator().manual_seed(1))
 
 
+def angles(config: ModelConfig, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of RoPE, 1xTx1xH."""
+    turns_P = config.rope_theta ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
+    angles_TxH = (torch.arange(num_tokens)[:, None] * turns_P).repeat(1, 2)
+    return angles_TxH.cos()[None, :, None], angles_TxH.sin()[None, :, None]
+
+
 def plain_loss(model: CausalLM, ids_BxT: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(model(ids_BxT[:, :-1]).flatten(0, 1), ids_BxT[:, 1:].flatten())
 
@@ -47,7 +54,7 @@ def test_gradient_norms_are_those_of_backward_and_nothing_stays_behind(
 
 def test_activations_are_those_of_the_layers_run_one_by_one(model: CausalLM, ids_BxT: torch.Tensor) -> None:
     found = measure_layers(model, ids_BxT[:, :-1], ids_BxT[:, 1:])
-    rope = model._rope(ids_BxT[:, :-1], None, None)
+    rope = angles(model.config, ids_BxT.shape[1] - 1)
     x = model.model.embed_tokens(ids_BxT[:, :-1])
     for block, layer in zip(model.model.layers, found, strict=True):
         attended = block.self_attn(block.input_layernorm(x), rope).detach()
@@ -67,7 +74,7 @@ def test_maps_are_the_softmax_of_the_scores(model: CausalLM) -> None:
     maps_LxNxTxT = attention_maps(model, ids)
     assert maps_LxNxTxT.shape == (2, 2, 6, 6)
     torch.testing.assert_close(maps_LxNxTxT.sum(-1), torch.ones(2, 2, 6))
-    attn, rope = model.model.layers[0].self_attn, model._rope(torch.tensor([ids]), None, None)
+    attn, rope = model.model.layers[0].self_attn, angles(model.config, len(ids))
     x = model.model.layers[0].input_layernorm(model.model.embed_tokens(torch.tensor([ids])))
     q = attention.apply_rope(attn.q_norm(attn.q_proj(x).unflatten(-1, (-1, attn.head_dim))), *rope)[0]
     k = attention.apply_rope(attn.k_norm(attn.k_proj(x).unflatten(-1, (-1, attn.head_dim))), *rope)[0]
