@@ -5,7 +5,7 @@
 Small runs of the pretrain stage, each with its learning rate decayed to the end, are fitted with L = E + A / N^a
 + B / D^b in bits per byte (`scaling_law.py`); N counts the parameters in the layers, D tokens trained on. The
 longest run of each larger depth is held out first, to say how far off the law is there; the table's law is then
-fitted to all. Its range is that of the laws with one run left out. Results are kept in a JSON file: a script
+fitted to all. Its range is that of the laws of both kinds with one run left out. Results are kept in a JSON file: a script
 that was stopped goes on. The text is small and of one kind: on other text the floor E is another one, and far
 from what was measured the table is a guess with a formula.
 """
@@ -88,7 +88,7 @@ def measure(runs: Runs, vocab_size: int, threads: int) -> list[Run]:
 
 
 def choose_law(found: list[Run], nats_per_bit: float) -> Table:
-    """The law of the table, those with one run left out, and what to say about them."""
+    """The law of the table, those of both kinds with one run left out, and what to say about them."""
     last = {(depth, max(run.tokens for run in found if run.depth == depth)) for depth in PLAN if depth > 1}
     held_out = [run.point for run in found if (run.depth, run.tokens) in last]
     fitted = [run.point for run in found if (run.depth, run.tokens) not in last]
@@ -103,7 +103,11 @@ def choose_law(found: list[Run], nats_per_bit: float) -> Table:
             f"{errors[name]:.1%} on the {len(held_out)} held out"
         )
     best = min(errors, key=lambda name: errors[name])
-    without_one = [fit([*points[:i], *points[i + 1 :]], laws[best]) for i in range(len(points))]
+    without_one = [
+        fit([*points[:i], *points[i + 1 :]], exponents)
+        for exponents in laws.values()
+        for i in range(len(points))
+    ]
     law = fit(points, laws[best])
     said.append(f"the table's law has {best}, fitted to all {len(points)} runs: {law}")
     return Table(law, without_one, said, nats_per_bit)
@@ -183,8 +187,8 @@ def notes(found: list[Run]) -> list[str]:
         for gpu, mfu in ASSUMED_MFU.items()
     )
     return [
-        "**Bold**: measured here. All else: extrapolated by the law, in brackets the range of the laws with one run "
-        "left out. The loss is in nats per token of this text's vocabulary, whatever the shape's own is.",
+        "**Bold**: measured here. All else: extrapolated by the law, in brackets the range of the laws of both "
+        "kinds with one run left out. The loss is in nats per token of this text's vocabulary, whatever the shape's own is.",
         "Budget: 20 tokens per parameter. Memory: 16 bytes per parameter (weights, gradients, two moments), float32 "
         "activations of one micro batch, one chunk of logits (`recipe.py`). FLOPs: 6 per matrix parameter and "
         "attention (`flops_per_token`).",
