@@ -46,8 +46,7 @@ def run(
             config.best_fit_packing,
         )
         watch = Watch(config, recipe, model, validation, tokenizer, device, session)
-        if config.continue_from:
-            watch.before()
+        watch.before()
         summary = _train(config, recipe, model, batches, device.compute_dtype, watch, session)
         watch.draw(summary, references)
         held_out = watch.held_out(config.final_validation_tokens)

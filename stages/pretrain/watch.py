@@ -40,13 +40,14 @@ class Watch:
         self.peak = peak_of(device.device, device.compute_dtype)
         self.report_every = max(1, recipe.total_steps // POINTS_PER_CURVE)
 
-    def before(self) -> dict[str, float]:
-        """Held-out figures of the weights that the run begins with: of a model to go on from, its own."""
+    def before(self) -> None:
+        """Held-out figures of a model to go on from, before it is trained: its own."""
+        if not self.config.continue_from:
+            return
         held_out = self.held_out(self.config.validation_tokens)
         values = {"validation_loss": held_out.loss, "validation_bits_per_byte": held_out.bits_per_byte}
         self.session.metrics(0, **values)
         self.session.log(f"before training: held-out bits per byte {held_out.bits_per_byte:.3f}")
-        return values
 
     def on_step(self, step: int, values: dict[str, float]) -> None:
         """Progress each step, a point of the curves now and then, samples where the model was evaluated."""
