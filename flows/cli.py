@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -252,6 +253,24 @@ def chat(
     command = chat_command(place, run, model, compare, context.args)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the chat has the terminal: Ctrl-C stops its answer
     sys.exit(subprocess.run(command, check=False, cwd=REPOSITORY).returncode)
+
+
+@app.command(name="look")
+def look_into(
+    run: Annotated[
+        str | None, typer.Option("--run", help="Look into this run's model (default: the newest).")
+    ] = None,
+    model: Annotated[str, typer.Option(help="base, sft or dpo.")] = "base",
+    prompt: Annotated[str, typer.Option(help="Text whose attention maps to draw.")] = "",
+    points: Annotated[int, typer.Option(help="Odd: points of each side of the landscape; 1 for none.")] = 15,
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("look.html"),
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Draw the inside of a model: its layers, its attention in a text, the loss around it."""
+    from flows.look import look  # pages and charts: other commands need none of it
+
+    extra = [*(["--prompt", prompt] if prompt else []), "--points", str(points)]
+    sys.exit(look(open_store(store), run, model, extra, output))
 
 
 @app.command()

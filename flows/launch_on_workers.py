@@ -9,7 +9,7 @@ from flows.job import Backend, Job, OnEvent, notice
 from flows.prefect_rest import PrefectRest
 from flows.shared_build import Sharing
 from stages.runtime.errors import UserError
-from stages.runtime.spec import StageSpec
+from stages.runtime.spec import StageConfig, StageSpec
 from stages.runtime.store import Artifact, Store
 
 DEPLOYMENT = "run-stage/any"
@@ -46,7 +46,7 @@ class WorkersBackend:
 
     async def launch(self, job: Job, on_event: OnEvent) -> Artifact:
         """Have a worker run one stage and return its artifact. Raises the stage's own error."""
-        if _runs_here(job.spec):
+        if _runs_here(job.spec, job.config):
             return await self._launch_here(job, on_event)
         from flows.stage_order import order_of  # these two import Prefect
         from flows.worker_runs import run_on_a_worker
@@ -68,5 +68,8 @@ def no_deployment(url: str) -> UserError:
     )
 
 
-def _runs_here(spec: StageSpec) -> bool:
-    return spec.external_inputs is not None
+def _runs_here(spec: StageSpec, config: StageConfig | None = None) -> bool:
+    """A stage that can use a GPU goes to a worker, unless its settings name files that lie here."""
+    if spec.external_inputs is None or spec.gpu == "none":
+        return spec.external_inputs is not None
+    return config is not None and bool(spec.external_inputs(config))

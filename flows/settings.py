@@ -34,6 +34,11 @@ class BuildSettings:
 PATH_SETTINGS = frozenset(
     {"sources", "benchmark_sources", "earlier_corpora", "word_lists", "url_lists", "good_text", "bad_text"}
 )
+#: The same for settings of other stages that name one file or folder each; "" is none.
+ONE_PATH = {
+    "tokenizer": frozenset({"extend", "import_from"}),
+    "pretrain": frozenset({"continue_from"}),
+}
 
 
 def preset_names() -> list[str]:
@@ -61,6 +66,9 @@ def _with_full_paths(raw: dict[str, dict[str, Any]], preset: Path) -> dict[str, 
     corpus = raw.get("corpus_prep", {})
     for name in corpus.keys() & PATH_SETTINGS:
         corpus[name] = _at_full_paths(name, corpus[name], base)
+    for stage, names in ONE_PATH.items():
+        for name in raw.get(stage, {}).keys() & names:
+            raw[stage][name] = _at_one_full_path(raw[stage][name], base)
     return raw
 
 
@@ -69,6 +77,10 @@ def _at_full_paths(name: str, entries: Any, base: Path) -> Any:
     if not isinstance(entries, list | tuple):
         return entries
     return tuple(at_full_path(as_text(name, entry), base) for entry in entries)
+
+
+def _at_one_full_path(entry: Any, base: Path) -> Any:
+    return at_full_path(entry, base) if isinstance(entry, str) and entry else entry
 
 
 def build_settings(
@@ -117,6 +129,8 @@ def parse_change(change: str) -> tuple[str, str, Any]:
         value = (value,)
     if stage == "corpus_prep" and name in PATH_SETTINGS:
         value = _at_full_paths(name, value, Path.cwd())
+    if name in ONE_PATH.get(stage, ()):
+        value = _at_one_full_path(value, Path.cwd())
     return known_stage(stage), name, value
 
 

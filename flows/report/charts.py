@@ -12,6 +12,7 @@ from flows.report.axes import Scale, nice_ticks, tick_labels
 from flows.report.chart_data import Chart, Point, Series, read_chart
 from flows.report.chart_image import chart_png
 from flows.report.formats import short
+from flows.report.heatmaps import heatmap_svg
 from flows.report.markup import NOTHING, Html, join, missing, tag, text
 
 __all__ = ["chart_png", "chart_svg"]
@@ -28,6 +29,8 @@ NARROW_RANGE = 0.35
 
 def chart_svg(event: Mapping[str, Any], stage: str = "") -> Html:
     """A figure with title, legend and drawing, or words where nothing can be drawn; `stage` is its source."""
+    if event.get("kind") == "heatmap":
+        return heatmap_svg(event, stage)
     chart = read_chart(event)
     if chart is None:
         return missing(f"{event.get('title') or event.get('name', 'a chart')}: nothing to draw")

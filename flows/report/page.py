@@ -21,6 +21,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunView], Html]], ...] = (
     ("warnings", "Warnings", sections.warnings),
     ("funnel", "Funnel", sections.funnel),
     ("curves", "Loss curves", sections.curves),
+    ("inside", "Inside the base model", sections.inside),
     ("samples", "Samples, from base to int4", side_by_side),
     ("scores", "Scores", sections.scores),
     ("sizes", "Sizes", sections.sizes),

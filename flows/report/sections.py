@@ -37,6 +37,11 @@ SCORES = (
     ("vector_store", "retrieval_quality"),
 )
 SIZES = (("quantize", "quantize_size"), ("quantize", "quantize_change"))
+INSIDE = (
+    ("pretrain", "pretrain_layer_gradients"),
+    ("pretrain", "pretrain_layer_activations"),
+    ("pretrain", "pretrain_attention"),
+)
 SHOWN_TABLES = frozenset(
     {
         ("corpus_prep", "funnel"),
@@ -45,6 +50,7 @@ SHOWN_TABLES = frozenset(
         ("benchmark_eval", "benchmark_accuracy"),
         ("benchmark_eval", "benchmark_comparisons"),
         ("quantize", "quantize_result"),
+        ("pretrain", "pretrain_layers"),
     }
 )
 """Tables that have their place in these sections, and so are not repeated under their stage."""
@@ -193,12 +199,19 @@ def curves(view: RunView) -> Html:
     """The loss curves of the trained models; of one that did not finish, what it had measured."""
     figures, absent = [], []
     for stage in TRAINED:
-        charts = [chart for chart in view.charts(stage).values() if chart.get("kind") == "line"]
+        found = [chart for name, chart in view.charts(stage).items() if (stage, name) not in INSIDE]
+        charts = [chart for chart in found if chart.get("kind") == "line"]
         charts = charts or metric_charts(view, stage, ("loss", "bits_per_byte"))
         figures += [chart_svg(chart, stage) for chart in charts]
         absent += [] if charts else [stage]
     note = missing(f"No curve of: {', '.join(absent)}.") if absent else NOTHING
     return join([tag("div", join(figures), class_="charts") if figures else NOTHING, note])
+
+
+def inside(view: RunView) -> Html:
+    """The layers of the base model over the run, and where its heads look."""
+    layers = view.tables("pretrain").get("pretrain_layers")
+    return join([_charts(view, INSIDE), _emitted(layers) if layers is not None else NOTHING])
 
 
 def metric_charts(view: RunView, stage: str, endings: tuple[str, ...]) -> list[Event]:

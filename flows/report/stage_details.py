@@ -21,7 +21,7 @@ from flows.report.markup import (
 )
 from flows.report.run_view import Event, RunView
 from flows.report.samples import prompts_told
-from flows.report.sections import SCORES, SHOWN_TABLES, SIZES, TRAINED, badge, metric_charts
+from flows.report.sections import INSIDE, SCORES, SHOWN_TABLES, SIZES, TRAINED, badge, metric_charts
 from stages.catalog import STAGES
 
 SPECS = {spec.name: spec for spec in STAGES}
@@ -49,7 +49,9 @@ def _stage(view: RunView, name: str) -> Html:
 
 
 def _charts(view: RunView, name: str) -> Html:
-    placed = {chart for stage, chart in (*SCORES, *SIZES, ("corpus_prep", "funnel")) if stage == name}
+    placed = {
+        chart for stage, chart in (*SCORES, *SIZES, *INSIDE, ("corpus_prep", "funnel")) if stage == name
+    }
     emitted = view.charts(name)
     in_curves = name in TRAINED
     charts = [

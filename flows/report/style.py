@@ -98,6 +98,11 @@ svg .label{font-size:11.5px}.end{text-anchor:end}.mid{text-anchor:middle}
 .bar.s6,.dot.s6{fill:var(--c6)}.bar.s7,.dot.s7{fill:var(--c7)}.bar{fill-opacity:.82}
 .key.s0{color:var(--c0)}.key.s1{color:var(--c1)}.key.s2{color:var(--c2)}.key.s3{color:var(--c3)}
 .key.s4{color:var(--c4)}.key.s5{color:var(--c5)}.key.s6{color:var(--c6)}.key.s7{color:var(--c7)}
+.wide{grid-column:1/-1}.panels{display:grid;gap:.9rem 1.4rem;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr))}
+.panel-name{margin:.2rem 0;font-size:.8rem}.cells{fill:var(--c0)}.frame{fill:none;stroke:var(--rule)}
+svg .tiny{font-size:8.5px}.shade{display:inline-block;width:.8rem;height:.8rem;background:var(--c0);
+vertical-align:-.1em}
 .card{border:1px solid var(--rule);border-radius:12px;padding:.9rem 1rem 1rem;margin:.8rem 0;
 background:var(--card)}
 .boxes{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr));gap:.7rem}

@@ -86,11 +86,12 @@ def make_recipe(config: PretrainConfig, model: ModelConfig, memory_bytes: int) -
             rows_per_step, min(micro, _rows_within(model, config.context_tokens, memory_bytes))
         )
     total_steps = max(1, round(budget / (rows_per_step * config.context_tokens)))
+    again = config.continue_learning_rate_fraction if config.continue_from else 1.0
     return Recipe(
         model=model,
         context_tokens=config.context_tokens,
-        learning_rate=_learning_rate(config, model, budget),
-        matrix_learning_rate=config.matrix_learning_rate if config.optimizer == "muon" else None,
+        learning_rate=again * _learning_rate(config, model, budget),
+        matrix_learning_rate=again * config.matrix_learning_rate if config.optimizer == "muon" else None,
         rows_per_step=rows_per_step,
         micro_batch_size=micro,
         total_steps=total_steps,

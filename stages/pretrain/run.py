@@ -64,7 +64,7 @@ def train_base_model(
         training, validation = read_tokens(inputs["tokens"], tokenizer)
         recipe = make_recipe(config, model_config(config, tokenizer), memory_bytes(device.device))
         references = measure_references(training, validation, tokenizer, config.final_validation_tokens)
-        model = make_model(config, recipe, device.device, session)
+        model = make_model(config, recipe, tokenizer, device.device, session)
         loss_fn = partial(next_token_loss, z_loss=config.z_loss)
         if processes.rank == 0:
             recipe = fit_micro_batch(config, recipe, model, loss_fn, device, session)
@@ -74,12 +74,13 @@ def train_base_model(
         compile_model(config, recipe, model, device.device, session)
         batches, accumulation_steps = make_batches(config, recipe, training, device.device, processes)
         watch = Watch(config, recipe, model, validation, tokenizer, device, session, processes)
-        settings = trainer_settings(config, recipe, accumulation_steps, device.compute_dtype)
+        with processes.reading(model):
+            watch.before()
         summary = train(
             model,
             batches,
             loss_fn,
-            settings,
+            trainer_settings(config, recipe, accumulation_steps, device.compute_dtype),
             checkpoint_dir=session.work_dir / "checkpoints",
             on_step=balancing(model, watch.on_step),
             evaluate=watch.evaluate,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from stages.pretrain.continuing import continued_model, continued_shape
 from stages.pretrain.recipe import Recipe
 from stages.pretrain.spec import PretrainConfig
 from stages.runtime.session import StageSession
@@ -85,7 +86,9 @@ def make_batches(
 
 
 def model_config(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The shape of a known model, or what follows from `depth`."""
+    """The shape of the model to go on from, of a known model, or what follows from `depth`."""
+    if config.continue_from:
+        return continued_shape(config, tokenizer)
     if config.architecture != "depth":
         return SHAPES[config.architecture].config(tokenizer.vocab_size, config.context_tokens)
     dense = ModelConfig.from_depth(
@@ -115,16 +118,24 @@ def _with_experts(dense: ModelConfig, config: PretrainConfig) -> ModelConfig:
 
 
 def make_model(
-    config: PretrainConfig, recipe: Recipe, device: torch.device, session: StageSession
+    config: PretrainConfig, recipe: Recipe, tokenizer: Tokenizer, device: torch.device, session: StageSession
 ) -> CausalLM:
-    """A model with fresh weights that follow from the seed."""
+    """A model with fresh weights that follow from the seed, or with earlier ones."""
     torch.manual_seed(config.seed)
+    if config.continue_from:
+        model = continued_model(config, recipe.model, tokenizer, session)
+    else:
+        model = _fresh_model(config, recipe, session)
+    model.activation_checkpointing = config.activation_checkpointing
+    return model.to(device)
+
+
+def _fresh_model(config: PretrainConfig, recipe: Recipe, session: StageSession) -> CausalLM:
     model = CausalLM(recipe.model)
     if config.induction_init and can_wire(recipe.model):
         wire_induction_circuit(model, config.seed)
         session.log("one head of each of the first two layers starts as an induction circuit: it can copy")
-    model.activation_checkpointing = config.activation_checkpointing
-    return model.to(device)
+    return model
 
 
 def compile_model(

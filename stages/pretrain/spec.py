@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from data_contracts.checkpoint import CHECKPOINT
 from data_contracts.token_shards import TOKEN_SHARDS
 from data_contracts.tokenizer_bundle import TOKENIZER_BUNDLE
+from stages.pretrain.checkpoint_files import external_digests, outside
 from stages.runtime.spec import Read, StageConfig, StageSpec
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -109,6 +110,10 @@ class PretrainConfig(StageConfig):
     """Keep attention within a document where several share a row."""
     best_fit_packing: bool = False
     """Cut no document that fits a row; without it documents are cut wherever a row ends."""
+    continue_from: str = ""
+    """A model folder, ours or Hugging Face's, to go on from: its weights, in its shape."""
+    continue_learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """A model that goes on warms up again to this share of the peak that a fresh one would have."""
     seed: int = 0
     """Of the first weights and of the order of the documents."""
     num_threads: Annotated[int, Field(ge=0)] = 0
@@ -132,6 +137,8 @@ class PretrainConfig(StageConfig):
     """Beginnings that the model continues at each evaluation, always its most likely token."""
     sample_tokens: PositiveInt = 32
     """Tokens of one sample."""
+    attention_prompt: str = "The cat saw the dog, and the dog saw the cat."
+    """The text whose attention maps the report shows; words that come again show heads that copy."""
     checkpoint_every_seconds: PositiveFloat = 30.0
     """At most so much training is lost by a kill."""
     checkpoints_kept: PositiveInt = 2
@@ -187,6 +194,8 @@ SPEC = StageSpec(
         "tokenizer": Read("tokenizer", "tokenizer", TOKENIZER_BUNDLE),
     },
     writes={"model": CHECKPOINT},
-    not_in_key=WHO_WORKS,
+    external_inputs=external_digests,
+    outside=outside,
+    not_in_key=WHO_WORKS | {"continue_from"},
     summary="train the base model: a hand-written decoder, one size dial, resumable bit for bit",
 )

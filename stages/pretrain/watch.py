@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+
+from stages.pretrain.inside import draw_attention, draw_layers, is_of_a_layer, layer_values
 from stages.pretrain.recipe import Recipe
 from stages.pretrain.references import References, documents_within
 from stages.pretrain.spec import PretrainConfig
@@ -40,6 +43,15 @@ class Watch:
         self.peak = peak_of(device.device, device.compute_dtype)
         self.report_every = max(1, recipe.total_steps // POINTS_PER_CURVE)
 
+    def before(self) -> None:
+        """Held-out figures of a model to go on from, before it is trained: its own."""
+        if not self.config.continue_from:
+            return
+        held_out = self.held_out(self.config.validation_tokens)
+        values = {"validation_loss": held_out.loss, "validation_bits_per_byte": held_out.bits_per_byte}
+        self.session.metrics(0, **values)
+        self.session.log(f"before training: held-out bits per byte {held_out.bits_per_byte:.3f}")
+
     def on_step(self, step: int, values: dict[str, float]) -> None:
         """Progress each step, a point of the curves now and then, samples where the model was evaluated."""
         loss = {"loss": round(values["train_loss"], 3)} if "train_loss" in values else {}
@@ -47,7 +59,8 @@ class Watch:
         self.session.progress(step, self.recipe.total_steps, "steps", **loss, **speed)
         evaluated = "validation_loss" in values
         if evaluated or step % self.report_every == 0:
-            self.session.metrics(step, **values, mfu=self.mfu(values["tokens_per_second"]))
+            shown = {name: value for name, value in values.items() if not is_of_a_layer(name)}
+            self.session.metrics(step, **shown, mfu=self.mfu(values["tokens_per_second"]))
         if evaluated:
             with self.processes.reading(self.model):
                 self._sample(step)
@@ -59,7 +72,14 @@ class Watch:
         return {
             "validation_loss": held_out.loss,
             "validation_bits_per_byte": held_out.bits_per_byte,
+            **self._layers(),
         }
+
+    def _layers(self) -> dict[str, float]:
+        """Of a model that is spread over several processes no layer is whole in any of them."""
+        if _has_company():
+            return {}
+        return layer_values(self.model, self.validation, self.recipe.context_tokens)
 
     def held_out(self, max_tokens: int) -> HeldOut:
         """The model's loss on about so much held-out text, each document on its own."""
@@ -89,7 +109,7 @@ class Watch:
             self.session.sample(prompt, self.tokenizer.decode(new_ids), step=step)
 
     def draw(self, summary: TrainingSummary, references: References) -> None:
-        """The two charts of the run, each with the lines to judge it by."""
+        """The charts of the run with the lines to judge it by, and those of the inside of the model."""
         history, last_step = summary.history, summary.steps
         loss_series = {
             "training": history.get("train_loss", []),
@@ -115,6 +135,13 @@ class Watch:
                 "xz -9": _level(references.xz_bits_per_byte, last_step),
             },
         )
+        draw_layers(history, self.session)
+        if not _has_company():
+            draw_attention(self.model, self.tokenizer, self.config.attention_prompt, self.session)
+
+
+def _has_company() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _level(value: float, last_step: int) -> list[list[float]]:

@@ -97,6 +97,24 @@ class StageSession:
             "chart", name=name, title=title, x_label=x_label, y_label=y_label, series=points, kind=kind
         )
 
+    def heatmap(
+        self,
+        name: str,
+        *,
+        title: str,
+        x_label: str,
+        y_label: str,
+        x_names: Sequence[str],
+        y_names: Sequence[str],
+        panels: Mapping[str, Sequence[Sequence[float]]],
+    ) -> None:
+        """Matrices of the same rows and columns, one panel each, as shades between the lowest and highest."""
+        self._log.emit(
+            "chart", name=name, title=title, x_label=x_label, y_label=y_label, kind="heatmap", series={},
+            x_names=list(x_names), y_names=list(y_names),
+            panels={label: [list(row) for row in rows] for label, rows in panels.items()},
+        )  # fmt: skip
+
     def should_stop(self) -> bool:
         """Whether SIGTERM or Ctrl-C arrived. Whoever asks must stop in order: save, raise StopRequested."""
         self._last_poll = time.monotonic()

@@ -54,6 +54,17 @@ def test_every_file_in_a_change_is_the_users(scratch: Path, name: str) -> None:
     assert getattr(settings.configs["corpus_prep"], name) == (str(scratch / "own" / "a.txt"), "/b.txt")
 
 
+@pytest.mark.parametrize("setting", ["pretrain.continue_from", "tokenizer.extend", "tokenizer.import_from"])
+def test_a_single_file_or_folder_is_the_users_too(scratch: Path, setting: str) -> None:
+    stage, _, name = setting.partition(".")
+    for given, expected in (("own/m", str(scratch / "own" / "m")), ("/m", "/m"), ("", "")):
+        settings = build_settings("tiny", changes=[f"{setting}={given}"])
+        assert getattr(settings.configs[stage], name) == expected
+    (scratch / "mine").mkdir()
+    (scratch / "mine" / "own.toml").write_text(f'[{stage}]\n{name} = "m"\n')
+    assert load_preset(str(scratch / "mine" / "own.toml"))[stage][name] == str(scratch / "mine" / "m")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -50,7 +50,9 @@ def test_it_learns_reports_and_writes_a_model_that_opens_elsewhere(
     assert CHECKPOINT.check(model_folder) == []
 
     names = {event["name"] for kind in ("table", "chart") for event in read_events(kind)}
-    assert names == {"pretrain_recipe", "pretrain_references", "pretrain_loss", "pretrain_bits_per_byte"}
+    charts = {"pretrain_loss", "pretrain_bits_per_byte", "pretrain_attention"}
+    inside = {"pretrain_layers", "pretrain_layer_gradients", "pretrain_layer_activations"}
+    assert names == {"pretrain_recipe", "pretrain_references", *charts, *inside}
     curve = {name for event in read_events("metrics") for name in event["values"]}
     assert curve >= {
         "train_loss",
