@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -188,7 +189,13 @@ def redecide(
     """Try other filters, thresholds or languages on a corpus that is there. Reads its scores, no text."""
     from flows.redecide import show_redecision  # rules and their measures: other commands need none of it
 
-    show_redecision(find_artifact(open_store(store), artifact), change or [], Console(), rows)
+    corpus = find_artifact(open_store(store), artifact)
+    show_redecision(corpus, change or [], Console(), rows, _store_option(store))
+
+
+def _store_option(store: str) -> str:
+    """What a command that is printed for pasting needs, to speak of the same store."""
+    return "" if store == DEFAULT_STORE else f" --store {shlex.quote(store)}"
 
 
 @app.command()
@@ -202,7 +209,8 @@ def calibrate(
     """Thresholds by quantile from a corpus that is there, ready to paste. Reads its scores, no text."""
     from flows.redecide import show_calibration
 
-    show_calibration(find_artifact(open_store(store), artifact), change or [], Console(), quantile, language)
+    corpus = find_artifact(open_store(store), artifact)
+    show_calibration(corpus, change or [], Console(), quantile, language, _store_option(store))
 
 
 @app.command()

@@ -71,7 +71,13 @@ def prepare_prefect(store: Store) -> None:
     for name, value in PREFECT_SETTINGS.items():
         os.environ.setdefault(name, value)
     home = Path(os.environ.setdefault("PREFECT_HOME", str(store.root / "prefect")))
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the folder {home} cannot be made: {error.strerror}",
+            hint="give --store a folder that may be written to",
+        ) from None
     # A proxy for the outside world must not get to see what we say to this machine.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name, ""), "127.0.0.1,localhost"]))

@@ -26,11 +26,13 @@ FEW_DOCUMENTS = 10
 """From so many on a quantile is more than the one or two oddest documents."""
 
 
-def show_redecision(artifact: Artifact, changes: Sequence[str], console: Console, rows: int = 3) -> None:
+def show_redecision(
+    artifact: Artifact, changes: Sequence[str], console: Console, rows: int = 3, options: str = ""
+) -> None:
     """Print what the rules drop now and would with the changes, and `rows` documents that change sides.
 
-    changes: `corpus_prep.thresholds=...`. Raises UserError for an artifact without scores, and for settings
-    that cannot be decided by scores.
+    changes: `corpus_prep.thresholds=...`; options: of the command to paste, such as `--store DIR`. Raises
+    UserError for an artifact without scores, and for settings that cannot be decided by scores.
     """
     files = _score_files(artifact)
     old = _config_of(artifact)
@@ -48,7 +50,9 @@ def show_redecision(artifact: Artifact, changes: Sequence[str], console: Console
     if changes and (found.goes.documents or found.returns.documents):
         told = " ".join(f"--set {_quoted(change)}" for change in changes)
         console.print("\nDuplicates, the size limit and benchmarks are decided anew by a rerun:", style="dim")
-        console.print(f"glassworks rerun corpus_prep {told}", soft_wrap=True, markup=False, highlight=False)
+        console.print(
+            f"glassworks rerun corpus_prep {told}{options}", soft_wrap=True, markup=False, highlight=False
+        )
 
 
 def _score_files(artifact: Artifact) -> list[Path]:
@@ -152,7 +156,12 @@ def _print_examples(examples: Sequence[Changed], console: Console) -> None:
 
 
 def show_calibration(
-    artifact: Artifact, changes: Sequence[str], console: Console, quantile: float = 0.01, language: str = ""
+    artifact: Artifact,
+    changes: Sequence[str],
+    console: Console,
+    quantile: float = 0.01,
+    language: str = "",
+    options: str = "",
 ) -> None:
     """Print for each rule the threshold at which it drops this share of the corpus, ready for `--set`.
 
@@ -172,7 +181,7 @@ def show_calibration(
         )
     for group in groups:
         _print_group(group, quantile, console)
-    _print_settings(as_thresholds(groups, config.thresholds), changes, console)
+    _print_settings(as_thresholds(groups, config.thresholds), changes, console, options)
 
 
 def _print_group(group: CalibratedGroup, quantile: float, console: Console) -> None:
@@ -194,11 +203,13 @@ def _print_group(group: CalibratedGroup, quantile: float, console: Console) -> N
     console.print(table)
 
 
-def _print_settings(thresholds: Sequence[str], changes: Sequence[str], console: Console) -> None:
+def _print_settings(
+    thresholds: Sequence[str], changes: Sequence[str], console: Console, options: str
+) -> None:
     others = [change for change in changes if not change.startswith(f"{SPEC.name}.thresholds")]
     told = " ".join(f"--set {_quoted(change)}" for change in [*others, _setting(thresholds)])
     console.print("\nto try them:", style="dim")
-    console.print(f"glassworks redecide {told}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"glassworks redecide {told}{options}", soft_wrap=True, markup=False, highlight=False)
     console.print("\nin a preset, under [corpus_prep]:", style="dim", markup=False)
     console.print("thresholds = [", markup=False, highlight=False)
     for text in thresholds:

@@ -21,6 +21,7 @@ from flows.report.record import RunRecord
 from flows.settings import parse_change, settings_of_run
 from flows.stores import open_store
 from flows.terminal import Terminal
+from stages.catalog import STAGES
 from stages.runtime.errors import UserError
 from stages.runtime.store import Artifact, Store
 
@@ -110,7 +111,9 @@ def rerun_build(
             raise UserError(f"{change!r} changes {changed}, which is not rerun", hint=hint)
     settings = settings_of_run(record, changes, force=rerun if force else ())
     kept = _kept(store, record, rerun)
-    return Build(store, settings, terminal, command, only=kept, backend=backend or ProcessBackend())
+    specs = tuple(spec for spec in STAGES if spec.name in rerun or spec.name in kept)
+    where = backend or ProcessBackend()
+    return Build(store, settings, terminal, command, specs=specs, only=kept, backend=where)
 
 
 def _kept(store: Store, record: RunRecord, rerun: set[str]) -> Mapping[str, Artifact]:

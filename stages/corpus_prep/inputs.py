@@ -28,10 +28,19 @@ class CorpusInputs(InputConfig, ScreenConfig, Protocol):
     def earlier_corpora(self) -> Sequence[str]:
         """Folders of `dedup_index` parts."""
 
+    @property
+    def filters(self) -> Sequence[str]: ...
+    @property
+    def thresholds(self) -> Sequence[str]: ...
+
 
 def external_inputs(config: CorpusInputs) -> dict[str, str]:
     """Name -> digest of everything from outside the store. Raises UserError for what is not there."""
     check_screens(config)
+    if config.thresholds or set(config.filters) - {"documentation", "web"}:
+        from stages.corpus_prep.filtering import Filters  # half a second, which most plans need not wait
+
+        Filters(tuple(config.filters), tuple(config.thresholds))
     digests = source_digests(config) | _screen_digests(config)
     for number, folder in enumerate(earlier_folders(config.earlier_corpora)):
         joined = hashlib.sha256()

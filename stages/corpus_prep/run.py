@@ -59,6 +59,9 @@ def run(
     funnel.write(outputs["funnel"])
 
     kinds = Counter(row["kind"] for row in conversations)
+    if not (kinds["qa"] or kinds["own"] or pairs["own"]):
+        what = "made of small talk and calculations" if pairs else "none"
+        session.warn(f"preference pairs: {what}, as no document has a title; give pairs or conversations")
     show_funnel(session, funnel)
     show_rejects(session, funnel)
     show_masked(session, build.gathered.masked)

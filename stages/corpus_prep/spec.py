@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -22,6 +23,7 @@ from stages.runtime.spec import StageConfig, StageSpec
 
 PersonalData = Literal["email", "ip", "id_number", "card", "phone"]
 MIN_RUN_WORDS = 10
+LANGUAGE_CODE = re.compile("[a-z]{2,3}|code|other")
 
 
 class CorpusPrepConfig(StageConfig):
@@ -113,6 +115,14 @@ class CorpusPrepConfig(StageConfig):
     for (1 GiB each). The result is the same."""
     dask_scheduler: str = ""
     """Address such as tcp://10.0.0.5:8786: shards go to the workers of that Dask cluster instead."""
+
+    @field_validator("languages")
+    @classmethod
+    def _languages_are_codes(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        for name in languages:
+            if not LANGUAGE_CODE.fullmatch(name):
+                raise ValueError(f"{name!r} is no code of a language such as en, zh, or code, or other")
+        return languages
 
     @field_validator("repeated_run_words")
     @classmethod

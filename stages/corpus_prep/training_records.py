@@ -166,7 +166,7 @@ class RecordWriter:
     def write_preferences(self, conversations: Sequence[Row], folder: Path) -> Counter[str]:
         """Write the preferences part; returns pairs per kind. conversations: rows to derive pairs from."""
         own = self._clean(balanced(self.gathered.preferences, self.config.max_preferences))
-        rows = list(own) if self.gathered.preferences else list(self._derived(conversations))
+        rows = list(own) or list(self._derived(conversations))
         unique = {row["pair_id"]: row for row in rows}
         ordered = self._with_both_splits([unique[key] for key in sorted(unique)], "pair_id")
         write_part(folder, PREFERENCES, ordered)
@@ -174,6 +174,7 @@ class RecordWriter:
 
     def _derived(self, conversations: Sequence[Row]) -> Iterable[Row]:
         rows = {row["conversation_id"]: row for row in conversations if row["kind"] in ("qa", "own")}
+        rows = rows or {row["conversation_id"]: row for row in conversations}
         answered = [Answered(key, row["source"], row["messages"][-1]["content"]) for key, row in rows.items()]
         for pair in derive_pairs(answered, self.config.num_derived_preferences, self.config.seed):
             key = pair.of.key

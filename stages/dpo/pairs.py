@@ -73,7 +73,7 @@ def read_pairs(folder: Path, tokenizer: Tokenizer, context_tokens: int, max_pair
         if not len(split):
             raise ValueError(
                 f"there are no {name} pairs of at most {context_tokens} tokens ({split.num_too_long} longer);"
-                " give corpus_prep more text"
+                " give corpus_prep pairs (prompt, chosen, rejected), conversations, or text with titles"
             )
     return pairs
 

@@ -83,6 +83,14 @@ def test_a_cancelled_run_is_no_default(store: Store) -> None:
     assert earlier_run(store, None, {"dpo"}).run_id == "20260102-b"
 
 
+def test_what_an_earlier_run_did_not_make_is_not_made_by_a_rerun(store: Store) -> None:
+    enter(store, "20260101-a", missing=tuple(NAMES[2:]))
+    build = rerun(store, ["corpus_prep"])
+    assert [spec.name for spec in build.specs] == ["corpus_prep", "tokenizer"]
+    build = rerun(store, ["tokenizer"], downstream=True)
+    assert {spec.name for spec in build.specs} == {"corpus_prep", *rerun_set(["tokenizer"], True)}
+
+
 def test_force_is_for_what_is_rerun_only(store: Store) -> None:
     enter(store, "20260101-a")
     build = rerun(store, ["dpo"])

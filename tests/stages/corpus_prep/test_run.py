@@ -204,6 +204,31 @@ def test_missing_records_are_derived_from_documents(run_stage) -> None:
     assert not [title for title in held_out if title in trained]
 
 
+def test_text_without_titles_has_pairs_too(run_stage, tmp_path, english) -> None:
+    tales = tmp_path / "tales.jsonl"
+    tales.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in english), encoding="utf-8")
+    result = run_stage(sources=(str(tales),), **SMALL)
+    assert not any(row["kind"] == "qa" for row in result.rows("conversations"))
+    assert {row["split"] for row in result.rows("preferences")} == {"train", "validation"}
+    events = read_events(result.folder / "work" / "events.jsonl")
+    said = [event["message"] for event in events if event.get("level") == "warning"]
+    assert any("preference pairs" in message and "title" in message for message in said)
+
+
+def test_pairs_are_made_where_all_of_the_users_own_go(run_stage, tmp_path, sources, questions) -> None:
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps({"prompt": PLANTED, "chosen": "Yes, it does.", "rejected": "No."}) + "\n")
+    chosen = tuple(name for name in sources if "preferences" not in name)
+    result = run_stage(sources=(*chosen, str(own)), benchmark_sources=questions, **SMALL)
+    kinds = {row["kind"] for row in result.rows("preferences")}
+    assert kinds and "own" not in kinds
+
+
+def test_a_language_that_is_no_code_is_refused() -> None:
+    with pytest.raises(UserError, match="'english' is no code of a language such as en"):
+        SPEC.parse_config({"languages": ("english",)})
+
+
 def test_documents_are_made_of_conversations_where_there_are_none(run_stage) -> None:
     result = run_stage(sources=(str(FIXTURES / "corpus_dialogues.jsonl"),), **SMALL)
     texts = [row["text"] for row in result.rows("documents")]
