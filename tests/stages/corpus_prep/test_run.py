@@ -307,6 +307,25 @@ def test_records_that_give_questions_away_are_left_out(run_stage, tmp_path, sour
     assert "talk.jsonl" not in {row["source"] for row in result.rows("preferences")}
 
 
+def test_questions_that_are_not_scored_are_kept_out_too(run_stage, tmp_path, sources) -> None:
+    others = ("Who winds the clock in the tower on holidays?", "Which of the two bells was cast in Lübeck?")
+    asked = [PLANTED, *(f"{other} It was told in the {n}th chapter." for n, other in enumerate(others, 4))]
+    rows = [{"question": text, "choices": ["yes", "no"], "answer": 0} for text in asked]
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    leaking = [{"text": f"Somebody wrote to us in spring. {text} Nobody has answered."} for text in asked]
+    said = [{"question": text, "answer": "Nobody knows."} for text in asked]
+    for name, held in (("leaks.jsonl", leaking), ("talk.jsonl", said)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in held), encoding="utf-8")
+    mine = (str(tmp_path / "leaks.jsonl"), str(tmp_path / "talk.jsonl"))
+    settings = {"benchmark_sources": (str(tmp_path / "bench.jsonl"),), "max_questions_per_source": 1}
+    result = run_stage(sources=(*sources, *mine), **settings, **UNLIKE)
+    assert sum(row["source"] == "bench.jsonl" for row in result.rows("benchmark")) == 1
+    dropped = [row for row in result.rows("rejects") if row["reason"] == "benchmark_overlap"]
+    found = Counter((row["step"], row["source"]) for row in dropped)
+    assert found["decontaminated", "leaks.jsonl"] == found["records", "talk.jsonl"] == 3
+    assert len({row["detail"].split(":")[0] for row in dropped}) == 3
+
+
 def test_records_keep_what_was_said_and_where_they_are_from(run_stage, tmp_path, sources) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"b": 1, "a": "灯"}'}}
     tool = {"type": "function", "function": {"name": "add", "description": "Adds."}}
