@@ -64,7 +64,7 @@ class CorpusBuild:
         self.shards, self.funnel = shards, funnel
         self.tables = session.work_dir / "tables"
         self.tables.mkdir(parents=True, exist_ok=True)
-        self.own_questions = read_own_questions(config, session)
+        self.own_questions = read_own_questions(config, session, funnel)
         self.filters = Filters(config.filters, config.thresholds, limits_of(config))
         screening = Screening(self.filters, mask=config.mask, simplify_chinese=config.simplify_chinese)
         models = make_models(config, screening.clean, self.tables / "models")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.corpus_prep.benchmark_forms import Question, questions_of, unknown_question_form
-from stages.corpus_prep.reading.readers import ReadNotes, read_rows
+from stages.corpus_prep.benchmark_forms import RECOGNISED, Question, questions_of, unknown_question_form
+from stages.corpus_prep.funnel import Funnel
+from stages.corpus_prep.preparation import drop_row
+from stages.corpus_prep.reading.damage import FILE_REASONS, ROW_REASONS, ReadNotes, Reject
+from stages.corpus_prep.reading.pieces import Piece
+from stages.corpus_prep.reading.readers import read_piece
 from stages.corpus_prep.reading.sources import SourceFile, expand
 from stages.corpus_prep.sampling import Smallest, hashed_id
 from stages.corpus_prep.spec import CorpusPrepConfig
+from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
 
 
@@ -31,22 +37,59 @@ class OwnQuestions:
         return sorted((key, text) for text, key in self._keys.items())
 
 
-def read_own_questions(config: CorpusPrepConfig, session: StageSession) -> dict[str, OwnQuestions]:
-    """Source -> questions of `benchmark_sources`. Raises UserError for a file without any of a known form."""
-    files = expand("benchmark_sources", config.benchmark_sources) if config.benchmark_sources else []
-    found = {file.name: _read(file, config) for file in files}
-    for name, own in found.items():
-        session.log(f"{name}: {own.sample.num_added:,} questions, {len(own.sample):,} taken")
+#: How many of a kind were left out, in words: of one, of several.
+_TOLD = {
+    "no_question_row": ("row is no question", "rows are no questions"),
+    "bad_json": ("line is no JSON", "lines are no JSON"),
+    "line_too_long": ("line is over the limit", "lines are over the limit"),
+    "bad_csv": ("row breaks the rules of CSV", "rows break the rules of CSV"),
+}
+
+
+def read_own_questions(
+    config: CorpusPrepConfig, session: StageSession, funnel: Funnel
+) -> dict[str, OwnQuestions]:
+    """Source -> questions of `benchmark_sources`; what holds none is a reject, and a warning counts it.
+
+    Raises UserError for a file without any question, unless it is damaged and `on_damage` passes over that.
+    """
+    found: dict[str, OwnQuestions] = {}
+    for file in expand("benchmark_sources", config.benchmark_sources) if config.benchmark_sources else []:
+        notes = _notes(file, config, funnel)
+        own = found[file.name] = _read(file, config, notes)
+        if notes.reasons:
+            session.warn(f"{file.name}: {_told(notes.reasons)}")
+        session.log(f"{file.name}: {own.sample.num_added:,} questions, {len(own.sample):,} taken")
     return found
 
 
-def _read(file: SourceFile, config: CorpusPrepConfig) -> OwnQuestions:
+def _notes(file: SourceFile, config: CorpusPrepConfig, funnel: Funnel) -> ReadNotes:
+    return ReadNotes(config.on_damage, lambda of: drop_row(funnel, file, of, file.licence, config.mask))
+
+
+def _read(file: SourceFile, config: CorpusPrepConfig, notes: ReadNotes) -> OwnQuestions:
     own = OwnQuestions(Smallest(config.max_questions_per_source))
     first: dict[str, Any] = {}
-    for row in read_rows(file, ReadNotes()):
-        first = first or row
-        for question in questions_of(row) or ():
+    for row in read_piece(Piece(file), notes):
+        first = first or row.fields
+        num_before = own.sample.num_added
+        for question in questions_of(row.fields) or ():
             own.add(question)
-    if not len(own.sample):
-        raise unknown_question_form(file.name, first)
+        if own.sample.num_added == num_before:
+            notes.reject(Reject(file.origin, "no_question_row", row.place, row.preview))
+    is_damaged = config.on_damage == "skip" and bool(notes.reasons.keys() & FILE_REASONS.keys())
+    if not len(own.sample) and not is_damaged:
+        if first and questions_of(first) is None:
+            raise unknown_question_form(file.name, first)
+        raise UserError(
+            f"{file.name} holds no benchmark question: {_told(notes.reasons) or 'it has no rows'}",
+            hint=f"recognised: {RECOGNISED}",
+        )
     return own
+
+
+def _told(reasons: Counter[str]) -> str:
+    """`1 row is no question, 2 lines are no JSON`."""
+    counted = [f"{reasons[of]:,} {said[reasons[of] > 1]}" for of, said in _TOLD.items() if reasons[of]]
+    meanings = {**FILE_REASONS, **ROW_REASONS}
+    return ", ".join([*counted, *(f"{meanings[of]} ({of})" for of in sorted(reasons.keys() - _TOLD.keys()))])

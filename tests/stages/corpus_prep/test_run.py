@@ -422,6 +422,40 @@ def test_benchmark_questions_do_not_become_training_data(run_stage, questions) -
     assert "benchmark_sources" in caught.value.hint
 
 
+def test_benchmark_rows_without_a_question_are_rejects_with_a_warning(run_stage, tmp_path, sources) -> None:
+    path = tmp_path / "bench.jsonl"
+    good = json.dumps({"question": PLANTED, "choices": ["yes", "no"], "answer": 0})
+    odd = json.dumps({"ctx": "Ask bob@ferry.de how", "endings": None, "label": 0})
+    path.write_text(f'{good}\n{odd}\nnot json\n{{"weather": "fine"}}\n', encoding="utf-8")
+    result = run_stage(sources=sources, benchmark_sources=(str(path),), **SMALL)
+    assert SPEC.writes["rejects"].check(result.parts["rejects"]) == []
+    dropped = [row for row in result.rows("rejects") if row["source"] == "bench.jsonl"]
+    assert [(row["step"], row["reason"], row["detail"]) for row in dropped] == [
+        ("records", "no_question_row", f"at byte {len(good) + 1}"),
+        ("records", "bad_json", "line 3"),
+        ("records", "no_question_row", f"at byte {len(good) + len(odd) + 11}"),
+    ]
+    assert "[EMAIL]" in dropped[0]["preview"] and dropped[1]["preview"] == "not json"
+    events = read_events(result.folder / "work" / "events.jsonl")
+    said = [event["message"] for event in events if event.get("level") == "warning"]
+    assert "bench.jsonl: 2 rows are no questions, 1 line is no JSON" in said
+
+
+def test_a_benchmark_file_that_is_damaged_stops_the_stage_or_is_a_reject(
+    run_stage, tmp_path, sources
+) -> None:
+    (tmp_path / "cut.json").write_text('[{"question": "Wh', encoding="utf-8")
+    bad = (str(tmp_path / "cut.json"),)
+    with pytest.raises(UserError, match="is no JSON"):
+        run_stage(sources=sources, benchmark_sources=bad, **SMALL)
+    result = run_stage(sources=sources, benchmark_sources=bad, on_damage="skip", **SMALL)
+    assert [row["reason"] for row in result.rows("rejects") if row["source"] == "cut.json"] == ["broken"]
+    unanswered = json.dumps({"question": PLANTED, "choices": ["yes", "no"], "answer": None})
+    (tmp_path / "idle.jsonl").write_text(f"{unanswered}\nnothing\n", encoding="utf-8")
+    with pytest.raises(UserError, match="no benchmark question: 1 row is no question, 1 line is no JSON"):
+        run_stage(sources=sources, benchmark_sources=(str(tmp_path / "idle.jsonl"),), **SMALL)
+
+
 def test_wrong_columns_and_wrong_questions_and_nothing_left(run_stage, tmp_path) -> None:
     path = tmp_path / "wrong.parquet"
     pq.write_table(pa.table({"book": ["b"], "source": ["s"]}), path)
