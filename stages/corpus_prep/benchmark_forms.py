@@ -35,12 +35,23 @@ class Question:
     answer_index: int
 
 
+Draft = tuple[str, list[Any], int | None]
+
+
 def questions_of(row: Row) -> Iterator[Question] | None:
     """Questions of one row, or None where its fields are of no known form. Unusable rows give none."""
     for needed, convert in _FORMS:
         if all(name in row for name in needed):
-            return _usable(convert(row))
+            return iter(_converted(convert, row))
     return None
+
+
+def _converted(convert: Callable[[Row], list[Draft]], row: Row) -> list[Question]:
+    """All usable questions of a row; none where a field holds another kind of value than the form says."""
+    try:
+        return list(_usable(convert(row)))
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return []
 
 
 def unknown_question_form(where: str, row: Row) -> UserError:
@@ -57,14 +68,11 @@ def looks_like_benchmark(row: Row) -> bool:
     return bool(choices & set(row)) or {"A", "B", "C", "D"} <= set(row)
 
 
-Draft = tuple[str, list[Any], int | None]
-
-
 def _usable(drafts: list[Draft]) -> Iterator[Question]:
     for question, choices, answer in drafts:
         texts = tuple(text_of(choice).strip() for choice in choices)
         sound = len(texts) >= 2 and all(texts) and len(set(texts)) == len(texts)
-        if sound and question.strip() and answer is not None and 0 <= answer < len(texts):
+        if sound and question.strip() and isinstance(answer, int) and 0 <= answer < len(texts):
             yield Question(question.strip(), texts, answer)
 
 
@@ -87,20 +95,29 @@ def _place(key: str, right: str, wrong: list[str]) -> tuple[list[str], int]:
     return [*wrong[:place], right, *wrong[place:]], place
 
 
+def _listed(value: Any) -> list[Any]:
+    """The items of a list. Raises TypeError for anything else: a text would fall apart into letters."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"expected a list, found {type(value).__name__}")
+    return list(value)
+
+
 def _with_context(context: Any, question: str) -> str:
     return f"{text_of(context).strip()}\n{question}" if text_of(context).strip() else question
 
 
 def _query(row: Row) -> list[Draft]:
-    question = re.sub(r"\A(?:Question|Q): |\n(?:Answer|A):\s*\Z", "", str(row["query"]))
-    return [(question, list(row["choices"]), row["gold"])]
+    question = re.sub(r"\A(?:Question|Q): |\n(?:Answer|A):\s*\Z", "", text_of(row["query"]))
+    gold = row["gold"]
+    answer = gold[0] if isinstance(gold, list) and len(gold) == 1 else gold
+    return [(question, _listed(row["choices"]), answer)]
 
 
 def _labelled(row: Row) -> list[Draft]:
     choices = row["choices"]
     question = text_of(row.get("question") or row.get("question_stem"))
     if isinstance(choices, Mapping):
-        return [(question, choices["text"], _index(row["answerKey"], list(choices["label"]), []))]
+        return [(question, _listed(choices["text"]), _index(row["answerKey"], _listed(choices["label"]), []))]
     labels = [choice.get("label") for choice in choices]
     return [(question, [choice.get("text") for choice in choices], _index(row["answerKey"], labels, []))]
 
@@ -113,7 +130,7 @@ def _lettered(row: Row) -> list[Draft]:
 
 
 def _plain(row: Row) -> list[Draft]:
-    choices = [text_of(choice).strip() for choice in row["choices"]]
+    choices = [text_of(choice).strip() for choice in _listed(row["choices"])]
     return [
         (
             _with_context(row.get("context"), text_of(row["question"])),
@@ -124,14 +141,13 @@ def _plain(row: Row) -> list[Draft]:
 
 
 def _options(row: Row) -> list[Draft]:
-    raw = row["options"] if isinstance(row["options"], list) else []
-    options = [re.sub(r"\A\(?[A-J]\)[.\s]*", "", text_of(option)) for option in raw]
+    options = [re.sub(r"\A\(?[A-J]\)[.\s]*", "", text_of(option)) for option in _listed(row["options"])]
     question = _with_context(row.get("passage"), text_of(row["question"]))
     return [(question, list(options), _index(row.get("label", row.get("answer")), [], options))]
 
 
 def _endings(row: Row) -> list[Draft]:
-    return [(text_of(row["ctx"]), list(row["endings"]), _index(row["label"], [], []))]
+    return [(text_of(row["ctx"]), _listed(row["endings"]), _index(row["label"], [], []))]
 
 
 def _goal(row: Row) -> list[Draft]:
@@ -165,12 +181,9 @@ def _sentence(row: Row) -> list[Draft]:
 
 
 def _yes_no(row: Row) -> list[Draft]:
-    right = (
-        row["answer"]
-        if isinstance(row["answer"], bool)
-        else str(row["answer"]).lower() in ("true", "yes", "1")
-    )
-    return [(_with_context(row["passage"], text_of(row["question"])), ["no", "yes"], int(right))]
+    verdicts = {"false": 0, "no": 0, "0": 0, "true": 1, "yes": 1, "1": 1}
+    right = verdicts.get(str(row["answer"]).strip().lower())
+    return [(_with_context(row["passage"], text_of(row["question"])), ["no", "yes"], right)]
 
 
 def _cause_effect(row: Row) -> list[Draft]:
@@ -193,14 +206,14 @@ def _minimal_pair(row: Row) -> list[Draft]:
 
 
 def _idiom(row: Row) -> list[Draft]:
-    return [(text_of(row["content"]), list(row["candidates"]), _index(row["answer"], [], []))]
+    return [(text_of(row["content"]), _listed(row["candidates"]), _index(row["answer"], [], []))]
 
 
 def _reading(row: Row) -> list[Draft]:
     """C3: one text with several questions."""
     drafts: list[Draft] = []
     for item in row["questions"] or []:
-        choices = [text_of(choice).strip() for choice in item["choice"]]
+        choices = [text_of(choice).strip() for choice in _listed(item["choice"])]
         question = _with_context(row["document"], text_of(item["question"]))
         drafts.append((question, list(choices), _index(item["answer"], [], choices)))
     return drafts

@@ -146,10 +146,11 @@ class Cleaner:
         urls, _ = repair_batch(documents.column("url"))
         screened = self.screen.run(texts, _addresses(urls, origin), source, language)
         self._count_repairs(repairs | screened.repairs)
-        texts = screened.texts
+        texts, languages = screened.texts, screened.columns["language"]
         filled = screened.columns["visible_characters"].to_numpy() > 0
         for place in np.flatnonzero(~filled).tolist():
-            title = self.screen.masked_titles(documents.column("title").slice(place, 1))[0].as_py()
+            one = (column.slice(place, 1) for column in (documents.column("title"), languages))
+            title = self.screen.screened_titles(*one)[0].as_py()
             licence = documents.column("licence")[place].as_py()
             about = {"doc_id": "", "source": source, "title": title, "licence": licence, "origin": origin}
             self.funnel.dropped("repaired", "empty", "", num_bytes=int(before[place]), **about)
@@ -158,7 +159,7 @@ class Cleaner:
         if not filled.any():
             return
         columns = {
-            **self._described(documents),
+            **self._described(documents, languages),
             "origin": _or_else(urls, origin).cast(pa.string()),
             **screened.columns,
             "doc_id": document_ids(screened.columns["text_hash"]),
@@ -168,10 +169,11 @@ class Cleaner:
         }
         self._write(columns, pa.array(filled))
 
-    def _described(self, documents: pa.RecordBatch) -> dict[str, pa.Array]:
+    def _described(self, documents: pa.RecordBatch, languages: pa.Array) -> dict[str, pa.Array]:
         """Columns that follow from what the file says of the documents."""
         titles, _ = repair_batch(documents.column("title"))
-        titles = pc.utf8_slice_codeunits(self.screen.masked_titles(titles), 0, MAX_TITLE_CHARACTERS)
+        titles = self.screen.screened_titles(titles, languages)
+        titles = pc.utf8_slice_codeunits(titles, 0, MAX_TITLE_CHARACTERS)
         begins, ends = documents.column("begin"), documents.column("end")
         nowhere = pc.less(begins, 0)
         return {

@@ -15,8 +15,9 @@ from stages.corpus_prep.entries import of_split
 from stages.corpus_prep.filtering import Filters
 from stages.corpus_prep.findings import show_duplicates
 from stages.corpus_prep.funnel import Funnel
-from stages.corpus_prep.gathering import Gathered, Gatherer, read_own_questions
+from stages.corpus_prep.gathering import Gathered, Gatherer
 from stages.corpus_prep.inputs import earlier_folders
+from stages.corpus_prep.own_questions import read_own_questions
 from stages.corpus_prep.repeat_passes import RepeatRules
 from stages.corpus_prep.repeats import Cut, cut_repeats
 from stages.corpus_prep.screening.screen_documents import Screening
@@ -63,7 +64,7 @@ class CorpusBuild:
         self.shards, self.funnel = shards, funnel
         self.tables = session.work_dir / "tables"
         self.tables.mkdir(parents=True, exist_ok=True)
-        self.own_questions = read_own_questions(config, session)
+        self.own_questions = read_own_questions(config, session, funnel)
         self.filters = Filters(config.filters, config.thresholds, limits_of(config))
         screening = Screening(self.filters, mask=config.mask, simplify_chinese=config.simplify_chinese)
         models = make_models(config, screening.clean, self.tables / "models")
@@ -140,7 +141,8 @@ class CorpusBuild:
         """Ask questions on held-out documents; write them and the user's. Returns questions per task."""
         leaks = {doc_id: items for path in self._leaks for doc_id, items in read_leaks(path).items()}
         questions = make_questions(self.found, leaks, self.config)
-        tasks = write_benchmark(questions, self.own_questions, self.outputs["benchmark"])
+        scored = {source: own.sample for source, own in self.own_questions.items()}
+        tasks = write_benchmark(questions, scored, self.outputs["benchmark"])
         if not tasks:
             self.session.warn("no benchmark question could be made: too few held-out documents")
         self._asked = [question.doc_id for question in questions]
@@ -179,11 +181,11 @@ class CorpusBuild:
         return ContaminationIndex(self._own_items(), rules)
 
     def _own_items(self) -> list[tuple[str, str]]:
-        """(name, text) of the user's own questions."""
+        """(name, text) of all of the user's own questions, also of those that are not scored."""
         named = [
-            (f"{source} {key[:8]}", without_surrogates(question.question))
-            for source, sample in self.own_questions.items()
-            for key, question in sample.items()
+            (f"{source} {key[:8]}", without_surrogates(text))
+            for source, own in self.own_questions.items()
+            for key, text in own.texts()
         ]
         # As documents have them: a question with a telephone number stands masked in the page it is from.
         asked = self.screening.clean(pa.array([text for _, text in named], pa.large_string())).to_pylist()

@@ -12,12 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.corpus_prep.benchmark_forms import (
-    Question,
-    looks_like_benchmark,
-    questions_of,
-    unknown_question_form,
-)
+from stages.corpus_prep.benchmark_forms import looks_like_benchmark
 from stages.corpus_prep.funnel import Funnel
 from stages.corpus_prep.harvest import harvest
 from stages.corpus_prep.harvest_files import harvested_packages
@@ -37,7 +32,7 @@ from stages.corpus_prep.reading.pieces import Piece, pieces
 from stages.corpus_prep.reading.readers import ReadNotes, read_rows
 from stages.corpus_prep.reading.record_forms import recognise, unknown_form
 from stages.corpus_prep.reading.sources import Listing, SourceFile, expand, survey
-from stages.corpus_prep.sampling import Mixture, Smallest, hashed_id
+from stages.corpus_prep.sampling import Mixture
 from stages.corpus_prep.screening.screen_documents import Screening
 from stages.corpus_prep.screening.screen_records import record_text
 from stages.corpus_prep.spec import CorpusPrepConfig
@@ -290,21 +285,3 @@ def _parquet_size(path: Path) -> int:
     except (OSError, ValueError):
         return 1
     return sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups))
-
-
-def read_own_questions(config: CorpusPrepConfig, session: StageSession) -> dict[str, Smallest[Question]]:
-    """Source -> questions of `benchmark_sources`. Raises UserError for a file without any of a known form."""
-    found: dict[str, Smallest[Question]] = {}
-    for file in expand("benchmark_sources", config.benchmark_sources) if config.benchmark_sources else []:
-        sample: Smallest[Question] = Smallest(config.max_questions_per_source)
-        first: dict[str, Any] = {}
-        for row in read_rows(file, ReadNotes()):
-            first = first or row
-            for question in questions_of(row) or ():
-                key = hashed_id("question", question.question, *question.choices)
-                sample.add(key, question)
-        if not len(sample):
-            raise unknown_question_form(file.name, first)
-        session.log(f"{file.name}: {sample.num_added:,} questions, {len(sample):,} taken")
-        found[file.name] = sample
-    return found

@@ -7,8 +7,8 @@ A shard is a group of files (or parts of one). What comes out lies in the shard'
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,10 +159,8 @@ class _Preparer:
         elif isinstance(record, Conversation | PreferencePair):
             self._take_record(file, row, record)
         else:
-            text = json.dumps(row.fields, ensure_ascii=False, default=str)[:400]
-            place = f"row {row.number + 1}" if row.number >= 0 else f"at byte {row.begin:,}"
-            detail = "; ".join(filter(None, (record.detail, place)))
-            self._reject_row(file, text, record.reason, detail, licence_of(row.fields, file))
+            detail = "; ".join(filter(None, (record.detail, row.place)))
+            self._reject_row(file, row.preview, record.reason, detail, licence_of(row.fields, file))
 
     def _take_document(self, file: SourceFile, row: ReadRow, record: Document, fraction: float) -> None:
         wanted = fraction >= 1.0 or in_fraction(record.text, "sample", fraction)
@@ -193,7 +191,13 @@ class _Preparer:
 
     def _reject_row(self, file: SourceFile, text: str, reason: str, detail: str, licence: str) -> None:
         self.reasons[reason] += 1
-        about = {"doc_id": hashed_id("row", file.name, text), "source": file.name, "title": ""}
-        text = mask_text(without_surrogates(text), self.task.screening.mask)
-        lineage = {"licence": licence, "origin": file.origin, "num_bytes": utf8_length(text)}
-        self.funnel.dropped("records", reason, text, detail, **about, **lineage)
+        dropped = Reject(file.origin, reason, detail, text)
+        drop_row(self.funnel, file, dropped, licence, self.task.screening.mask)
+
+
+def drop_row(funnel: Funnel, file: SourceFile, reject: Reject, licence: str, mask: Collection[str]) -> None:
+    """Record a row that was left out. mask: kinds of personal data that its excerpt may not show."""
+    about = {"doc_id": hashed_id("row", file.name, reject.excerpt), "source": file.name, "title": ""}
+    text = mask_text(without_surrogates(reject.excerpt), mask)
+    lineage = {"licence": licence, "origin": file.origin, "num_bytes": utf8_length(text)}
+    funnel.dropped("records", reject.reason, text, reject.detail, **about, **lineage)

@@ -105,7 +105,7 @@ class CorpusPrepConfig(StageConfig):
     num_questions: int = Field(default=300, ge=4)
     """Benchmark questions made from held-out documents."""
     max_questions_per_source: int = Field(default=200, ge=1)
-    """Most questions to take of each file of benchmark_sources."""
+    """Most questions to score of each file of benchmark_sources; the corpus is kept free of all of them."""
     num_scenarios: int = Field(default=80, ge=5)
     """Agent scenarios with phrasings that training has seen, and as many with phrasings that it has not."""
     seed: int = 0

@@ -40,6 +40,7 @@ ROW_REASONS = {
     "line_too_long": "the line is over the limit",
     "bad_csv": "the row breaks the rules of CSV",
     "bad_page": "the page of a PDF cannot be read",
+    "no_question_row": "the row of a benchmark file holds no question with its choices and its answer",
 }
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 REASONS = {
@@ -45,8 +46,8 @@ class Malformed(Exception):
 class Message:
     """One turn. tool_calls are {"name", "arguments"} objects; reasoning is what was thought before.
 
-    call_ids: of an assistant's calls, "" where one has none, or of the call that a tool answers. They say
-    nothing of their own: records that differ in ids alone are equal to every check.
+    call_ids: of an assistant's calls, "" where one has none, or of the call that a tool answers. Beyond which
+    result belongs to which call they say nothing: records that differ in ids alone are equal to every check.
     """
 
     role: str
@@ -312,3 +313,30 @@ _FOLLOWS = {
     "assistant": ("user",),
     "tool": ("assistant",),
 }
+
+
+def in_call_order(messages: Sequence[Message]) -> list[Message]:
+    """The same turns; results of several calls stand in the order of these calls.
+
+    They are matched by their ids, where every call of the turn has one, and put in order where every result
+    has one. Raises Malformed for a result with an id that no call has left.
+    """
+    ordered: list[Message] = []
+    for is_result, turns in groupby(messages, lambda message: message.role == "tool"):
+        group = list(turns)
+        asked = ordered[-1].call_ids if is_result and ordered else ()
+        ordered += _matched(group, asked) if asked and all(asked) else group
+    return ordered
+
+
+def _matched(results: list[Message], asked: tuple[str, ...]) -> list[Message]:
+    waiting, places = list(asked), []
+    for result in results:
+        for of in result.call_ids:
+            if of not in waiting:
+                raise Malformed("result_without_call", f"no call has the id {of}")
+            waiting.remove(of)
+            places.append(asked.index(of))
+    if len(places) < len(results):
+        return results
+    return [result for _, result in sorted(zip(places, results, strict=True), key=lambda pair: pair[0])]

@@ -15,6 +15,7 @@ from stages.corpus_prep.reading.messages import (
     Malformed,
     Message,
     check_order,
+    in_call_order,
     is_dialogue,
     messages_of,
     text_of,
@@ -195,7 +196,7 @@ def _conversation(row: Row, messages: list[Message]) -> Conversation:
     if not messages:
         raise Malformed("empty_answer", "no answer")
     check_order(messages, tools)
-    return Conversation(tuple(messages), tools)
+    return Conversation(tuple(in_call_order(messages)), tools)
 
 
 def _opened(row: Row, messages: list[Message]) -> list[Message]:
@@ -272,4 +273,4 @@ def _pair(row: Row, prompt: list[Message], chosen: Message, rejected: Message) -
         raise Malformed("same_answers")
     # What is wrong with the rejected answer may be just that: a call of a tool that nobody offers.
     check_order([*prompt, chosen], tools)
-    return PreferencePair(tuple(prompt), chosen, rejected, tools)
+    return PreferencePair(tuple(in_call_order(prompt)), chosen, rejected, tools)

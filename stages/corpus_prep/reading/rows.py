@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ Fields = dict[str, Any]
 LICENCE_FIELDS = ("license", "licence", "licenses")
 URL_FIELDS = ("url", "source_url", "uri", "link")
 ABOUT_FIELDS = ("metadata", "meta")
+PREVIEW_CHARACTERS = 400
 
 
 class ReadRow(NamedTuple):
@@ -26,6 +28,16 @@ class ReadRow(NamedTuple):
     begin: int = -1
     end: int = -1
     number: int = -1
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return f"row {self.number + 1}" if self.number >= 0 else f"at byte {self.begin:,}"
+
+    @property
+    def preview(self) -> str:
+        """The beginning of its fields as JSON."""
+        return json.dumps(self.fields, ensure_ascii=False, default=str)[:PREVIEW_CHARACTERS]
 
 
 #: Reads the rows of one file of a kind, as a whole.

@@ -34,8 +34,10 @@ class Kind:
 
 _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9_](?:[A-Za-z0-9._%+\-]{0,62}[A-Za-z0-9_%+\-])?"
-    r"@((?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![A-Za-z0-9_@(\[=\-]|\.[A-Za-z0-9])"
+    r"@((?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![A-Za-z0-9_@\[=]|\.[A-Za-z0-9])"
 )
+#: Before a bracket or a hyphen only these count, as `a@b.dot(c)` and `a@self.net-b` multiply matrices.
+_NO_ATTRIBUTES = re.compile(r"(?!self\.).+\.(?:com|org|edu|gov|io|de|fr|nl|uk|eu|cn|jp|ru)")
 _ACCOUNTS = ("git@", "root@", "ubuntu@", "ec2-user@")
 _RESERVED = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu|cn))?|test|invalid|localhost|local)$")
 _OF_ADDRESS = re.compile(r"://[A-Za-z0-9._%+:\-]*$")
@@ -47,13 +49,17 @@ def _is_email(match: Match) -> bool:
     domain = match[1].lower()
     if _OF_ADDRESS.search(match.string, max(0, match.start() - 128), match.start()):
         return False
+    if match.string[match.end() : match.end() + 1] in ("(", "-") and not _NO_ATTRIBUTES.fullmatch(domain):
+        return False
     return not (match[0].startswith(_ACCOUNTS) or _RESERVED.search(domain) or _IMAGE.search(domain))
 
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IP = re.compile(
     rf"(?<![A-Za-z0-9._\-])(?<![=~<>!]=)((?:{_OCTET}\.){{3}}{_OCTET})(?![A-Za-z0-9_]|[.\-][A-Za-z0-9])"
-    r"|(?<![A-Za-z0-9:.])((?:[0-9A-Fa-f]{1,4}:|:){2,8}[0-9A-Fa-f]{0,4})(?![A-Za-z0-9:.])"
+    # `IP:` or `address:` may stand before: a letter or a word that is no group of hexadecimal digits.
+    r"|(?:(?<![A-Za-z0-9:.])|(?<=[G-Zg-z]:)|(?<=[A-Za-z]{5}:))"
+    r"((?:[0-9A-Fa-f]{1,4}:|:){2,8}[0-9A-Fa-f]{0,4})(?![A-Za-z0-9:]|\.[A-Za-z0-9]|(?<=:)\[)"
 )
 _VERSION_BEFORE = re.compile(r"(?:version|release|section|版本|版本号|章节)[ :=]*$", re.IGNORECASE)
 _CHINESE_VERSION = "版本".encode().decode("latin-1")

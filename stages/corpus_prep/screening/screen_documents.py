@@ -87,8 +87,10 @@ class DocumentScreen:
             columns |= dict(zip(batch.schema.names, batch.columns, strict=True))
         return Screened(edited.texts, repairs, columns | self._scores(edited.texts, addresses))
 
-    def masked_titles(self, titles: pa.LargeStringArray) -> pa.LargeStringArray:
-        """Titles are texts, too; what is masked in them does not count."""
+    def screened_titles(self, titles: pa.LargeStringArray, languages: pa.Array) -> pa.LargeStringArray:
+        """Titles are texts, too, of their document's language; what is changed in them does not count."""
+        if self.screening.simplify_chinese:
+            titles, _ = simplify_chinese(titles, _equals(languages, "zh"))
         return mask_personal_data(titles, self.screening.mask)[0] if self.screening.mask else titles
 
     def _mask(self, texts: pa.LargeStringArray) -> tuple[pa.LargeStringArray, pa.RecordBatch]:

@@ -307,6 +307,25 @@ def test_records_that_give_questions_away_are_left_out(run_stage, tmp_path, sour
     assert "talk.jsonl" not in {row["source"] for row in result.rows("preferences")}
 
 
+def test_questions_that_are_not_scored_are_kept_out_too(run_stage, tmp_path, sources) -> None:
+    others = ("Who winds the clock in the tower on holidays?", "Which of the two bells was cast in Lübeck?")
+    asked = [PLANTED, *(f"{other} It was told in the {n}th chapter." for n, other in enumerate(others, 4))]
+    rows = [{"question": text, "choices": ["yes", "no"], "answer": 0} for text in asked]
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    leaking = [{"text": f"Somebody wrote to us in spring. {text} Nobody has answered."} for text in asked]
+    said = [{"question": text, "answer": "Nobody knows."} for text in asked]
+    for name, held in (("leaks.jsonl", leaking), ("talk.jsonl", said)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in held), encoding="utf-8")
+    mine = (str(tmp_path / "leaks.jsonl"), str(tmp_path / "talk.jsonl"))
+    settings = {"benchmark_sources": (str(tmp_path / "bench.jsonl"),), "max_questions_per_source": 1}
+    result = run_stage(sources=(*sources, *mine), **settings, **UNLIKE)
+    assert sum(row["source"] == "bench.jsonl" for row in result.rows("benchmark")) == 1
+    dropped = [row for row in result.rows("rejects") if row["reason"] == "benchmark_overlap"]
+    found = Counter((row["step"], row["source"]) for row in dropped)
+    assert found["decontaminated", "leaks.jsonl"] == found["records", "talk.jsonl"] == 3
+    assert len({row["detail"].split(":")[0] for row in dropped}) == 3
+
+
 def test_records_keep_what_was_said_and_where_they_are_from(run_stage, tmp_path, sources) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"b": 1, "a": "灯"}'}}
     tool = {"type": "function", "function": {"name": "add", "description": "Adds."}}
@@ -401,6 +420,40 @@ def test_benchmark_questions_do_not_become_training_data(run_stage, questions) -
     with pytest.raises(UserError, match="holds benchmark questions") as caught:
         run_stage(sources=questions, **SMALL)
     assert "benchmark_sources" in caught.value.hint
+
+
+def test_benchmark_rows_without_a_question_are_rejects_with_a_warning(run_stage, tmp_path, sources) -> None:
+    path = tmp_path / "bench.jsonl"
+    good = json.dumps({"question": PLANTED, "choices": ["yes", "no"], "answer": 0})
+    odd = json.dumps({"ctx": "Ask bob@ferry.de how", "endings": None, "label": 0})
+    path.write_text(f'{good}\n{odd}\nnot json\n{{"weather": "fine"}}\n', encoding="utf-8")
+    result = run_stage(sources=sources, benchmark_sources=(str(path),), **SMALL)
+    assert SPEC.writes["rejects"].check(result.parts["rejects"]) == []
+    dropped = [row for row in result.rows("rejects") if row["source"] == "bench.jsonl"]
+    assert [(row["step"], row["reason"], row["detail"]) for row in dropped] == [
+        ("records", "no_question_row", f"at byte {len(good) + 1}"),
+        ("records", "bad_json", "line 3"),
+        ("records", "no_question_row", f"at byte {len(good) + len(odd) + 11}"),
+    ]
+    assert "[EMAIL]" in dropped[0]["preview"] and dropped[1]["preview"] == "not json"
+    events = read_events(result.folder / "work" / "events.jsonl")
+    said = [event["message"] for event in events if event.get("level") == "warning"]
+    assert "bench.jsonl: 2 rows are no questions, 1 line is no JSON" in said
+
+
+def test_a_benchmark_file_that_is_damaged_stops_the_stage_or_is_a_reject(
+    run_stage, tmp_path, sources
+) -> None:
+    (tmp_path / "cut.json").write_text('[{"question": "Wh', encoding="utf-8")
+    bad = (str(tmp_path / "cut.json"),)
+    with pytest.raises(UserError, match="is no JSON"):
+        run_stage(sources=sources, benchmark_sources=bad, **SMALL)
+    result = run_stage(sources=sources, benchmark_sources=bad, on_damage="skip", **SMALL)
+    assert [row["reason"] for row in result.rows("rejects") if row["source"] == "cut.json"] == ["broken"]
+    unanswered = json.dumps({"question": PLANTED, "choices": ["yes", "no"], "answer": None})
+    (tmp_path / "idle.jsonl").write_text(f"{unanswered}\nnothing\n", encoding="utf-8")
+    with pytest.raises(UserError, match="no benchmark question: 1 row is no question, 1 line is no JSON"):
+        run_stage(sources=sources, benchmark_sources=(str(tmp_path / "idle.jsonl"),), **SMALL)
 
 
 def test_wrong_columns_and_wrong_questions_and_nothing_left(run_stage, tmp_path) -> None:

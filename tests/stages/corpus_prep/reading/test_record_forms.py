@@ -144,6 +144,35 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"name": "add", "ar
 RESULT = {"role": "tool", "content": "3"}
 
 
+def _calls(*ids: str) -> dict[str, Any]:
+    calls = [{"id": of, "name": "add", "arguments": {"of": number}} for number, of in enumerate(ids)]
+    return {"role": "assistant", "tool_calls": calls}
+
+
+def _result(of: str, said: str = "3") -> dict[str, Any]:
+    return {"role": "tool", "content": said, "tool_call_id": of}
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "kept"),
+    [
+        ("abc", "cab", "abc"),
+        ("abc", "ca", "ac"),
+        ("aa", "aa", "aa"),
+        ("abc", ["c", "", "a"], ["c", "", "a"]),
+        (["a", ""], ["x", "a"], ["x", "a"]),
+        (["", ""], "ba", "ba"),
+    ],
+)
+def test_results_stand_in_the_order_of_their_calls(asked: Any, given: Any, kept: Any) -> None:
+    first, second = _calls(*asked), [_result(of, f"result {of}") for of in given]
+    said = [ASK, first, *second, _calls("z"), _result("z", "last"), SAY]
+    pair = _convert({"prompt": [*said, ASK], "chosen": "A", "rejected": "B"})
+    for messages in (_convert({"messages": said}).messages, pair.prompt):
+        found = [message.content for message in messages if message.role == "tool"]
+        assert found == [*(f"result {of}".strip() for of in kept), "last"]
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -162,6 +191,10 @@ RESULT = {"role": "tool", "content": "3"}
         ({"messages": [ASK, {"role": "wizard", "content": "Abracadabra"}, SAY]}, "unknown_role"),
         ({"messages": [ASK, RESULT, SAY]}, "result_without_call"),
         ({"messages": [ASK, CALL, RESULT, RESULT, SAY]}, "result_without_call"),
+        ({"messages": [ASK, _calls("a"), _result("b"), SAY]}, "result_without_call"),
+        ({"messages": [ASK, _calls("a", "b"), _result("a"), _result("a"), SAY]}, "result_without_call"),
+        ({"messages": [ASK, _calls("a"), RESULT, _calls("b"), _result("a"), SAY]}, "result_without_call"),
+        ({"prompt": [ASK, _calls("a"), _result("b")], "chosen": "A", "rejected": "B"}, "result_without_call"),
         ({"messages": [ASK, CALL, ASK, SAY]}, "call_without_result"),
         ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "function_call", "value": "add(1, 2)"}]}, "bad_arguments"),
         ({"messages": [ASK, {"role": "assistant", "tool_calls": [{"name": "add", "arguments": "1, 2"}]}]}, "bad_arguments"),

@@ -43,6 +43,11 @@ GROUPED = " ".join(VISA[i : i + 4] for i in range(0, 16, 4))
         ("邮箱zhang@firm.cn联系", "邮箱[EMAIL]联系"),
         ("host 93.184.216.34:80 up", "host [IP]:80 up"),
         ("from [2a00:1450:4001:81b::200e]", "from [[IP]]"),
+        ("2606:2800:220:1:248:1893:25c8:1946. Next", "[IP]. Next"),
+        ("IP:2606:2800:220:1:248:1893:25c8:1946", "IP:[IP]"),
+        ("source:2a00:1450:4001:81b::200e.\nAddr:2a00:1450:4001:81b::200e", "source:[IP].\nAddr:[IP]"),
+        ("a.b@firm.de(work), bob@firm.io-and so on", "[EMAIL](work), [EMAIL]-and so on"),
+        ("2a00:1450:4001:81b::200ejane@firm.de", "2a00:1450:4001:81b::[EMAIL]"),
         ("call +49 30 1234567 now", "call [PHONE] now"),
         ("+1 (415) 867-5309", "[PHONE]"),
         ("手机：13812345678。", "手机：[PHONE]。"),
@@ -59,6 +64,7 @@ GROUPED = " ".join(VISA[i : i + 4] for i in range(0, 16, 4))
 )
 def test_what_is_masked(text: str, masked: str) -> None:
     assert mask_personal_data(pa.array([text], pa.large_string()))[0].to_pylist() == [masked]
+    assert mask_personal_data(pa.array([masked], pa.large_string()))[0].to_pylist() == [masked]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +76,10 @@ def test_what_is_masked(text: str, masked: str) -> None:
         "version 93.184.216.34, v93.184.216.34, section 1.2.3.4, 10.20.30.40.50, 300.1.2.3, 8.8.8.8",
         "版本 93.184.216.34 cudnn==93.184.216.34 x>=93.184.216.34",
         "::1 fe80::1 2001:db8::7 std::vector::size a::b 12:34:56 cafe::beef",
+        "y = a@b.dot(c) + x@self.net(h)-W@self.net-b, q@k.mT-1, g@self.io(h), a@torch.linalg.inv(b)",
+        "cafe:2a00:1450:4001:81b::200e 2606:2800:220:1:248:1893:25c8:1946.5",
+        "x:2606:2800:220:1:248:1893:25c8:1:9",
+        "std::cafe::a::b. wwn:20:00:00:25:b5:00:00:1f at 20:15:30:45. MD5:20:b1:c2:d3:e4:f5:a6:b7:c8",
         "+1 202-555-0143 and 1+2345678901 and x +12",
         "pi is 3.1415926535897932 and 0.13812345678 and A13812345678B, id_13812345678",
         f"{ID[:-1]}{'1' if ID[-1] != '1' else '2'} and 99{ID[2:]}",
@@ -107,7 +117,8 @@ def test_luhn() -> None:
 # fmt: off
 PIECES = st.sampled_from((
     "jane@firm.de", "@", ".", ":", " ", "\n", "-", "+", "(", ")", "93.184.216.34", "13812345678", "555", "86",
-    "+49 30 1234567", ID, VISA, GROUPED, "2a00:1450:4001:81b::200e", "a", "Z", "7", "12", "中", "é", "v", "X",
+    "+49 30 1234567", ID, VISA, GROUPED, "2a00:1450:4001:81b::200e", "IP:", "bob@firm.io",
+    "a", "Z", "7", "12", "中", "é", "v", "X",
     "version ", ",", "[", "_", "example.com",
 ))
 # fmt: on

@@ -82,6 +82,15 @@ def test_traditional_characters(run_stage: Any, tmp_path: Path) -> None:
     assert "traditional" not in "\n".join(_said(plain, "info"))
 
 
+def test_titles_of_chinese_documents_are_made_simplified(run_stage: Any, tmp_path: Path) -> None:
+    rows = [{"title": "屋頂", "text": TRADITIONAL}, {"title": "東京の風景", "text": JAPANESE}]
+    filler = [{"title": f"number {number}", "text": text} for number, text in enumerate(ENGLISH)]
+    sources = (_lines(tmp_path / "a.jsonl", rows + filler),)
+    plain, simple = (run_stage(sources=sources, simplify_chinese=value, **FEW) for value in (False, True))
+    assert {"屋頂", "東京の風景"} <= set(_kept(plain))
+    assert {"屋顶", "東京の風景"} <= set(_kept(simple)) and "屋頂" not in _kept(simple)
+
+
 def test_a_language_that_is_not_sure(run_stage: Any, tmp_path: Path) -> None:
     mixed = [
         "Der Zug le train the slow one, lento pero seguro, en por toget 7 8 9 ok ja nein oui si tak nie.",
