@@ -334,11 +334,14 @@ def _parsed(block: bytes, begin: int, file: SourceFile, names: Names) -> pa.Reco
         return None
     if table.num_rows != len(begins) or not table.num_columns:
         return None
-    batch = table.combine_chunks().to_batches()[0]
-    if not _all_have_the_same(batch, names):
-        return None
     numbers = np.full(len(begins), -1, np.int64)
-    return _documents(batch, file, names, (begins + begin, ends + begin, numbers))
+    try:
+        batch = table.combine_chunks().to_batches()[0]
+        if not _all_have_the_same(batch, names):
+            return None
+        return _documents(batch, file, names, (begins + begin, ends + begin, numbers))
+    except UnicodeDecodeError:  # a name of a field, which Arrow's JSON reader does not check either
+        return None
 
 
 def _lines(block: bytes) -> tuple[np.ndarray, np.ndarray]:

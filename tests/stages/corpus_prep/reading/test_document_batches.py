@@ -112,6 +112,15 @@ def test_bytes_that_are_no_utf8_go_the_way_of_rows(tmp_path: Path) -> None:
     assert num_in_batches == 0
 
 
+@pytest.mark.parametrize("odd", [b'{"text": "b", "\x80": 1}', b'{"text": "b", "meta": {"\x80": 1}}'])
+def test_names_of_fields_that_are_no_utf8_go_the_way_of_rows(tmp_path: Path, odd: bytes) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"text": "a"}\n' + odd + b"\n")
+    cut = pieces(_file(path), 1 << 20)
+    documents, rejects, _ = _by_batches(cut)
+    assert (documents, rejects) == _by_rows(cut) and len(documents) == 2
+
+
 def test_plain_documents_do_come_in_batches(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     rows = [{"id": n, "text": f"Text {n}", "title": f"T{n}", "date": "2020-01-01"} for n in range(3000)]
