@@ -13,7 +13,7 @@ import torch
 from data_contracts.checkpoint import CHECKPOINT
 from stages.pretrain.run import run
 from stages.pretrain.spec import PretrainConfig
-from stages.runtime.errors import StopRequested
+from stages.runtime.errors import StopRequested, UserError
 from stages.runtime.session import StageSession
 from stages.whitebox.checkpoint import load_model
 
@@ -66,3 +66,17 @@ def test_trained_stopped_resumed_and_opened_elsewhere(
     if kind == "Dots1":
         biases = torch.stack([block.mlp.gate.e_score_correction_bias for block in model.model.layers])
         assert (biases != 0).any()
+
+
+@pytest.mark.parametrize("kind", [{"num_experts": 4}, {"architecture": "minimind-moe"}])
+def test_experts_in_several_processes_are_refused(
+    kind: dict[str, Any],
+    config: PretrainConfig,
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    session: StageSession,
+) -> None:
+    config = PretrainConfig(**{**config.model_dump(), "processes": 2, **kind})
+    with pytest.raises(UserError, match="in one process only") as caught:
+        run(config, inputs, {"model": tmp_path}, session)
+    assert "processes" in caught.value.hint
