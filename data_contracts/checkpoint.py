@@ -19,16 +19,17 @@ CONFIG_KEYS = (
     "tie_word_embeddings",
 )
 
+#: A model with an imported vocabulary has no tokenizer.model.
 CHECKPOINT = Contract(
     name="checkpoint",
-    version=1,
+    version=2,
     summary="model.safetensors and config.json under Hugging Face's names, with the tokenizer beside them",
     rules=(
         TensorRule("model.safetensors", tensors={"model.embed_tokens.weight": (), "model.norm.weight": ()}),
         JsonRule("config.json", keys=CONFIG_KEYS),
         JsonRule("generation_config.json", keys=("eos_token_id",)),
         JsonRule("tokenizer.json", keys=("model",)),
-        FileRule("tokenizer.model"),
+        FileRule("tokenizer.model", minimum=0),
         JsonRule("tokenizer_config.json", keys=("chat_template",)),
     ),
 )

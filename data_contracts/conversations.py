@@ -22,6 +22,10 @@ MESSAGE = pa.struct(
     }
 )
 
+#: A turn of a conversation to train on. weight: how much an assistant's turn counts in the loss; null is 1, 0
+#: is only read.
+WEIGHTED_MESSAGE = pa.struct([*MESSAGE, pa.field("weight", pa.float64())])
+
 #: Where a record is from, named and meant as in `documents`.
 LINEAGE = {
     "source": pa.string(),
@@ -34,8 +38,8 @@ LINEAGE = {
 #: tools: JSON list of the functions on offer, in OpenAI's form, or "".
 CONVERSATIONS = Contract(
     name="conversations",
-    version=2,
-    summary="multi-turn conversations with tools, tool calls and reasoning where they have them",
+    version=3,
+    summary="multi-turn conversations with tools, tool calls, reasoning and weights where they have them",
     rules=(
         TableRule(
             schema=pa.schema(
@@ -45,7 +49,7 @@ CONVERSATIONS = Contract(
                     "kind": pa.string(),
                     "split": pa.string(),
                     "tools": pa.string(),
-                    "messages": pa.list_(MESSAGE),
+                    "messages": pa.list_(WEIGHTED_MESSAGE),
                 }
             ),
             unique="conversation_id",

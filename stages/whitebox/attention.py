@@ -22,9 +22,11 @@ from stages.whitebox.config import ModelConfig
 from stages.whitebox.kv_cache import KVCache
 from stages.whitebox.norm import RMSNorm
 from stages.whitebox.rope import apply_rope
+from stages.whitebox.text_pieces import Pieces, attend_pieces, take
 
-Mask = Tensor | BlockMask
-"""True where a query may look, Bx1xTxS; or the same as blocks, most of which FlexAttention skips."""
+Mask = Tensor | BlockMask | Pieces
+"""True where a query may look, Bx1xTxS; the same as blocks, most of which FlexAttention skips; or texts that
+look only at themselves."""
 
 
 def document_mask(document_ids_BxT: Tensor, window: int | None = None) -> Tensor:
@@ -98,6 +100,8 @@ def attend(q_BxNxTxH: Tensor, k_BxKxSxH: Tensor, v_BxKxSxH: Tensor, mask: Mask |
     Returns:
         o_BxNxTxH.
     """
+    if isinstance(mask, Pieces):
+        return attend_pieces(q_BxNxTxH, k_BxKxSxH, v_BxKxSxH, mask)
     has_groups = q_BxNxTxH.shape[1] != k_BxKxSxH.shape[1]
     if isinstance(mask, BlockMask):
         # Under autocast norms and RoPE leave float32; the other kernel casts by itself.
@@ -148,12 +152,17 @@ class Attention(nn.Module):
         rope: tuple[Tensor, Tensor],
         mask: Mask | None = None,
         cache: KVCache | None = None,
+        wanted_R: Tensor | None = None,
     ) -> Tensor:
         """`rope` holds cos_BxTx1xH and sin_BxTx1xH of the tokens' positions; `mask` has the window in it.
 
-        Returns y_BxTxD.
+        Returns y_BxTxD, or y_1xRxD of the tokens `wanted_R`; then `mask` is made for these.
         """
-        q_BxTxNxH = apply_rope(self.q_norm(self._heads(self.q_proj(x_BxTxD))), *rope)
+        asking_BxTxD, turn = x_BxTxD, rope
+        if wanted_R is not None:
+            asking_BxTxD = take(x_BxTxD, wanted_R)
+            turn = tuple(take(table.expand(*x_BxTxD.shape[:2], -1, -1), wanted_R) for table in rope)
+        q_BxTxNxH = apply_rope(self.q_norm(self._heads(self.q_proj(asking_BxTxD))), *turn)
         k_BxTxKxH = apply_rope(self.k_norm(self._heads(self.k_proj(x_BxTxD))), *rope)
         v_BxTxKxH = self._heads(self.v_proj(x_BxTxD))
         k_BxKxSxH, v_BxKxSxH = k_BxTxKxH.transpose(1, 2), v_BxTxKxH.transpose(1, 2)

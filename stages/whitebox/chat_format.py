@@ -24,11 +24,15 @@ tokens: encode untrusted text here.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stages.whitebox.chat_template import CHAT_TEMPLATE, Reasoning
 from stages.whitebox.tokenizer import Tokenizer
+
+__all__ = ["CHAT_TEMPLATE"]
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
@@ -40,54 +44,8 @@ SPECIAL_TOKENS = (*CHAT_TOKENS, *(f"<|reserved_{i}|>" for i in range(NUM_RESERVE
 
 ROLES = ("system", "user", "assistant", "tool")
 THINK, THINK_END = "<think>\n", "\n</think>"
+NO_THOUGHT = f"{THINK}{THINK_END}\n\n"
 TOOLS, TOOLS_END = "You may call these functions:\n<tools>\n", "\n</tools>"
-
-CHAT_TEMPLATE = """\
-{{- bos_token }}
-{%- set turns = messages %}
-{%- if tools %}
-{{- '<|im_start|>system\\n' }}
-{%- if messages[0].role == 'system' %}
-{%- set turns = messages[1:] %}
-{%- set prompt = (messages[0].content or '').strip('\\n') %}
-{{- prompt + '\\n\\n' if prompt }}
-{%- endif %}
-{{- 'You may call these functions:\\n<tools>' }}
-{%- for tool in tools %}
-{{- '\\n' + tool | tojson }}
-{%- endfor %}
-{{- '\\n</tools><|im_end|>\\n' }}
-{%- endif %}
-{%- for message in turns %}
-{%- set content = (message.content or '').strip('\\n') %}
-{%- if message.role == 'assistant' %}
-{{- '<|im_start|>assistant\\n' }}
-{%- generation %}
-{%- set thought = (message.reasoning_content or '').strip('\\n') %}
-{%- if thought %}
-{{- '<think>\\n' + thought + '\\n</think>' }}
-{{- '\\n\\n' if content }}
-{%- endif %}
-{{- content }}
-{%- for tool_call in message.tool_calls or [] %}
-{%- set call = tool_call.function or tool_call %}
-{{- '<tool_call>{"name": ' + call.name | tojson }}
-{{- ', "arguments": ' + call.arguments | tojson + '}</tool_call>' }}
-{%- endfor %}
-{{- '<|im_end|>' }}
-{%- endgeneration %}
-{{- '\\n' }}
-{%- elif message.role == 'tool' %}
-{{- '<|im_start|>user\\n<tool_response>' + content + '</tool_response><|im_end|>\\n' }}
-{%- else %}
-{{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
-{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-{{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
-"""The same format as Jinja, for `tokenizer_config.json`; a test compares ids and loss mask with `render`."""
 
 
 @dataclass
@@ -96,11 +54,18 @@ class RenderedChat:
 
     ids: list[int] = field(default_factory=list)
     is_target: list[bool] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    """How much each token counts in the loss; empty where all targets count 1."""
+    calls: list[tuple[int, int]] = field(default_factory=list)
+    """Where tool calls begin and end, markers included; no row ends inside one."""
 
-    def add(self, ids: Sequence[int], is_target: bool = False) -> None:
-        """Append `ids` under one flag."""
+    def add(self, ids: Sequence[int], weight: float = 0.0) -> None:
+        """Append `ids`; a weight of 0 leaves them out of the loss."""
+        if weight not in (0.0, 1.0) and not self.weights:
+            self.weights = [float(is_target) for is_target in self.is_target]
+        self.weights += [weight] * len(ids) if self.weights or weight not in (0.0, 1.0) else []
         self.ids += ids
-        self.is_target += [is_target] * len(ids)
+        self.is_target += [weight > 0] * len(ids)
 
     @property
     def num_targets(self) -> int:
@@ -113,27 +78,53 @@ def render(
     tokenizer: Tokenizer,
     add_generation_prompt: bool = False,
     tools: Sequence[Mapping[str, Any]] = (),
+    enable_thinking: bool = True,
 ) -> RenderedChat:
     """Ids and loss mask of `messages`, each {"role", "content", "reasoning_content", "tool_calls": [{"name",
-    "arguments"}]}; all but the role may be missing. tools: functions on offer, as JSON objects.
+    "arguments"}], "weight"}; all but the role may be missing. tools: functions on offer, as JSON objects.
 
-    Targets are what the assistant writes: reasoning, content, tool calls and the closing <|im_end|>.
-    With `add_generation_prompt` the ids end where the assistant's next message begins.
-    Raises ValueError on an empty list or an unknown role.
+    Targets are what the assistant writes: reasoning, content, tool calls and the closing <|im_end|>, each as
+    much as its message weighs. Which reasoning is shown is the tokenizer's to say (`chat_template.py`).
+    With `add_generation_prompt` the ids end where the assistant's next message begins; without
+    `enable_thinking` behind a block of reasoning that is empty, as Qwen3 has it.
+    Raises ValueError on an empty list, an unknown role or a weight below 0.
     """
     if not messages:
         raise ValueError("a conversation needs at least one message")
     chat = RenderedChat()
     chat.add([tokenizer.bos_id])
     newline = tokenizer.encode("\n")
-    for message in with_tools_told(messages, tools):
+    for message in with_tools_told(shown_reasoning(messages, tokenizer.reasoning), tools):
+        weight = _weight_of(message)
         _open_turn(chat, message["role"], tokenizer, newline)
-        _add_body(chat, message, tokenizer)
-        chat.add([tokenizer.special_id(IM_END)], message["role"] == "assistant")
+        _add_body(chat, message, tokenizer, weight)
+        chat.add([tokenizer.special_id(IM_END)], weight)
         chat.add(newline)
     if add_generation_prompt:
         _open_turn(chat, "assistant", tokenizer, newline)
+        chat.add([] if enable_thinking else tokenizer.encode(NO_THOUGHT))
     return chat
+
+
+def shown_reasoning(messages: Sequence[Mapping[str, Any]], reasoning: Reasoning) -> list[Mapping[str, Any]]:
+    """The messages without the reasoning that a conversation does not show: all, or that before the last
+    question.
+    """
+    asked = [place for place, message in enumerate(messages) if message["role"] == "user"]
+    first_shown = {"keep": 0, "drop": len(messages), "last_turn": asked[-1] if asked else 0}[reasoning]
+    return [
+        {**message, "reasoning_content": ""} if place < first_shown and message.get("reasoning_content")
+        else message
+        for place, message in enumerate(messages)
+    ]  # fmt: skip
+
+
+def _weight_of(message: Mapping[str, Any]) -> float:
+    """How much a message's tokens count: 1 unless it says otherwise, and 0 what is not the assistant's."""
+    weight = message.get("weight")
+    if weight is not None and not 0 <= weight < math.inf:
+        raise ValueError(f"a message has weight {weight}, expected 0 (not trained on) or more")
+    return (1.0 if weight is None else float(weight)) if message["role"] == "assistant" else 0.0
 
 
 def _open_turn(chat: RenderedChat, role: str, tokenizer: Tokenizer, newline: list[int]) -> None:
@@ -143,15 +134,16 @@ def _open_turn(chat: RenderedChat, role: str, tokenizer: Tokenizer, newline: lis
     chat.add([tokenizer.special_id(IM_START), *tokenizer.encode(shown), *newline])
 
 
-def _add_body(chat: RenderedChat, message: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+def _add_body(chat: RenderedChat, message: Mapping[str, Any], tokenizer: Tokenizer, weight: float) -> None:
     content = tokenizer.encode(spoken_text(message))
     if message["role"] == "tool":
         content = _wrap(tokenizer, TOOL_RESPONSE, content, TOOL_RESPONSE_END)
-    is_target = message["role"] == "assistant"
-    chat.add(content, is_target)
-    for call in (message.get("tool_calls") or []) if is_target else []:
+    chat.add(content, weight)
+    for call in (message.get("tool_calls") or []) if message["role"] == "assistant" else []:
         call_ids = tokenizer.encode(tool_call_text(call))
-        chat.add(_wrap(tokenizer, TOOL_CALL, call_ids, TOOL_CALL_END), is_target)
+        begins = len(chat.ids)
+        chat.add(_wrap(tokenizer, TOOL_CALL, call_ids, TOOL_CALL_END), weight)
+        chat.calls.append((begins, len(chat.ids)))
 
 
 def _wrap(tokenizer: Tokenizer, opening: str, ids: list[int], closing: str) -> list[int]:
@@ -273,6 +265,7 @@ def messages_from_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, A
             "content": row["content"] or "",
             "reasoning_content": row["reasoning"] or "",
             "tool_calls": [_read_call(call) for call in row["tool_calls"] or []],
+            **({} if row.get("weight") is None else {"weight": row["weight"]}),
         }
         for row in rows
     ]

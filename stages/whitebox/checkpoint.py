@@ -62,7 +62,7 @@ def load_model(
     config = ModelConfig.from_hf(fields)
     weights = fuse_experts(_read_weights(folder, device))
     if config.tie_word_embeddings:
-        _drop_tied_output(folder, weights)
+        drop_tied_output(folder, weights)
     with without_values():
         model = CausalLM(config)
     _check_tensors(folder, model, weights)
@@ -105,7 +105,12 @@ def _weight_files(folder: Path) -> list[str]:
     return names
 
 
-def _drop_tied_output(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+def drop_tied_output(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Takes the second name of a tied embedding out of `weights`.
+
+    Raises:
+        ValueError: the two are not the same.
+    """
     output = weights.pop("lm_head.weight", None)
     embedding = weights.get("model.embed_tokens.weight")
     if output is not None and embedding is not None and not torch.equal(output, embedding):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stages.whitebox.batches import TokenShards, positions_within, windows_of
 from stages.whitebox.best_fit import pack_windows
+from stages.whitebox.config import ModelConfig
 from stages.whitebox.losses import IGNORED, bits_per_byte, cross_entropy_sum
 
 
@@ -31,6 +32,16 @@ class LanguageModel(Protocol):
     def output_weight(self) -> Tensor:
         """W_VxD."""
         ...
+
+
+class WithConfig(LanguageModel, Protocol):
+    """One that says how long a text it reads."""
+
+    config: ModelConfig
+
+
+EVALUATION_TOKENS = 4096
+"""Of one batch: on a CPU more at once are no faster."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,18 @@ class HeldOut:
 
 
 @torch.no_grad()
+def document_bits_per_byte(model: WithConfig, documents: TokenShards, max_documents: int) -> float:
+    """Of documents in windows as long as the model reads: what tuning makes a model forget."""
+    context_tokens = model.config.max_position_embeddings
+    return evaluate_bits_per_byte(
+        model,
+        documents,
+        max_documents=max_documents,
+        batch_size=max(1, EVALUATION_TOKENS // context_tokens),
+        context_tokens=context_tokens,
+    ).bits_per_byte
+
+
 def evaluate_bits_per_byte(
     model: LanguageModel,
     shards: TokenShards,

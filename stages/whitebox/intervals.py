@@ -41,6 +41,11 @@ class PairedResult(NamedTuple):
     p_value: float
 
 
+def share_with_interval(share: float, interval: Interval, number: int) -> str:
+    """`0.815 (0.744 to 0.870, n = 146)`."""
+    return f"{share:.3f} ({interval.low:.3f} to {interval.high:.3f}, n = {number})"
+
+
 def wilson_interval(num_right: int, num_items: int, confidence: float = CONFIDENCE) -> Interval:
     """Interval of a fraction (Wilson 1927, JASA 22:209).
 

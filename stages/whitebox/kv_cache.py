@@ -57,3 +57,8 @@ class KVCache:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot cut a cache of {self.length} tokens to {length}")
         self.length = length
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps these rows, in this order; a row may be taken several times, or not at all."""
+        self.keys_LxBxKxSxH = self.keys_LxBxKxSxH.index_select(1, rows)
+        self.values_LxBxKxSxH = self.values_LxBxKxSxH.index_select(1, rows)

@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 IGNORED = -100
 """A target with this value has no loss (Hugging Face's convention)."""
@@ -81,33 +80,6 @@ def sequence_log_probs(
 ) -> Tensor:
     """Sum of the counted tokens' log-probabilities per row: logp_B."""
     return token_log_probs(hidden_BxTxD, weight_VxD, targets_BxT, chunk_tokens).sum(dim=-1)
-
-
-class DpoLoss(NamedTuple):
-    """The loss (mean over pairs, with gradient), and what to watch: both are means over pairs, detached."""
-
-    loss: Tensor
-    margin: Tensor
-    accuracy: Tensor
-
-
-def dpo_loss(
-    policy_chosen_B: Tensor,
-    policy_rejected_B: Tensor,
-    reference_chosen_B: Tensor,
-    reference_rejected_B: Tensor,
-    beta: float = 0.1,
-) -> DpoLoss:
-    """Direct preference optimisation: Rafailov et al. 2023, arXiv:2305.18290, equation 7.
-
-    Arguments are the sums of log-probabilities of whole completions. The margin is beta x ((chosen - its
-    reference) - (rejected - its reference)); accuracy is the share of pairs with a margin above zero, half
-    of a tie, so that an untrained policy scores 0.5 and not 0.
-    """
-    gain_B = (policy_chosen_B - reference_chosen_B) - (policy_rejected_B - reference_rejected_B)
-    margin_B = beta * gain_B
-    won_B = (margin_B > 0).float() + 0.5 * (margin_B == 0).float()
-    return DpoLoss(-F.logsigmoid(margin_B).mean(), margin_B.detach().mean(), won_B.mean())
 
 
 def bits_per_byte(total_nats: float, total_bytes: int) -> float:

@@ -9,6 +9,7 @@ positions.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -23,6 +24,7 @@ from stages.whitebox.feed_forward import FeedForward
 from stages.whitebox.kv_cache import KVCache
 from stages.whitebox.norm import RMSNorm
 from stages.whitebox.rope import rope_tables
+from stages.whitebox.text_pieces import Pieces, pieces_of, take
 
 INITIAL_STD = 0.02
 SMALLEST_FLEX_HEAD = 16
@@ -49,9 +51,13 @@ class Block(nn.Module):
         rope: tuple[Tensor, Tensor],
         mask: Mask | None = None,
         cache: KVCache | None = None,
+        wanted_R: Tensor | None = None,
     ) -> Tensor:
-        """Returns the residual stream behind this layer, BxTxD."""
-        x_BxTxD = x_BxTxD + self.self_attn(self.input_layernorm(x_BxTxD), rope, mask, cache)
+        """Returns the residual stream behind this layer, BxTxD, or 1xRxD of the tokens `wanted_R`."""
+        attended_BxTxD = self.self_attn(self.input_layernorm(x_BxTxD), rope, mask, cache, wanted_R)
+        if wanted_R is not None:
+            x_BxTxD = take(x_BxTxD, wanted_R)
+        x_BxTxD = x_BxTxD + attended_BxTxD
         return x_BxTxD + self.mlp(self.post_attention_layernorm(x_BxTxD))
 
 
@@ -71,6 +77,7 @@ class CausalLM(nn.Module):
     Attributes:
         activation_checkpointing: in training keep only each layer's input, and compute the layer again in the
             backward pass (Chen et al. 2016, arXiv:1604.06174): the same gradients for a third more work.
+        draws_in_training: whether layers draw random numbers in training, as the dropout of adapters does.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -82,6 +89,7 @@ class CausalLM(nn.Module):
         self._rope_tables: tuple[Tensor, Tensor] | None = None
         self._run_block = _run_block
         self.activation_checkpointing = False
+        self.draws_in_training = False
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -136,8 +144,10 @@ class CausalLM(nn.Module):
         positions_BxT: Tensor | None = None,
         document_ids_BxT: Tensor | None = None,
         cache: KVCache | None = None,
+        pieces: Pieces | None = None,
+        wanted_R: Tensor | None = None,
     ) -> Tensor:
-        """The final, normalised hidden state of every token.
+        """The final, normalised hidden state of every token, or of those that are wanted.
 
         Args:
             positions_BxT: position of each token for RoPE; by default 0, 1, 2, ... behind what the cache
@@ -145,22 +155,34 @@ class CausalLM(nn.Module):
             document_ids_BxT: tokens look only at tokens with the same id (several documents packed in one
                 row).
             cache: read and extended; the tokens follow those that it holds.
+            pieces: which texts the tokens are, where one goes on from another's beginning; with positions and
+                without the two others.
+            wanted_R: numbers of tokens, row by row and rising. Where it is possible the last layer computes
+                the others' keys and values only: of a prompt nobody reads more.
 
         Returns:
-            h_BxTxD.
+            h_BxTxD, or h_1xRxD.
 
         Raises:
             ValueError: more tokens than `config.context_limit`, or documents together with a cache.
         """
         rope = self.rope(ids_BxT, positions_BxT, cache)
-        masks = self.masks(ids_BxT, document_ids_BxT, cache)
+        masks = self.masks(ids_BxT, document_ids_BxT, cache, pieces)
         x_BxTxD = self.model.embed_tokens(ids_BxT)
         run_block = self._run_block if self.training and cache is None else _run_block
         if self.activation_checkpointing and self.training and torch.is_grad_enabled():
-            # There is no dropout, so no random state to put back before a layer is computed again.
-            run_block = partial(checkpoint, run_block, use_reentrant=False, preserve_rng_state=False)
-        for block, mask in zip(self.model.layers, masks, strict=True):
+            # Without dropout there is no random state to put back before a layer is computed again.
+            keeps_state = self.draws_in_training
+            run_block = partial(checkpoint, run_block, use_reentrant=False, preserve_rng_state=keeps_state)
+        *first, last = zip(self.model.layers, masks, strict=True)
+        for block, mask in first:
             x_BxTxD = run_block(block, x_BxTxD, rope, mask, cache)
+        block, mask = last
+        if wanted_R is not None and isinstance(mask, Pieces) and not self.config.num_experts:
+            x_BxTxD = run_block(block, x_BxTxD, rope, mask.asked_by(wanted_R), cache, wanted_R)
+        else:  # a router's loss is of all tokens
+            x_BxTxD = run_block(block, x_BxTxD, rope, mask, cache)
+            x_BxTxD = x_BxTxD if wanted_R is None else take(x_BxTxD, wanted_R)
         if cache is not None:
             cache.advance(ids_BxT.shape[1])
         return self.model.norm(x_BxTxD)
@@ -222,12 +244,18 @@ class CausalLM(nn.Module):
             )
 
     def masks(
-        self, ids_BxT: Tensor, document_ids_BxT: Tensor | None = None, cache: KVCache | None = None
+        self,
+        ids_BxT: Tensor,
+        document_ids_BxT: Tensor | None = None,
+        cache: KVCache | None = None,
+        pieces: Pieces | None = None,
     ) -> list[Mask | None]:
         """The mask of each layer, made once for all layers with the same window; None is causal."""
         if document_ids_BxT is not None and cache is not None:
             raise ValueError("document_ids and a cache do not go together: decode one document per row")
         windows = [self.config.window_of(layer) for layer in range(self.config.num_hidden_layers)]
+        if pieces is not None:
+            return [replace(pieces, window=window) for window in windows]
         made = {
             window: self._mask(ids_BxT, document_ids_BxT, cache, window) for window in dict.fromkeys(windows)
         }
@@ -248,7 +276,10 @@ class CausalLM(nn.Module):
         if ids_BxT.is_cuda and self.training and cache is None and can_flex:
             return block_mask(document_ids_BxT, num_tokens, device, window)
         if document_ids_BxT is not None:
-            return document_mask(document_ids_BxT, window)
+            # A compiled layer wants the same shapes always, and how many texts a row has changes.
+            can_split = ids_BxT.device.type == "cpu" and not (self.is_compiled and self.training)
+            pieces = pieces_of(document_ids_BxT, window) if can_split else None
+            return document_mask(document_ids_BxT, window) if pieces is None else pieces
         return continuation_mask(num_cached, num_tokens, device, window)
 
 
@@ -258,6 +289,7 @@ def _run_block(
     rope: tuple[Tensor, Tensor],
     mask: Mask | None,
     cache: KVCache | None,
+    wanted_R: Tensor | None = None,
 ) -> Tensor:
     """A function and not the module itself, so that torch.compile makes one program for all layers."""
-    return block(x_BxTxD, rope, mask, cache)
+    return block(x_BxTxD, rope, mask, cache, wanted_R)

@@ -11,19 +11,41 @@ ADAM_EPS = 1e-8
 
 
 def build_adamw(
-    model: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1
+    model: nn.Module,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 0.1,
+    lora_plus_ratio: float = 1.0,
+    embedding_lr: float | None = None,
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), as one fused kernel, for all parameters.
 
     Matrices decay; norms, other vectors and the token embedding do not: rare tokens get few gradients, and
-    decay would pull their rows to zero meanwhile.
+    decay would pull their rows to zero meanwhile. The matrices B of adapters learn `lora_plus_ratio` times as
+    fast (LoRA+: Hayou et al. 2024, arXiv:2402.12354, section 4); the embedding and the output matrix at
+    `embedding_lr`, where that is given.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    decayed = [p for name, p in trained.items() if p.ndim >= 2 and "embed_tokens" not in name]
-    kept = [p for name, p in trained.items() if p.ndim < 2 or "embed_tokens" in name]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+    alike: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if is_decayed(name, parameter) else 0.0
+            rate = lr * lora_plus_ratio if name.endswith(".lora_B") else lr
+            if embedding_lr is not None and is_of_tokens(name):
+                rate = embedding_lr
+            alike.setdefault((decay, rate), []).append(parameter)
+    kinds = sorted(alike, reverse=True)  # those that decay first
+    groups = [{"params": alike[kind], "weight_decay": kind[0], "lr": kind[1]} for kind in kinds]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=ADAM_EPS, fused=True)
+
+
+def is_of_tokens(name: str) -> bool:
+    """Whether a parameter has a row for each token: the embedding, or rows of it, and the output matrix."""
+    return "embed_tokens" in name or "lm_head" in name
+
+
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Whether AdamW's decay pulls at a parameter."""
+    return parameter.ndim >= 2 and "embed_tokens" not in name
 
 
 def build_muon(
@@ -47,7 +69,7 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
 
     A tensor with three dimensions is one such matrix per expert.
     """
-    return parameter.ndim in (2, 3) and "embed_tokens" not in name and "lm_head" not in name
+    return parameter.ndim in (2, 3) and not is_of_tokens(name)
 
 
 def warmup_decay(

@@ -1,6 +1,6 @@
 """The tensors of a running training: copied out between two steps, and put back.
 
-    model.NAME                    weights and buffers
+    model.NAME                    weights that are trained, and buffers; frozen weights are what they were
     optimizer.KEY.NAME            moments and step counts of the parameter NAME
     random.cpu, random.cuda       the generators
 
@@ -9,6 +9,7 @@ All are whole, whoever holds parts of them: only the first process has them all.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,35 @@ from stages.whitebox.divided_tensors import is_divided
 from stages.whitebox.empty import without_values
 from stages.whitebox.model import CausalLM
 from stages.whitebox.one_process import OneProcess
-from stages.whitebox.tensor_file import NAMES
+from stages.whitebox.tensor_file import NAMES, bytes_of
 from stages.whitebox.training_state import random_states
 
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 Owner = tuple[str, nn.Parameter, torch.optim.Optimizer]
+
+
+def changing(model: nn.Module) -> dict[str, Tensor]:
+    """The part of `model.state_dict()` that a training changes: all of it but frozen weights."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
+def frozen_digest(model: nn.Module, processes: OneProcess) -> str | None:
+    """The sha256 of everything that no checkpoint holds, so that none goes on beside other frozen weights.
+
+    None where nothing is frozen.
+    """
+    kept = changing(model).keys()
+    left_out = [
+        (name, t) for name, t in (*model.named_parameters(), *model.named_buffers()) if name not in kept
+    ]
+    digest = hashlib.sha256()
+    for name, tensor in left_out:
+        whole = processes.whole(tensor.detach()).cpu().contiguous()
+        digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
+        digest.update(bytes_of(whole))
+    return digest.hexdigest() if left_out else None
 
 
 def owners(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[Owner]:
@@ -41,7 +65,7 @@ def take(
     model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], processes: OneProcess
 ) -> dict[str, Tensor]:
     """Copies on the CPU, so that the training may go on; empty but in the first process."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in changing(model).items()}
     for name, parameter, optimizer in owners(model, optimizers):
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
@@ -66,7 +90,7 @@ def put_back(
     processes: OneProcess,
 ) -> None:
     """Give model and optimizers what was saved: `saved` in the first process, its `kinds` in all."""
-    for name, target in model.state_dict().items():
+    for name, target in changing(model).items():
         processes.fill(target, saved.get(f"model.{name}"))
     for saved_name, key, parameter, optimizer in _of_optimizers(kinds_of_all, model, optimizers):
         dtype, shape = DTYPES[kinds_of_all[saved_name][0]], kinds_of_all[saved_name][1]
@@ -120,7 +144,7 @@ def check_shapes(
     Raises:
         ValueError: a tensor is missing, unknown, or of another shape; it names the first.
     """
-    wanted = {f"model.{name}": tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wanted = {f"model.{name}": tuple(tensor.shape) for name, tensor in changing(model).items()}
     found = {name: tuple(t.shape) for name, t in saved.items() if name.startswith("model.")}
     for saved_name, _, parameter, _ in _of_optimizers(saved, model, optimizers):
         if shape := tuple(saved[saved_name].shape):  # counts of steps have none

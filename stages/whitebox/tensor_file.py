@@ -51,12 +51,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     header += b" " * (-len(header) % ALIGNMENT)
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        for piece in (len(header).to_bytes(8, "little"), header, *(_bytes_of(tensors[n]) for n in names)):
+        for piece in (len(header).to_bytes(8, "little"), header, *(bytes_of(tensors[n]) for n in names)):
             digest.update(piece)
             file.write(piece)
     return digest.hexdigest()
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU, which are not copied where it is contiguous."""
     flat = tensor.detach().contiguous().reshape(-1)  # a scalar has no last dimension to view as bytes
     return memoryview(flat.view(torch.uint8).numpy())

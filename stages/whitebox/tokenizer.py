@@ -12,12 +12,16 @@ becomes
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Self
 
 import sentencepiece
+
+from stages.whitebox.chat_template import Reasoning, reasoning_of, write_template
 
 UNK_PIECE, BOS_PIECE, EOS_PIECE, PAD_PIECE = "<|unk|>", "<|bos|>", "<|eos|>", "<|pad|>"
 """Names of the ids 0, 1, 2, 3 in a vocabulary learned here. Not "<s>" and "<unk>", which real text (HTML,
@@ -41,6 +45,9 @@ TOKENIZER_FILES = (
 
 class Tokenizer:
     """Encodes and decodes with one SentencePiece model; immutable and cheap to keep around."""
+
+    reasoning: Reasoning = "keep"
+    """Which of an assistant's reasoning its conversations show."""
 
     def __init__(self, model_proto: bytes) -> None:
         try:
@@ -77,13 +84,21 @@ class Tokenizer:
         Raises ValueError when there is neither.
         """
         path = Path(folder) / MODEL_FILE
+        reasoning = reasoning_of(Path(folder))
         if path.is_file():
-            return cls(path.read_bytes())
+            return cls(path.read_bytes()).with_reasoning(reasoning)
         if not (Path(folder) / IMPORTED_FILE).is_file() or not (Path(folder) / ROLES_FILE).is_file():
             raise ValueError(f"{path} is missing: expected the folder of a tokenizer or of a model")
         from stages.whitebox.imported_tokenizer import ImportedTokenizer
 
-        return ImportedTokenizer.from_files(Path(folder) / IMPORTED_FILE, Path(folder) / ROLES_FILE)
+        found = ImportedTokenizer.from_files(Path(folder) / IMPORTED_FILE, Path(folder) / ROLES_FILE)
+        return found.with_reasoning(reasoning)
+
+    def with_reasoning(self, reasoning: Reasoning) -> Self:
+        """The same tokenizer for conversations that show this of the reasoning."""
+        changed = copy.copy(self)
+        changed.reasoning = reasoning
+        return changed
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`: no BOS, no EOS, never a control token. Lone surrogates become U+FFFD."""
@@ -148,11 +163,16 @@ class Tokenizer:
         return str(name).replace(SPACE_MARK, " ").encode()
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Put the tokenizer's files beside a model, as far as `source` has them."""
+def copy_tokenizer(source: Path, target: Path, reasoning: Reasoning | None = None) -> None:
+    """Put the tokenizer's files beside a model, as far as `source` has them.
+
+    reasoning: what the model's own template does with it; None leaves the template as it is.
+    """
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+    if reasoning is not None:
+        write_template(target, reasoning)
 
 
 def replace_lone_surrogates(text: str) -> str:

@@ -1,9 +1,9 @@
 """The training loop that pretraining, fine-tuning and preference tuning share.
 
-One step: add up the summed losses of several micro batches, divide the gradient by all their targets at
-once (so that accumulation gives the gradient of one large batch, whatever each micro batch counts), clip,
-update. A run that is killed goes on from its last checkpoint and ends with the same bits as one that was
-not.
+One step: add up the summed losses of several micro batches, divide the gradient by all their targets, or by
+the weights of these, at once (so that accumulation gives the gradient of one large batch, whatever each micro
+batch counts), clip, update. A run that is killed goes on from its last checkpoint and ends with the same bits
+as one that was not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from stages.whitebox.checkpoint_writer import CheckpointWriter
 from stages.whitebox.one_process import OneProcess
-from stages.whitebox.snapshot import check_shapes, kinds, put_back, take
+from stages.whitebox.snapshot import check_shapes, frozen_digest, kinds, put_back, take
 from stages.whitebox.spike_guard import Place, SpikeGuard, place_of_last, whereabouts
 from stages.whitebox.trainer_settings import TrainerSettings
 from stages.whitebox.training_state import RANDOM, TrainingState, load_newest, restore_random_states
@@ -64,6 +64,7 @@ def train(
     on_step: Callable[[int, dict[str, float]], None],
     evaluate: Callable[[], dict[str, float]] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    is_enough: Callable[[TrainingSummary], bool] | None = None,
     log: Callable[[str], None] = print,
     processes: OneProcess | None = None,
 ) -> TrainingSummary:
@@ -76,6 +77,7 @@ def train(
             `evaluate` returned if it ran.
         evaluate: called every `evaluate_every_steps` and after the last step, without gradients.
         should_stop: asked after each step.
+        is_enough: asked after each evaluation, and when a run goes on; True ends it as if it were through.
         processes: who shares the work, `distributed.py`; it has prepared the model. Each process calls
             `train` with its own part of the rows.
 
@@ -88,25 +90,24 @@ def train(
     processes = processes or OneProcess()
     run = _Run(model, batches, loss_fn, settings, Path(checkpoint_dir), log, processes)
     run.resume()
+    is_done = is_enough is not None and is_enough(run.summary)
     try:
-        while run.summary.steps < settings.total_steps:
-            values = run.step()
+        while run.summary.steps < settings.total_steps and not is_done:
+            values, found = run.step(), {}
             step = run.summary.steps
             is_last = step == settings.total_steps
             if evaluate is not None and (step % settings.evaluate_every_steps == 0 or is_last):
                 with averaged_weights(run.optimizers):
-                    values.update(_evaluate(model, evaluate, processes))
-            run.record(values)
-            on_step(step, values)
-            stop = should_stop is not None and should_stop() and not is_last
-            stop, is_due = processes.any(stop, run.is_checkpoint_due())
+                    found = _evaluate(model, evaluate, processes)
+            run.record(values | found)
+            is_done = bool(found) and is_enough is not None and is_enough(run.summary)
+            on_step(step, values | found)
+            stop = should_stop is not None and should_stop() and not (is_last or is_done)
+            stop, is_due = processes.any(stop, is_done or run.is_checkpoint_due())
             if stop or is_due:
                 run.save()
             if stop:
-                run.writer.finish()
-                raise TrainingStopped(
-                    f"stopped after step {step} of {settings.total_steps}; the checkpoint is saved"
-                )
+                raise run.stopped()
         run.writer.finish()
     finally:
         run.writer.wait()
@@ -120,6 +121,8 @@ class _Accumulated:
 
     loss_sum: float
     num_targets: int
+    weight: float
+    """What the sums are divided by: the number of targets, or the sum of their weights."""
     metric_sums: dict[str, float]
     micro_losses: list[Tensor]
     """Of this process, one for each micro batch."""
@@ -143,6 +146,7 @@ class _Run:
         self.model, self.batches, self.loss_fn, self.settings = model, batches, loss_fn, settings
         self.checkpoint_dir, self.log, self.processes = checkpoint_dir, log, processes
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.frozen = frozen_digest(model, processes)
         self.device = next(iter(self.named.values())).device
         self.optimizers = settings.build_optimizers(model)
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
@@ -176,7 +180,7 @@ class _Run:
 
     def _accumulate(self) -> _Accumulated:
         """Adds up gradients of summed losses in this process, and everything else over all processes."""
-        loss_sum, num_targets = torch.zeros((), device=self.device), 0
+        loss_sum, num_targets, weight = torch.zeros((), device=self.device), 0, 0.0
         metric_sums: dict[str, float] = {}
         micro_losses, places = [], []
         for _ in range(self.settings.accumulation_steps):
@@ -194,31 +198,33 @@ class _Run:
             part.loss_sum.backward()  # also without targets: the other processes wait for this one's part
             loss_sum += part.loss_sum.detach()
             num_targets += part.num_targets
+            weight += part.num_targets if part.weight is None else part.weight
             for name, value in part.metrics.items():
                 weighted = value * part.num_targets if part.num_targets else 0.0
                 metric_sums[name] = metric_sums.get(name, 0.0) + weighted
         names = sorted(metric_sums)
-        sums = self.processes.total([float(loss_sum), num_targets, *(metric_sums[name] for name in names)])
-        total_metrics = dict(zip(names, sums[2:], strict=True))
-        return _Accumulated(sums[0], int(sums[1]), total_metrics, micro_losses, places)
+        metrics = (metric_sums[name] for name in names)
+        sums = self.processes.total([float(loss_sum), num_targets, weight, *metrics])
+        total_metrics = dict(zip(names, sums[3:], strict=True))
+        return _Accumulated(sums[0], int(sums[1]), sums[2], total_metrics, micro_losses, places)
 
     def _update(self, found: _Accumulated, step: int) -> dict[str, float]:
         """Mean and clip in one multiplication, then the optimizers; or no update, and why."""
         if found.num_targets == 0:
             self.log(f"step {step} has no targets, so it changes nothing")
             return {}
-        loss = found.loss_sum / found.num_targets
+        loss = found.loss_sum / found.weight
         if problem := self.guard.why_not_loss(loss):
             return self._skip(problem, found, step)
         self.processes.add_gradients(list(self.named.values()))
         grads = [p.grad for p in self.named.values() if p.grad is not None]
-        norm = self.processes.gradient_norm(grads) / found.num_targets
+        norm = self.processes.gradient_norm(grads) / found.weight
         if problem := self.guard.why_not_gradient(norm):
             return self._skip(problem, found, step)
         self.guard.accept(norm)
         clip = self.settings.grad_clip
         factor = min(1.0, clip / (norm + 1e-6)) if clip > 0 else 1.0
-        torch._foreach_mul_(self.processes.local(grads), factor / found.num_targets)
+        torch._foreach_mul_(self.processes.local(grads), factor / found.weight)
         for optimizer in self.optimizers:
             optimizer.step()
         metrics = {name: total / found.num_targets for name, total in found.metric_sums.items()}
@@ -283,12 +289,18 @@ class _Run:
         if self.processes.rank > 0:
             return
         fields = {
-            "settings": self.settings.deciding(),
+            "settings": self._deciding(),
             "summary": asdict(self.summary),
             "batches": self.batches.state_dict(),
             "guard": self.guard.state_dict(),
         }
         self.writer.submit(self.summary.steps, TrainingState(tensors, fields))
+
+    def stopped(self) -> TrainingStopped:
+        """What to raise when the checkpoint that was begun is saved."""
+        self.writer.finish()
+        steps = f"step {self.summary.steps} of {self.settings.total_steps}"
+        return TrainingStopped(f"stopped after {steps}; the checkpoint is saved")
 
     def resume(self) -> None:
         """Goes to the newest whole checkpoint, if there is one; the first process reads it for all."""
@@ -308,8 +320,12 @@ class _Run:
         self.summary = TrainingSummary(**fields["summary"])
         self.log(f"going on after step {self.summary.steps} of {self.settings.total_steps}")
 
+    def _deciding(self) -> dict[str, Any]:
+        frozen = {} if self.frozen is None else {"frozen weights": self.frozen[:12]}
+        return {**self.settings.deciding(), **frozen}
+
     def _check_settings(self, saved: dict[str, Any]) -> None:
-        mine = self.settings.deciding()
+        mine = self._deciding()
         changed = [
             f"{name} {saved.get(name)} -> {mine[name]}" for name in mine if saved.get(name) != mine[name]
         ]

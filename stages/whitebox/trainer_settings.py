@@ -32,6 +32,10 @@ class TrainerSettings:
     """Peak of AdamW, which updates everything, or everything but the matrices of the layers."""
     matrix_learning_rate: float | None = None
     """Peak of Muon for the matrices of the layers; None leaves these to AdamW."""
+    lora_plus_ratio: float = 1.0
+    """How many times as fast the matrices B of adapters learn."""
+    embedding_learning_rate: float | None = None
+    """AdamW's peak for the embedding and the output matrix; None is `learning_rate`."""
     warmup_steps: int = 0
     decay_fraction: float = 0.5
     min_learning_rate_fraction: float = 0.0
@@ -81,7 +85,8 @@ class TrainerSettings:
 
     def _optimizers_of(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         if self.matrix_learning_rate is None:
-            return [build_adamw(model, self.learning_rate, self.betas, self.weight_decay)]
+            rates = (self.lora_plus_ratio, self.embedding_learning_rate)
+            return [build_adamw(model, self.learning_rate, self.betas, self.weight_decay, *rates)]
         return build_muon(
             model,
             self.learning_rate,

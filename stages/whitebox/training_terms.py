@@ -11,11 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StepLoss:
-    """The loss of a micro batch, summed over `num_targets` (with gradient); `metrics` are means."""
+    """The loss of a micro batch, summed over `num_targets` (with gradient); `metrics` are means.
+
+    Where targets do not count the same, `weight` is the sum of their weights, by which the sum is divided.
+    """
 
     loss_sum: Tensor
     num_targets: int
     metrics: dict[str, float] = field(default_factory=dict)
+    weight: float | None = None
 
 
 class Batches(Protocol):

@@ -12,8 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from data_contracts import ALL_CONTRACTS, DOCUMENTS, TOKEN_SHARDS, snapshot
-from data_contracts.contract import Contract, JsonRule, TableRule
+from data_contracts import (
+    ALL_CONTRACTS,
+    CHECKPOINT,
+    DOCUMENTS,
+    QUANTIZED_CHECKPOINT,
+    TOKEN_SHARDS,
+    TOKENIZER_BUNDLE,
+    snapshot,
+)
+from data_contracts.contract import Contract, FileRule, JsonRule, TableRule
 from data_contracts.tables import PartWriter, read_part, read_rows, write_part
 
 
@@ -66,6 +74,14 @@ def test_a_changed_contract_asks_for_a_new_version(tmp_path: Path) -> None:
         "documents@2 differs from documents.v2.json: bump its version to 3"
     ]
     assert snapshot.write_new([changed], tmp_path) == []
+
+
+@pytest.mark.parametrize("contract", [CHECKPOINT, QUANTIZED_CHECKPOINT])
+def test_a_model_needs_no_more_of_its_tokenizer_than_the_tokenizer_stage_writes(contract: Contract) -> None:
+    minimum = {rule.pattern: rule.minimum for rule in TOKENIZER_BUNDLE.rules if isinstance(rule, FileRule)}
+    asked = [rule for rule in contract.rules if isinstance(rule, FileRule) and rule.pattern in minimum]
+    assert "tokenizer.model" in [rule.pattern for rule in asked]
+    assert [rule.minimum <= minimum[rule.pattern] for rule in asked] == [True] * len(asked)
 
 
 def test_contract_names_are_unique() -> None:

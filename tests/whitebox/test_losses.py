@@ -18,7 +18,6 @@ from stages.whitebox.losses import (
     _nats_and_gradient_to_fuse,
     bits_per_byte,
     cross_entropy_sum,
-    dpo_loss,
     sequence_log_probs,
     token_log_probs,
 )
@@ -212,25 +211,6 @@ def test_a_large_vocabulary_takes_a_fraction_of_the_plain_losses_memory() -> Non
     assert peaks[0] < peaks[1] / 8
     for mine, theirs in zip(*gradients, strict=True):
         assert (mine - theirs).norm() < 1e-5 * theirs.norm()
-
-
-def test_dpo_is_the_papers_formula() -> None:
-    chosen, rejected = torch.tensor([-5.0, -9.0, -7.0]), torch.tensor([-6.0, -8.0, -7.0])
-    reference_chosen, reference_rejected = torch.tensor([-6.0, -8.5, -7.0]), torch.tensor([-6.5, -8.5, -7.0])
-    found = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta=0.5)
-    margins = [0.5 * (1.0 - 0.5), 0.5 * (-0.5 - 0.5), 0.0]
-    assert found.margin.item() == pytest.approx(sum(margins) / 3)
-    assert found.loss.item() == pytest.approx(sum(math.log1p(math.exp(-m)) for m in margins) / 3)
-    assert found.accuracy.item() == pytest.approx(1.5 / 3)
-
-
-def test_dpo_pushes_chosen_up_and_rejected_down() -> None:
-    chosen, rejected = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
-    loss = dpo_loss(chosen, rejected, torch.zeros(2), torch.zeros(2), beta=0.1).loss
-    assert loss.item() == pytest.approx(math.log(2))
-    up, down = torch.autograd.grad(loss, (chosen, rejected))
-    assert (up < 0).all()
-    assert torch.equal(up, -down)
 
 
 def test_bits_per_byte() -> None:
