@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stages.agent_smoke.assistant import Message, Turn
-from stages.agent_smoke.toolbox import ERROR, ToolBox
+from stages.agent_smoke.toolbox import ToolBox
 from stages.whitebox.chat_format import spoken_text
+from stages.whitebox.tool_results import ERROR
 
 STATUSES = ("answered", "budget", "loop", "invalid")
 

@@ -39,7 +39,12 @@ class Turn:
 
 
 class Assistant:
-    """Model, tokenizer and grammar together; with `allow_calls` False it can only talk."""
+    """Model, tokenizer and grammar together; with `allow_calls` False it can only talk.
+
+    With `enable_thinking` False its turns begin behind an empty block of reasoning, as Qwen3 has it.
+    """
+
+    enable_thinking = True
 
     def __init__(
         self, model: CausalLM, tokenizer: Tokenizer, grammar: CallGrammar, allow_calls: bool = True
@@ -85,7 +90,8 @@ class Assistant:
 
     def prompt_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The ids that the model continues with its turn."""
-        return render(messages, self.tokenizer, add_generation_prompt=True).ids
+        thinking = self.enable_thinking
+        return render(messages, self.tokenizer, add_generation_prompt=True, enable_thinking=thinking).ids
 
     @property
     def context_tokens(self) -> int:

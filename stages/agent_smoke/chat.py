@@ -143,6 +143,8 @@ def open_conversation(options: argparse.Namespace, terminal: Terminal) -> Conver
         Partner(model_label(folder), load_assistant(folder, toolbox.grammar, allow_calls=tools))
         for folder in [options.model, *options.compare]
     ]
+    for partner in partners:
+        partner.assistant.enable_thinking = not options.no_thinking
     return Conversation(partners, toolbox, terminal, options)
 
 
@@ -163,6 +165,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="remember earlier questions; off, because by default it is taught conversations of one question",
     )
     parser.add_argument("--no-tools", action="store_true", help="the model can only talk")
+    parser.add_argument(
+        "--no-thinking", action="store_true", help="answers begin behind an empty block of reasoning"
+    )
     parser.add_argument(
         "--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)"
     )

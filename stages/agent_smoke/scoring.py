@@ -14,9 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 from stages.agent_smoke.agent_loop import Episode
-from stages.agent_smoke.toolbox import ERROR
 from stages.whitebox.intervals import wilson_interval
-from stages.whitebox.tool_results import title_of_search
+from stages.whitebox.tool_results import ERROR, title_of_search
 
 PHRASINGS = ("seen", "unseen")
 

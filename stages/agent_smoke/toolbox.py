@@ -11,14 +11,11 @@ from stages.agent_smoke.symbol_index import SymbolIndex
 from stages.whitebox.argument_forms import Arithmetic, IdentifierPath, JsonText
 from stages.whitebox.search import HybridIndex
 from stages.whitebox.tool_grammar import Argument, CallGrammar, ToolSignature
-from stages.whitebox.tool_results import calculate, search_result
+from stages.whitebox.tool_results import ERROR, calculator_result, search_result
 
 CALCULATOR = ToolSignature("calculator", (Argument("expression", Arithmetic(), 64),))
 LOOKUP = ToolSignature("lookup", (Argument("symbol", IdentifierPath(), 96),))
 SEARCH = ToolSignature("search", (Argument("query", JsonText(trimmed=True), 120),))
-
-ERROR = "error: "
-"""What every result begins with that is no answer, so that the model can tell."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +58,12 @@ def open_toolbox(documents: Path | None, store: Path | None) -> ToolBox:
 
     Raises ValueError where the store's folder holds no index.
     """
-    tools = [Tool(CALCULATOR, calculator)]
+    tools = [Tool(CALCULATOR, calculator_result)]
     if documents is not None:
         tools.append(Tool(LOOKUP, SymbolIndex(documents).answer))
     if store is not None:
         tools.append(Tool(SEARCH, searcher(HybridIndex.from_folder(store))))
     return ToolBox({tool.signature.name: tool for tool in tools})
-
-
-def calculator(expression: str) -> str:
-    """The expression's value, or "error: " and why there is none."""
-    try:
-        return calculate(expression)
-    except ValueError as error:
-        return ERROR + str(error)
 
 
 def searcher(index: HybridIndex) -> Callable[[str], str]:

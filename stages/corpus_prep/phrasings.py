@@ -11,56 +11,7 @@ Every request may open with one of the prefixes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-PREFIXES = (
-    "",
-    "",
-    "",
-    "Please: ",
-    "Hi! ",
-    "Hello. ",
-    "Quick question: ",
-    "Next: ",
-    "OK. ",
-    "One more: ",
-    "Thanks. ",
-)
-
-
-@dataclass(frozen=True)
-class Phrasings:
-    """Templates of one family: those of training, and those that only scenarios use."""
-
-    seen: tuple[str, ...]
-    unseen: tuple[str, ...]
-
-    def of(self, phrasing: str) -> tuple[str, ...]:
-        """phrasing is "seen" or "unseen"."""
-        return self.seen if phrasing == "seen" else self.unseen
-
-
-CALCULATOR = Phrasings(
-    seen=(
-        "Calculate {expression}.",
-        "Compute {expression}.",
-        "What is {expression}?",
-        "How much is {expression}?",
-        "Work out {expression}.",
-        "Evaluate {expression}.",
-        "Use the calculator for {expression}.",
-        "Find the value of {expression}.",
-        "{expression} = ?",
-        "Give me the result of {expression}.",
-        "Can you calculate {expression}?",
-        "I need {expression}.",
-    ),
-    unseen=(
-        "Solve {expression} for me.",
-        "Tell me what {expression} makes.",
-        "What do you get for {expression}?",
-    ),
-)
+from stages.whitebox.arithmetic_requests import Phrasings
 
 LOOKUP = Phrasings(
     seen=(
@@ -105,23 +56,6 @@ SEARCH = Phrasings(
         "Could you search the docs: {query}?",
     ),
 )
-
-THEN_CALCULATE = Phrasings(
-    seen=(
-        "Calculate {expression}, then {change}.",
-        "Compute {expression} and then {change}.",
-        "What is {expression}? Then {change}.",
-        "Work out {expression}, after that {change}.",
-        "First calculate {expression}, then {change}.",
-        "Evaluate {expression}. Next, {change}.",
-    ),
-    unseen=("Start with {expression}, then {change}.", "Find {expression} first and {change} afterwards."),
-)
-CHANGES = {
-    "+": "add {number} to the result",
-    "-": "subtract {number} from the result",
-    "*": "multiply the result by {number}",
-}
 
 SEARCH_THEN_LOOKUP = Phrasings(
     seen=(

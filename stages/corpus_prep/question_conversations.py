@@ -13,15 +13,14 @@ from dataclasses import dataclass
 
 from stages.corpus_prep.entries import Entry
 from stages.corpus_prep.phrasings import (
-    PREFIXES,
     SIGNATURE,
     SMALL_TALK,
     WHAT_DOES_IT_DO,
     WHAT_IS_IT,
     WHAT_IS_IT_AR,
     WHAT_IS_IT_ZH,
-    Phrasings,
 )
+from stages.whitebox.arithmetic_requests import PREFIXES, Phrasings
 
 SMALL_TALK_ROUNDS = 8
 SIGNATURE_SHARE = 0.25

@@ -32,15 +32,16 @@ def record_row(source: str, kind: str, held: HeldRecord, split: str) -> Row:
     }
     if isinstance(record, Conversation):
         return {**row, "messages": [message.as_row() for message in record.messages]}
-    answers = {"chosen": record.chosen.as_row(), "rejected": record.rejected.as_row()}
-    return {**row, "prompt": [message.as_row() for message in record.prompt], **answers}
+    answers = {"chosen": record.chosen, "rejected": record.rejected}
+    rows = {side: answer.as_row() if answer is not None else None for side, answer in answers.items()}
+    return {**row, "prompt": [message.as_row() for message in record.prompt], **rows}
 
 
 def record_id(record: Talk) -> str:
     """A hash of what is said and on offer; ids of calls do not count."""
     tools = [record.tools] if record.tools else []
     if isinstance(record, PreferencePair):
-        return hashed_id("pair", *_said((*record.prompt, record.chosen, record.rejected)), *tools)
+        return hashed_id(record.side, *_said((*record.prompt, *record.answers)), *tools)
     turns = (
         {"role": message.role, "content": _spoken(message), "tool_calls": _calls(message)}
         for message in record.messages

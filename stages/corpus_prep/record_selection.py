@@ -189,14 +189,14 @@ def _own_group(item: Item) -> str:
 def compared_text(record: Talk) -> str:
     """What near-duplicates are told by: all that is said but for system prompts."""
     is_pair = isinstance(record, PreferencePair)
-    said = (*record.prompt, record.chosen, record.rejected) if is_pair else record.messages
+    said = (*record.prompt, *record.answers) if is_pair else record.messages
     return _joined(message for message in said if message.role != "system")
 
 
 def answers_text(record: Talk) -> str:
     """What is learned of a record: all turns of the assistant, of a pair the two answers."""
     if isinstance(record, PreferencePair):
-        return _joined((record.chosen, record.rejected))
+        return _joined(record.answers)
     return _joined(message for message in record.messages if message.role == "assistant")
 
 

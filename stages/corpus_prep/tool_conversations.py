@@ -17,18 +17,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.corpus_prep.entries import Entry
-from stages.corpus_prep.phrasings import (
+from stages.corpus_prep.phrasings import LOOKUP, LOOKUP_AND_CALCULATE, SEARCH, SEARCH_THEN_LOOKUP
+from stages.corpus_prep.reading.messages import Message
+from stages.whitebox.arithmetic_requests import (
     CALCULATOR,
     CHANGES,
-    LOOKUP,
-    LOOKUP_AND_CALCULATE,
     PREFIXES,
-    SEARCH,
-    SEARCH_THEN_LOOKUP,
     THEN_CALCULATE,
     Phrasings,
+    random_expression,
 )
-from stages.corpus_prep.reading.messages import Message
 from stages.whitebox.tool_results import calculate
 
 MAX_TITLE_CHARACTERS = 44
@@ -200,28 +198,6 @@ class ToolTaskMaker:
             if not whole or re.fullmatch(r"-?\d{1,6}", calculate(expression)):
                 self._drawn.add(expression)
                 return expression
-
-
-def random_expression(rng: random.Random) -> str:
-    """Two or three small numbers, sometimes with parentheses, a power or a decimal fraction."""
-
-    def number() -> str:
-        return str(rng.randint(*rng.choice(((2, 9), (10, 99), (10, 99), (100, 999)))))
-
-    a, b, c = number(), number(), number()
-    sign, other = rng.choice("+-*"), rng.choice("+-*")
-    shapes = (
-        f"{a}{sign}{b}",
-        f"{a}{sign}{b}",
-        f"{a}{sign}{b}",
-        f"{a}/{b}",
-        f"{a}{sign}{b}{other}{c}",
-        f"({a}{rng.choice('+-')}{b})*{rng.randint(2, 9)}",
-        f"{a}*({b}{rng.choice('+-')}{c})",
-        f"{rng.randint(2, 30)}**{rng.randint(2, 3)}",
-        f"{rng.randint(1, 99)}.{rng.randint(1, 9)}{sign}{rng.randint(2, 20)}",
-    )
-    return rng.choice(shapes)
 
 
 def _is_askable(entry: Entry) -> bool:

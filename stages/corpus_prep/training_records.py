@@ -166,7 +166,9 @@ class RecordWriter:
     def write_preferences(self, conversations: Sequence[Row], folder: Path) -> Counter[str]:
         """Write the preferences part; returns pairs per kind. conversations: rows to derive pairs from."""
         own = self._clean(balanced(self.gathered.preferences, self.config.max_preferences))
-        rows = list(own) or list(self._derived(conversations))
+        rows = list(own)
+        if not any(row["chosen"] and row["rejected"] for row in rows):  # most methods want pairs
+            rows += self._derived(conversations)
         unique = {row["pair_id"]: row for row in rows}
         ordered = self._with_both_splits([unique[key] for key in sorted(unique)], "pair_id")
         write_part(folder, PREFERENCES, ordered)

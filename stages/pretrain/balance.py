@@ -8,7 +8,6 @@ from stages.pretrain.spec import PretrainConfig
 from stages.runtime.errors import UserError
 from stages.whitebox.experts import LoadBalancer
 from stages.whitebox.model import CausalLM
-from stages.whitebox.shapes import SHAPES
 from stages.whitebox.trainer import StepLoss
 
 OnStep = Callable[[int, dict[str, float]], None]
@@ -16,8 +15,12 @@ OnStep = Callable[[int, dict[str, float]], None]
 
 def refuse_experts(config: PretrainConfig) -> None:
     """Raises UserError for experts in several processes: each would balance by its own tokens alone."""
-    shape = SHAPES.get(config.architecture)
-    if config.num_experts or (shape is not None and "num_experts" in shape.options):
+    refuse_experts_if(config.has_experts)
+
+
+def refuse_experts_if(are_divided: bool) -> None:
+    """The same, where the shape is known. Raises UserError."""
+    if are_divided:
         raise UserError(
             "a model with experts is trained in one process only, and more are asked for",
             hint="set gpus, processes and nodes to 1, or take a model without experts",
@@ -44,7 +47,10 @@ def balancing(model: CausalLM, on_step: OnStep) -> OnStep:
     balancer = LoadBalancer(model)
 
     def balance_and_tell(step: int, values: dict[str, float]) -> None:
-        balancer.update()
+        if "train_loss" in values:
+            balancer.update()
+        else:  # a skipped step changes nothing
+            balancer.loads.clear()
         on_step(step, values)
 
     return balance_and_tell

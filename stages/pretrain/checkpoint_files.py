@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 from stages.runtime.errors import UserError
+from stages.runtime.external_files import external_digest
 from stages.runtime.spec import Outside
 
 CONFIG_FILE = "config.json"
@@ -68,21 +67,9 @@ def external_files(config: Continued) -> dict[str, Path]:
 
 def external_digests(config: Continued) -> dict[str, str]:
     """Name -> sha256 of each of them."""
-    return {name: _digest(path, *_stamp(path)) for name, path in external_files(config).items()}
+    return {name: external_digest(path) for name, path in external_files(config).items()}
 
 
 def outside(config: Continued) -> Outside:
     """Where they are, for who has to bring them to where the stage runs."""
     return Outside(same_place=tuple(external_files(config).values()))
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
-
-
-@lru_cache(maxsize=256)
-def _digest(path: Path, _modified: int, _size: int) -> str:
-    """A plan asks several times, and weights are large."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,6 +22,7 @@ from stages.whitebox.config import ModelConfig
 from stages.whitebox.extend_embeddings import extend_embeddings
 from stages.whitebox.model import CausalLM
 from stages.whitebox.tokenizer import IMPORTED_FILE, MODEL_FILE, Tokenizer
+from stages.whitebox.tokenizer_match import first_difference
 
 _EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -116,7 +117,7 @@ def _check_vocabulary(folder: Path, shape: ModelConfig, tokenizer: Tokenizer) ->
         raise ValueError(
             f"{folder} has {shape.vocab_size} embedding rows for a tokenizer of {base.vocab_size} tokens"
         )
-    different = _first_difference(base, tokenizer)
+    different = first_difference(base, tokenizer)
     if different is not None:
         found = [repr(t.piece(different)) if different < t.vocab_size else "none" for t in (base, tokenizer)]
         raise ValueError(
@@ -124,10 +125,3 @@ def _check_vocabulary(folder: Path, shape: ModelConfig, tokenizer: Tokenizer) ->
             f"text with the model's own tokenizer ([tokenizer] import_from or extend), or begin with fresh "
             f"weights (continue_from = '')"
         )
-
-
-def _first_difference(base: Tokenizer, tokenizer: Tokenizer) -> int | None:
-    for token in range(base.vocab_size):
-        if token >= tokenizer.vocab_size or base.piece(token) != tokenizer.piece(token):
-            return token
-    return None

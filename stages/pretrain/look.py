@@ -89,7 +89,7 @@ def draw_landscape(
         values.append(round(value, 4))
         session.progress(len(values), len(points), "points", loss=value)
     rows = [values[start : start + num_points] for start in range(0, len(values), num_points)]
-    names = [f"{step:+.2f}" for step in steps]
+    names = [f"{step:+.1f}" for step in steps]
     session.heatmap(
         "landscape",
         title="The loss around the model",

@@ -35,6 +35,7 @@ def fit_micro_batch(
     loss_fn: LossFn,
     device: Device,
     session: StageSession,
+    num_processes: int = 1,
 ) -> Recipe:
     """The recipe with the micro batch that memory has room for; a size set by hand stays.
 
@@ -46,8 +47,7 @@ def fit_micro_batch(
     remembered = session.work_dir / REMEMBERED
     size = _remembered_size(remembered, recipe)
     if size is None:
-        probe = _try_on_gpu if device.device.type == "cuda" else _count_on_cpu
-        size = probe(recipe, _Step(config, recipe, model, loss_fn, device), session)
+        size = _probe(recipe, _Step(config, recipe, model, loss_fn, device, num_processes), session)
         remembered.parent.mkdir(parents=True, exist_ok=True)
         remembered.write_text(json.dumps({"micro_batch_size": size}), encoding="utf-8")
     return replace(recipe, micro_batch_size=size)
@@ -57,10 +57,18 @@ class _Step:
     """Forward and backward pass over rows that look like the run's."""
 
     def __init__(
-        self, config: PretrainConfig, recipe: Recipe, model: CausalLM, loss_fn: LossFn, device: Device
+        self,
+        config: PretrainConfig,
+        recipe: Recipe,
+        model: CausalLM,
+        loss_fn: LossFn,
+        device: Device,
+        num_processes: int,
     ) -> None:
         self.config, self.recipe, self.model = config, recipe, model
         self.loss_fn, self.device = loss_fn, device
+        is_divided = config.data_parallel == "fsdp" and num_processes > 1
+        self.is_divided, self.num_copies = is_divided, 1 if is_divided else num_processes
         self.num_params = sum(parameter.numel() for parameter in model.parameters())
 
     def __call__(self, num_rows: int) -> None:
@@ -79,9 +87,24 @@ class _Step:
             self.model.zero_grad(set_to_none=True)
 
 
+def _probe(recipe: Recipe, step: _Step, session: StageSession) -> int:
+    if step.device.device.type != "cuda":
+        return _count_on_cpu(recipe, step, session)
+    if step.is_divided:
+        # Before it is divided the model has all of its gradients: that would say little of the run.
+        session.log(f"{recipe.micro_batch_size} rows at a time, by estimate: weights will be divided")
+        return recipe.micro_batch_size
+    return _try_on_gpu(recipe, step, session)
+
+
 def _count_on_cpu(recipe: Recipe, step: _Step, session: StageSession) -> int:
-    """Counts tensors, so that the same memory always gives the same size; more rows would be no faster."""
-    in_all, kept = memory_bytes(step.device.device), (WEIGHT_BYTES + MOMENT_BYTES) * step.num_params
+    """Counts tensors, so that the same memory always gives the same size; more rows would be no faster.
+
+    Processes of one machine share its memory: each has its copy of weights, moments and gradients.
+    """
+    more_copies = step.num_copies - 1
+    per_param = (WEIGHT_BYTES + MOMENT_BYTES) * step.num_copies + WEIGHT_BYTES * more_copies
+    in_all, kept = memory_bytes(step.device.device), per_param * step.num_params
     most = max(1, min(recipe.rows_per_step, MICRO_BATCH_TOKENS // recipe.context_tokens))
     found = count_rows_that_fit(step, MEMORY_SHARE * in_all - kept, most)
     needed = f"about {(found.peak_bytes + kept) / 2**20:,.0f} MiB"

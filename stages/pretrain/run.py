@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from stages.pretrain.balance import balancing, refuse_experts, with_router_loss
+from stages.pretrain.balance import balancing, refuse_experts, refuse_experts_if, with_router_loss
 from stages.pretrain.launch import launch, processes_here
 from stages.pretrain.micro_batch import fit_micro_batch
 from stages.pretrain.mistakes import explained
@@ -63,11 +63,12 @@ def train_base_model(
         tokenizer = Tokenizer.from_folder(inputs["tokenizer"])
         training, validation = read_tokens(inputs["tokens"], tokenizer)
         recipe = make_recipe(config, model_config(config, tokenizer), memory_bytes(device.device))
+        refuse_experts_if(processes.size > 1 and recipe.model.num_experts > 0)
         references = measure_references(training, validation, tokenizer, config.final_validation_tokens)
         model = make_model(config, recipe, tokenizer, device.device, session)
         loss_fn = partial(next_token_loss, z_loss=config.z_loss)
         if processes.rank == 0:
-            recipe = fit_micro_batch(config, recipe, model, loss_fn, device, session)
+            recipe = fit_micro_batch(config, recipe, model, loss_fn, device, session, processes.size)
         recipe = replace(recipe, **processes.share({"micro_batch_size": recipe.micro_batch_size}) or {})
         _show_plan(recipe, references, session)
         processes.prepare(model)
@@ -75,6 +76,7 @@ def train_base_model(
         batches, accumulation_steps = make_batches(config, recipe, training, device.device, processes)
         watch = Watch(config, recipe, model, validation, tokenizer, device, session, processes)
         with processes.reading(model):
+            model.eval()  # the probe left it in training mode, in which layers are compiled
             watch.before()
         summary = train(
             model,

@@ -22,6 +22,7 @@ WHO_WORKS = frozenset(
         "nodes",
         "rendezvous",
         "data_parallel",
+        "prefetch",
         "checkpoints_kept",
         "checkpoint_milestone_steps",
     }
@@ -51,6 +52,8 @@ OF_THE_DIAL = (
     "expert_balance",
 )
 """Settings that a known model's shape decides; `depth` is one too, but the presets have it."""
+WITH_EXPERTS = frozenset({"minimind-moe"})
+"""Known models that choose among experts."""
 
 
 class PretrainConfig(StageConfig):
@@ -164,15 +167,11 @@ class PretrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _one_source_of_the_shape(self) -> PretrainConfig:
-        """A known model has all of its shape; a setting that would not count is a mistake."""
-        if self.architecture != "depth":
-            fields = type(self).model_fields
-            for name in OF_THE_DIAL:
-                if getattr(self, name) != fields[name].default:
-                    raise ValueError(
-                        f"{name} = {getattr(self, name)!r} has no effect with architecture = "
-                        f"{self.architecture!r}; leave one of the two out"
-                    )
+        """A known or an earlier model has all of its shape; a setting that would not count is a mistake."""
+        if self.continue_from:
+            self._refuse_beside("continue_from", ("architecture", *OF_THE_DIAL))
+        elif self.architecture != "depth":
+            self._refuse_beside("architecture", OF_THE_DIAL)
         if self.num_experts and not self.qk_norm:
             raise ValueError("num_experts needs qk_norm = true: no known architecture has experts without")
         if 0 < self.num_experts < self.num_experts_per_tok:
@@ -181,6 +180,20 @@ class PretrainConfig(StageConfig):
                 f"{self.num_experts}"
             )
         return self
+
+    def _refuse_beside(self, whole: str, names: tuple[str, ...]) -> None:
+        fields = type(self).model_fields
+        for name in names:
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} has no effect with {whole} = "
+                    f"{getattr(self, whole)!r}; leave one of the two out"
+                )
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether a fresh model will choose among experts; one to go on from is not looked into."""
+        return not self.continue_from and (self.num_experts > 0 or self.architecture in WITH_EXPERTS)
 
 
 SPEC = StageSpec(

@@ -42,6 +42,8 @@ class Watch:
         self.validation, self.tokenizer, self.device = validation, tokenizer, device
         self.peak = peak_of(device.device, device.compute_dtype)
         self.report_every = max(1, recipe.total_steps // POINTS_PER_CURVE)
+        self.continued: dict[str, str] = {}
+        """Sample prompt -> what the model wrote behind it when it was evaluated last."""
 
     def before(self) -> None:
         """Held-out figures of a model to go on from, before it is trained: its own."""
@@ -62,13 +64,17 @@ class Watch:
             shown = {name: value for name, value in values.items() if not is_of_a_layer(name)}
             self.session.metrics(step, **shown, mfu=self.mfu(values["tokens_per_second"]))
         if evaluated:
-            with self.processes.reading(self.model):
-                self._sample(step)
+            for prompt, text in self.continued.items():
+                self.session.sample(prompt, text, step=step)
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out figures on the way. The peak is measured again too, so that MFU has a fair one."""
+        """Held-out figures on the way, of the averaged weights where there are such; so are the samples.
+
+        The peak is measured again too, so that MFU has a fair one.
+        """
         self.peak = better_peak(self.peak, self.device.device, self.device.compute_dtype)
         held_out = self.held_out(self.config.validation_tokens)
+        self.continued = {prompt: self._continue(prompt) for prompt in self.config.sample_prompts}
         return {
             "validation_loss": held_out.loss,
             "validation_bits_per_byte": held_out.bits_per_byte,
@@ -96,17 +102,16 @@ class Watch:
         flops = self.recipe.model.flops_per_token(self.recipe.context_tokens)
         return tokens_per_second * flops / (self.peak.flops_per_second * self.processes.size)
 
-    def _sample(self, step: int) -> None:
-        for prompt in self.config.sample_prompts:
-            room = self.recipe.context_tokens - 1
-            prompt_ids = [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)][:room]
-            new_ids = generate(
-                self.model,
-                prompt_ids,
-                max_new_tokens=self.config.sample_tokens,
-                stop_ids=[self.tokenizer.eos_id],
-            )
-            self.session.sample(prompt, self.tokenizer.decode(new_ids), step=step)
+    def _continue(self, prompt: str) -> str:
+        room = self.recipe.context_tokens - 1
+        prompt_ids = [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)][:room]
+        new_ids = generate(
+            self.model,
+            prompt_ids,
+            max_new_tokens=self.config.sample_tokens,
+            stop_ids=[self.tokenizer.eos_id],
+        )
+        return self.tokenizer.decode(new_ids)
 
     def draw(self, summary: TrainingSummary, references: References) -> None:
         """The charts of the run with the lines to judge it by, and those of the inside of the model."""

@@ -16,6 +16,7 @@ from stages.quantize.mistakes import explained, refuse_experts
 from stages.quantize.spec import QuantizeConfig
 from stages.runtime.session import StageSession
 from stages.whitebox.batches import PackedBatches, TokenShards
+from stages.whitebox.chat_template import reasoning_of, write_template
 from stages.whitebox.checkpoint import GENERATION_FILE, load_model
 from stages.whitebox.device import fix_threads, pick_device
 from stages.whitebox.document_scores import DocumentScores, documents_within, score_documents
@@ -71,6 +72,7 @@ def _save(weights: QuantizedWeights, inputs: Mapping[str, Path], folder: Path) -
     for name in TOKENIZER_FILES:
         if (inputs["tokenizer"] / name).is_file():
             shutil.copyfile(inputs["tokenizer"] / name, folder / name)
+    write_template(folder, reasoning_of(inputs["model"]))
 
 
 def _measure(

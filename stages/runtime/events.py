@@ -1,7 +1,8 @@
 """What a stage reports while it runs: JSON lines, one event each.
 
 Every event has `event` (its kind) and `time` (seconds since the epoch). Kinds: started, log, progress,
-metrics, sample, table, chart, error, finished. The report and the Prefect artifacts are made of nothing else.
+metrics, sample, table, chart, batch, error, finished. The report and the Prefect artifacts are made of
+nothing else.
 """
 
 from __future__ import annotations

@@ -115,6 +115,13 @@ class StageSession:
             panels={label: [list(row) for row in rows] for label, rows in panels.items()},
         )  # fmt: skip
 
+    def batch(self, rows: Sequence[Sequence[Mapping[str, Any]]], caption: str) -> None:
+        """Rows of a training batch as stretches of text in order, each with what becomes of it: {"text",
+        "weight" in the loss (0: only read), "conversation" (its number in the row), "is_cut" (its end is)}.
+        """
+        told = [[dict(stretch) for stretch in row] for row in rows]
+        self._log.emit("batch", rows=told, caption=caption)
+
     def should_stop(self) -> bool:
         """Whether SIGTERM or Ctrl-C arrived. Whoever asks must stop in order: save, raise StopRequested."""
         self._last_poll = time.monotonic()

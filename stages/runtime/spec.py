@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -92,17 +92,29 @@ class StageSpec:
             raise self._explain(error) from None
 
     def _explain(self, error: ValidationError) -> UserError:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        found = error.errors(include_url=False)
+        first = found[0]
+        where = _place(first["loc"])
         known = list(self.config.model_fields)
         if first["type"] == "extra_forbidden":
             message = f"[{self.name}] has no setting {where!r}{did_you_mean(where, known)}"
             return UserError(message, hint=f"settings of {self.name}: {', '.join(known)}")
-        message = f"[{self.name}] {where} = {first.get('input')!r}: {first['msg']}"
-        documented = self.config.model_fields.get(str(first["loc"][0]) if first["loc"] else "")
+        if not where:  # about several settings together: the whole table would say little
+            message = f"[{self.name}] {first['msg'].removeprefix('Value error, ')}"
+            return UserError(message, hint=f"see stages/{self.name}/spec.py")
+        # A setting that may be one of several kinds has a problem with each of them.
+        told = [each["msg"].removeprefix("Value error, ") for each in found if _place(each["loc"]) == where]
+        problems = dict.fromkeys(told)
+        message = f"[{self.name}] {where} = {first.get('input')!r}: {'; or '.join(problems)}"
+        documented = self.config.model_fields.get(str(first["loc"][0]))
         about = f"{where}: {documented.description}" if documented and documented.description else ""
         return UserError(message, hint=about or f"see stages/{self.name}/spec.py")
 
     def key_config(self, config: StageConfig) -> dict[str, Any]:
         """The part of the configuration that the fingerprint covers, as plain JSON values."""
         return config.model_dump(mode="json", exclude=set(self.not_in_key))
+
+
+def _place(parts: Sequence[int | str]) -> str:
+    """The setting's name, without pydantic's words for the kinds of value that it may have."""
+    return ".".join(str(part) for part in parts if not str(part).startswith(("constrained-", "literal[")))

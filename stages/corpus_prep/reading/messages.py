@@ -7,9 +7,10 @@ left out. Reasons are the keys of `REASONS`.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -24,11 +25,11 @@ REASONS = {
     "bad_arguments": "a tool call without a name, or whose arguments are no JSON object",
     "bad_tools": "tools that are no JSON list of functions with names",
     "undeclared_tool": "a call of a tool that is not among the tools that the row declares",
+    "bad_weight": "a turn's loss_weight, weight or train is neither true nor false nor a number from 0 on",
     "unsupported_content": "a picture, a sound or another part that is no text",
     "same_answers": "the chosen answer is the rejected one",
     "different_prompts": "the two dialogues differ before their last answers",
     "no_preference": "a tie, or no verdict",
-    "disliked_answer": "an answer that was judged bad, as in KTO data with label false",
 }
 """Why a row of a known form is refused."""
 
@@ -46,6 +47,7 @@ class Malformed(Exception):
 class Message:
     """One turn. tool_calls are {"name", "arguments"} objects; reasoning is what was thought before.
 
+    weight: how much an assistant's turn counts in training; None is 1.
     call_ids: of an assistant's calls, "" where one has none, or of the call that a tool answers. Beyond which
     result belongs to which call they say nothing: records that differ in ids alone are equal to every check.
     """
@@ -55,9 +57,10 @@ class Message:
     tool_calls: tuple[dict[str, Any], ...] = field(default=())
     reasoning: str = ""
     call_ids: tuple[str, ...] = ()
+    weight: float | None = None
 
     def as_row(self) -> dict[str, Any]:
-        """The form of `data_contracts.conversations.MESSAGE`."""
+        """The form of `data_contracts.conversations.WEIGHTED_MESSAGE`."""
         ids = self.call_ids or ("",) * len(self.tool_calls)
         calls = [
             {"id": of, "name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
@@ -65,7 +68,7 @@ class Message:
         ]
         answered = self.call_ids[0] if self.role == "tool" and self.call_ids else ""
         told = {"role": self.role, "content": self.content, "reasoning": self.reasoning}
-        return {**told, "tool_calls": calls, "tool_call_id": answered}
+        return {**told, "tool_calls": calls, "tool_call_id": answered, "weight": self.weight}
 
     @property
     def says_nothing(self) -> bool:
@@ -92,6 +95,7 @@ ROLES = {
 }
 _CALLERS = ("function_call", "tool_call")
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_WEIGHT_FIELDS = ("loss_weight", "weight", "train")
 _THOUGHT = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
@@ -123,7 +127,7 @@ def messages_of(value: Any) -> list[Message]:
         raise Malformed("bad_messages", type(value).__name__)
     messages: list[Message] = []
     for item in value:
-        message = _message(item)
+        message = _weighted(_message(item), item)
         before = messages[-1] if messages else None
         if before is not None and _continues(before, message):
             messages[-1] = _joined(before, message)
@@ -134,18 +138,29 @@ def messages_of(value: Any) -> list[Message]:
 
 def _continues(before: Message, message: Message) -> bool:
     both_assistant = before.role == message.role == "assistant"
-    return both_assistant and bool(message.tool_calls) and not message.content
+    is_only_call = bool(message.tool_calls) and not message.content
+    return both_assistant and is_only_call and before.weight == message.weight
 
 
 def _joined(before: Message, message: Message) -> Message:
     calls = before.tool_calls + message.tool_calls
     ids = [of.call_ids or ("",) * len(of.tool_calls) for of in (before, message)]
     thought = "\n".join(filter(None, (before.reasoning, message.reasoning)))
-    return Message("assistant", before.content, calls, thought, _any_of(ids[0] + ids[1]))
+    return Message("assistant", before.content, calls, thought, _any_of(ids[0] + ids[1]), before.weight)
 
 
 def _any_of(ids: tuple[str, ...]) -> tuple[str, ...]:
     return ids if any(ids) else ()
+
+
+def _weighted(message: Message, item: Mapping[str, Any]) -> Message:
+    """With what LLaMA-Factory, OpenAI, OpenChat and axolotl say of an assistant's turn: 0 masks it."""
+    found = next((item[name] for name in _WEIGHT_FIELDS if item.get(name) is not None), 1)
+    if message.role != "assistant":
+        return message
+    if not isinstance(found, int | float) or not 0 <= found < math.inf:
+        raise Malformed("bad_weight", repr(found))
+    return message if found == 1 else replace(message, weight=float(found))
 
 
 def _message(item: Any) -> Message:

@@ -38,7 +38,8 @@ NAMING = "--set corpus_prep.text_field=NAME, or for one source PATH;text_field=N
 RECOGNISED = (
     "text [title]; instruction [input] output; question answer; prompt response; "
     "messages or conversations (role/content or from/value); prompt chosen rejected; "
-    "instruction [input] chosen rejected; conversations chosen rejected; chosen rejected (whole dialogues)"
+    "instruction [input] chosen rejected; conversations chosen rejected; chosen rejected (whole dialogues); "
+    "any conversation with a label that is true or false"
 )
 
 
@@ -61,12 +62,25 @@ class Conversation:
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """Messages that end with a user's or a tool's, and two of an assistant's. tools: as in `Conversation`."""
+    """Messages that end with a user's or a tool's, and two of an assistant's. tools: as in `Conversation`.
+
+    One of the answers is None where a single one was judged: as good (chosen) or as bad (rejected).
+    """
 
     prompt: tuple[Message, ...]
-    chosen: Message
-    rejected: Message
+    chosen: Message | None
+    rejected: Message | None
     tools: str = ""
+
+    @property
+    def answers(self) -> tuple[Message, ...]:
+        """Those that there are, the chosen one first."""
+        return tuple(answer for answer in (self.chosen, self.rejected) if answer is not None)
+
+    @property
+    def side(self) -> str:
+        """`pair`, or which of the two answers there is."""
+        return "pair" if len(self.answers) == 2 else "chosen" if self.chosen is not None else "rejected"
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ def recognise(row: Row, text_field: str = "", title_field: str = "") -> Form | N
     if text_field:
         form = Form(text_field, "document", lambda r: _document(r, text_field, title_field))
         return form if text_field in row else None
-    return _pair_form(row) or _conversation_form(row) or _document_form(row, title_field)
+    return _pair_form(row) or _judged_form(row) or _conversation_form(row) or _document_form(row, title_field)
 
 
 def unknown_form(where: str, row: Row, text_field: str) -> UserError:
@@ -188,8 +202,6 @@ def _dialogue(row: Row, name: str) -> Conversation:
 
 def _conversation(row: Row, messages: list[Message]) -> Conversation:
     """The turns up to the last answer, checked. Questions after it, which nobody answered, are left out."""
-    if row.get("label") is False:  # KTO: there is no loss here that learns from a bad answer alone
-        raise Malformed("disliked_answer")
     messages, tools = _opened(row, messages), tools_of(_first_value(row, TOOL_FIELDS))
     while messages and messages[-1].role != "assistant":
         messages.pop()
@@ -222,6 +234,25 @@ def _pair_form(row: Row) -> Form | None:
     if "output_1" in row and "output_2" in row and _first(row, ("preference", "label")):
         return Form("output_1/output_2", "preference", _judged_outputs)
     return None
+
+
+def _judged_form(row: Row) -> Form | None:
+    """KTO's data: a conversation whose last answer is good (label true) or bad (false)."""
+    form = _conversation_form(row) if isinstance(row.get("label"), bool) else None
+    if form is None:
+        return None
+    return Form(f"{form.name}/label", "preference", lambda r: _judged(form.build(r), r["label"]))
+
+
+def _judged(record: Record, is_good: bool) -> PreferencePair:
+    assert isinstance(record, Conversation)
+    *prompt, answer = record.messages
+    if not prompt or prompt[-1].role == "system":
+        raise Malformed("no_question")
+    if answer.says_nothing:
+        raise Malformed("empty_answer", "the judged one")
+    chosen, rejected = (answer, None) if is_good else (None, answer)
+    return PreferencePair(tuple(prompt), chosen, rejected, record.tools)
 
 
 def _chosen_rejected(row: Row, asked: str | None) -> PreferencePair:

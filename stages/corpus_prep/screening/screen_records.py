@@ -33,8 +33,11 @@ def with_texts(record: Talk, change: Change) -> Talk:
     tools = json.dumps(_changed(json.loads(record.tools), change), ensure_ascii=False) if record.tools else ""
     if isinstance(record, PreferencePair):
         prompt = tuple(_changed_message(message, change) for message in record.prompt)
-        answers = (_changed_message(message, change) for message in (record.chosen, record.rejected))
-        return PreferencePair(prompt, *answers, tools)
+        chosen, rejected = (
+            _changed_message(answer, change) if answer is not None else None
+            for answer in (record.chosen, record.rejected)
+        )
+        return PreferencePair(prompt, chosen, rejected, tools)
     return Conversation(tuple(_changed_message(message, change) for message in record.messages), tools)
 
 
@@ -57,7 +60,10 @@ def _changed(value: Any, change: Change) -> Any:
 
 def record_text(record: Talk) -> str:
     """All that is said in a record, without tools and the rejected answer: what decontamination reads."""
-    said = (*record.prompt, record.chosen) if isinstance(record, PreferencePair) else record.messages
+    if isinstance(record, Conversation):
+        said = record.messages
+    else:
+        said = (*record.prompt, *([record.chosen] if record.chosen is not None else []))
     return "\n\n".join(filter(None, map(message_text, said)))
 
 
@@ -72,7 +78,8 @@ def record_fields(record: Talk) -> dict[str, Any]:
     turns = record.prompt if isinstance(record, PreferencePair) else record.messages
     fields: dict[str, Any] = {"turns": [vars(message) for message in turns], "tools": record.tools}
     if isinstance(record, PreferencePair):
-        fields |= {"chosen": vars(record.chosen), "rejected": vars(record.rejected)}
+        answers = {"chosen": record.chosen, "rejected": record.rejected}
+        fields |= {side: vars(answer) if answer is not None else None for side, answer in answers.items()}
     return fields
 
 
@@ -80,8 +87,10 @@ def record_of(fields: Mapping[str, Any]) -> Talk:
     """The reverse of `record_fields`."""
     turns = tuple(map(_message_of, fields["turns"]))
     if "chosen" in fields:
-        answers = (_message_of(fields[name]) for name in ("chosen", "rejected"))
-        return PreferencePair(turns, *answers, fields["tools"])
+        chosen, rejected = (
+            _message_of(fields[name]) if fields[name] is not None else None for name in ("chosen", "rejected")
+        )
+        return PreferencePair(turns, chosen, rejected, fields["tools"])
     return Conversation(turns, fields["tools"])
 
 
@@ -99,8 +108,8 @@ def duplicate_key(record: Talk) -> str:
     Arguments of calls count in any order of their names, ids of calls do not.
     """
     if isinstance(record, PreferencePair):
-        said = _normal((*record.prompt, record.chosen, record.rejected))
-        return hashed_id("pair", *said, *filter(None, [record.tools]))
+        said = _normal((*record.prompt, *record.answers))
+        return hashed_id(record.side, *said, *filter(None, [record.tools]))
     return hashed_id("conversation", *_normal(record.messages), record.tools)
 
 
@@ -126,7 +135,9 @@ def judge_record(record: Talk, language: str) -> tuple[str, str]:
 
     language: as `detect_language` tells it of `record_text`; it chooses the thresholds.
     """
-    spoken = (record.chosen,) if isinstance(record, PreferencePair) else record.messages
+    spoken = record.messages if isinstance(record, Conversation) else record.answers[:1]
+    if isinstance(record, PreferencePair) and record.chosen is None:
+        spoken = ()  # what is wrong with a bad answer may be just that
     for answer in _answers(spoken):
         measured = Measured(answer, language)
         for check in RECORD_FILTERS:

@@ -7,9 +7,10 @@ from typing import Any
 
 from stages.agent_smoke.agent_loop import Episode, run_episode
 from stages.agent_smoke.assistant import Message, Turn
-from stages.agent_smoke.toolbox import CALCULATOR, Tool, ToolBox, calculator
+from stages.agent_smoke.toolbox import CALCULATOR, Tool, ToolBox
+from stages.whitebox.tool_results import calculator_result
 
-TOOLBOX = ToolBox({"calculator": Tool(CALCULATOR, calculator)})
+TOOLBOX = ToolBox({"calculator": Tool(CALCULATOR, calculator_result)})
 
 
 class Script:

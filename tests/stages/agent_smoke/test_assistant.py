@@ -11,9 +11,11 @@ from stages.agent_smoke import assistant as assistants
 from stages.agent_smoke.assistant import Assistant, load_any_model, load_assistant
 from stages.agent_smoke.toolbox import ToolBox, open_toolbox
 from stages.quantize.rounding import quantize_nearest
+from stages.whitebox.chat_format import render
 from stages.whitebox.checkpoint import load_model
 from stages.whitebox.quantized_checkpoint import QuantizedWeights, save_quantized
 from stages.whitebox.tokenizer import Tokenizer
+from tests.generated_conversations import generated
 
 GREETING = [{"role": "user", "content": "Hello"}]
 
@@ -37,6 +39,23 @@ def test_every_call_of_an_untrained_model_runs(wild: Assistant, toolbox: ToolBox
             begun += 1
             assert toolbox.problem(turn.call) is None
     assert begun >= 2, "a model with random weights begins a call now and then"
+
+
+def test_prompts_are_the_beginnings_of_what_training_rendered(wild: Assistant) -> None:
+    empty = wild.tokenizer.encode("<think>\n\n</think>\n\n")
+    for messages, _ in generated(60, seed=2):
+        trained = render(messages, wild.tokenizer)
+        for place, message in enumerate(messages):
+            if message["role"] == "assistant":
+                prompt = wild.prompt_ids(messages[:place])
+                assert trained.ids[: len(prompt)] == prompt
+                assert not trained.is_target[len(prompt) - 1] and trained.is_target[len(prompt)]
+        wild.enable_thinking = False
+        assert (
+            wild.prompt_ids(messages[:1])
+            == render(messages[:1], wild.tokenizer, add_generation_prompt=True).ids + empty
+        )
+        wild.enable_thinking = True
 
 
 def test_a_turn_ends_within_its_tokens(wild: Assistant) -> None:

@@ -17,12 +17,11 @@ from stages.agent_smoke.toolbox import (
     SEARCH,
     Tool,
     ToolBox,
-    calculator,
     open_toolbox,
     searcher,
 )
-from stages.corpus_prep.tool_conversations import random_expression
-from stages.whitebox.tool_results import calculate
+from stages.whitebox.arithmetic_requests import random_expression
+from stages.whitebox.tool_results import calculate, calculator_result
 
 
 @dataclass
@@ -67,7 +66,7 @@ def test_tools_answer_as_in_training(toolbox: ToolBox) -> None:
     ],
 )
 def test_the_calculator_tells_why_it_has_no_result(expression: str, result: str) -> None:
-    assert calculator(expression) == result
+    assert calculator_result(expression) == result
 
 
 def test_search_answers_with_the_best_hit() -> None:

@@ -353,6 +353,7 @@ def test_records_keep_what_was_said_and_where_they_are_from(run_stage, tmp_path,
         "reasoning": "A sum.",
         "tool_calls": [{"id": "c1", "name": "add", "arguments": '{"b": 1, "a": "灯"}'}],
         "tool_call_id": "",
+        "weight": None,
     }
     assert row["messages"][3]["tool_call_id"] == "c1"
     assert row["messages"][4]["content"].startswith("They make two lamps that burn all night")
@@ -594,3 +595,24 @@ def test_the_tiny_data_gives_every_part(run_stage) -> None:
     assert result.metrics["validation_bytes"] > 10_000
     families = Counter(row["family"] for row in result.rows("scenarios"))
     assert families == dict.fromkeys(("calculator", "lookup", "search", "multi_step", "chat"), 4)
+
+
+def test_judged_answers_are_preferences_with_one_side_beside_derived_pairs(
+    run_stage, tmp_path, sources
+) -> None:
+    said = [
+        {"role": "user", "content": "Where does the keeper put the lamps at dawn?"},
+        {"role": "assistant", "content": "In the shed behind the harbour wall."},
+    ]
+    other = [said[0], {"role": "assistant", "content": "Nobody can say such a thing about any lamp at all."}]
+    rows = [{"messages": said, "label": True}, {"messages": other, "label": False}]
+    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = tuple(name for name in sources if "preferences" not in name)
+    result = run_stage(sources=(*chosen, str(tmp_path / "votes.jsonl")), **SMALL)
+    pairs = result.rows("preferences")
+    own = [row for row in pairs if row["kind"] == "own"]
+    assert {(row["chosen"] is None, row["rejected"] is None) for row in own} == {(True, False), (False, True)}
+    assert len({row["split"] for row in own}) == 1  # of one prompt
+    assert all(row["chosen"] and row["rejected"] for row in pairs if row["kind"] != "own")
+    assert len(pairs) > len(own) == 2
+    assert "votes.jsonl" not in {row["source"] for row in result.rows("conversations")}

@@ -9,11 +9,12 @@ import pytest
 
 from stages.corpus_prep import phrasings
 from stages.corpus_prep.entries import Entry, EntryBook, entry_of, of_split
-from stages.corpus_prep.phrasings import PREFIXES, Phrasings
 from stages.corpus_prep.question_conversations import question_exchanges, small_talk
 from stages.corpus_prep.scenarios import FAMILIES, make_scenarios
 from stages.corpus_prep.tool_conversations import WEIGHTS, ToolTask, ToolTaskMaker, tool_tasks
+from stages.whitebox import arithmetic_requests
 from stages.whitebox.argument_forms import Arithmetic, IdentifierPath, JsonText
+from stages.whitebox.arithmetic_requests import PREFIXES, Phrasings
 from stages.whitebox.tool_results import calculate, lookup_result, search_result
 
 THINGS = ("apple", "bird", "boat", "gate", "lamp", "map", "path", "well")
@@ -166,7 +167,8 @@ def test_scenarios_cover_families_and_both_phrasings(entries: list[Entry]) -> No
 
 
 def _families() -> dict[str, Phrasings]:
-    return {name: value for name, value in vars(phrasings).items() if isinstance(value, Phrasings)}
+    known = vars(phrasings) | vars(arithmetic_requests)
+    return {name: value for name, value in known.items() if isinstance(value, Phrasings)}
 
 
 def test_phrasings_are_many_and_unseen_ones_are_never_trained(
@@ -174,8 +176,8 @@ def test_phrasings_are_many_and_unseen_ones_are_never_trained(
 ) -> None:
     for name, family in _families().items():
         assert len(family.unseen) >= 2, name
-        assert not set(family.seen) & set(family.unseen), name
-    for family in (phrasings.CALCULATOR, phrasings.LOOKUP, phrasings.SEARCH):
+        assert not {*family.seen, *family.rewarded} & set(family.unseen), name
+    for family in (arithmetic_requests.CALCULATOR, phrasings.LOOKUP, phrasings.SEARCH):
         assert len(family.seen) >= 8
     unseen_openings = {
         t.split("{")[0] for f in _families().values() for t in f.unseen if len(t.split("{")[0]) > 12

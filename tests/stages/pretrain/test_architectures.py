@@ -4,6 +4,7 @@ elsewhere."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 import torch
 
 from data_contracts.checkpoint import CHECKPOINT
+from stages.pretrain.balance import balancing
 from stages.pretrain.run import run
 from stages.pretrain.spec import PretrainConfig
 from stages.runtime.errors import StopRequested, UserError
 from stages.runtime.session import StageSession
 from stages.whitebox.checkpoint import load_model
+from stages.whitebox.config import ModelConfig
+from stages.whitebox.model import CausalLM
 
 KINDS: dict[str, dict[str, Any]] = {
     "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2},
@@ -80,3 +84,21 @@ def test_experts_in_several_processes_are_refused(
     with pytest.raises(UserError, match="in one process only") as caught:
         run(config, inputs, {"model": tmp_path}, session)
     assert "processes" in caught.value.hint
+
+
+def test_a_skipped_step_leaves_the_biases_of_experts_alone() -> None:
+    torch.manual_seed(0)
+    shape = ModelConfig.from_depth(1, 64, max_position_embeddings=16)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    model = CausalLM(replace(shape, **experts, scoring_func="sigmoid", n_shared_experts=1))
+    on_step = balancing(model, lambda _step, _values: None)
+    bias_E = model.model.layers[0].mlp.gate.e_score_correction_bias
+    model.train()
+    model(torch.arange(16)[None])
+    on_step(1, {"skipped_steps": 1.0})
+    assert (bias_E == 0).all()
+    on_step(2, {"train_loss": 1.0})
+    assert (bias_E == 0).all()  # what a skipped step chose counts no more
+    model(torch.arange(16)[None])
+    on_step(3, {"train_loss": 1.0})
+    assert (bias_E != 0).any()

@@ -32,13 +32,13 @@ class Case:
         self.session, self.monkeypatch = session, monkeypatch
         self.shape = ModelConfig.from_depth(1, 320, 32)
 
-    def __call__(self, memory: float, **changes: object) -> Recipe:
+    def __call__(self, memory: float, num_processes: int = 1, **changes: object) -> Recipe:
         self.monkeypatch.setattr(micro_batch, "memory_bytes", lambda _: memory)
         settings = {"depth": 1, "context_tokens": 32, "global_batch_tokens": 32 * 24, "train_tokens": 6000}
         config = PretrainConfig(**{**settings, **changes})
         recipe = make_recipe(config, self.shape, 2**40)
         model = CausalLM(self.shape)
-        fitted = fit_micro_batch(config, recipe, model, next_token_loss, CPU, self.session)
+        fitted = fit_micro_batch(config, recipe, model, next_token_loss, CPU, self.session, num_processes)
         assert all(parameter.grad is None for parameter in model.parameters())
         assert replace(fitted, micro_batch_size=recipe.micro_batch_size) == recipe
         assert fitted.accumulation_steps * fitted.micro_batch_size == recipe.rows_per_step == 24
@@ -72,6 +72,15 @@ def test_a_resumed_run_keeps_its_size_whatever_the_memory_is_now(fit: Case) -> N
     assert fit(2**40).micro_batch_size == first
     (fit.session.work_dir / REMEMBERED).write_text(json.dumps({"micro_batch_size": 7}))  # 24 rows, not by 7
     assert fit(2**40).micro_batch_size == 24
+
+
+def test_processes_share_the_memory_of_their_machine(fit: Case) -> None:
+    sizes = []
+    for num_processes, way in ((1, "ddp"), (4, "ddp"), (4, "fsdp")):
+        sizes.append(fit(12 * MIB, num_processes, data_parallel=way).micro_batch_size)
+        fit.forget()
+    alone, copied, divided = sizes
+    assert copied < alone == divided
 
 
 def test_separate_documents_are_probed_with_their_masks(fit: Case) -> None:

@@ -19,6 +19,7 @@ from stages.runtime.events import EventLog
 from stages.runtime.session import StageSession
 from stages.whitebox import model as whitebox_model
 from stages.whitebox.checkpoint import load_model
+from stages.whitebox.reply import continuation
 from stages.whitebox.tokenizer import Tokenizer
 
 Events = Callable[[str], list[dict[str, Any]]]
@@ -159,7 +160,11 @@ def test_tokens_of_another_tokenizer_are_refused(
 
 
 def test_every_way_to_save_time_or_memory_at_once(
-    config: PretrainConfig, inputs: dict[str, Path], model_folder: Path, session: StageSession
+    config: PretrainConfig,
+    inputs: dict[str, Path],
+    model_folder: Path,
+    session: StageSession,
+    read_events: Events,
 ) -> None:
     ways = {
         "micro_batch_size": "auto",
@@ -171,6 +176,11 @@ def test_every_way_to_save_time_or_memory_at_once(
     metrics = run(changed(config, **ways), inputs, {"model": model_folder}, session)
     assert metrics["validation_bits_per_byte"] < 2.8
     assert CHECKPOINT.check(model_folder) == []
+    # What is shown was written by the averaged weights, which are saved.
+    model, tokenizer = load_model(model_folder, dtype=torch.float32), Tokenizer.from_folder(model_folder)
+    for shown in read_events("sample")[-len(config.sample_prompts) :]:
+        text = continuation(model, tokenizer, shown["prompt"], config.sample_tokens)
+        assert shown["text"] == text
 
 
 def test_batches_read_ahead_give_the_same_weights(

@@ -17,6 +17,14 @@ from stages.corpus_prep.reading.record_forms import (
     recognise,
     unknown_form,
 )
+from stages.corpus_prep.record_rows import record_id
+from stages.corpus_prep.screening.screen_records import (
+    duplicate_key,
+    record_fields,
+    record_of,
+    record_text,
+    with_texts,
+)
 
 USER, BOT = Message("user", "Why?"), Message("assistant", "Because.")
 HH = "\n\nHuman: Why?\n\nAssistant: "
@@ -56,7 +64,6 @@ def test_documents(row: dict[str, Any], document: Document) -> None:
         {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]},
         {"conversations": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}, {"role": "user", "content": "And?"}]},
         {"id": "s", "instruction": "Why?", "instances": [{"input": "", "output": "Because."}]},
-        {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}], "label": True},
     ],
 )  # fmt: skip
 def test_conversations(row: dict[str, Any]) -> None:
@@ -182,8 +189,8 @@ def test_results_stand_in_the_order_of_their_calls(asked: Any, given: Any, kept:
         ({"messages": [], "label": True}, "empty_answer"),
         ({"messages": None}, "bad_messages"),
         ({"messages": ["hello"]}, "bad_messages"),
-        ({"messages": [ASK, SAY], "label": False}, "disliked_answer"),
-        ({"prompt": "Why?", "completion": "No.", "label": False}, "disliked_answer"),
+        ({"messages": [SAY], "label": False}, "roles_out_of_order"),
+        ({"prompt": "Why?", "completion": " ", "label": False}, "empty_answer"),
         ({"messages": [ASK, SAY, SAY]}, "roles_out_of_order"),
         ({"messages": [ASK, ASK, SAY]}, "roles_out_of_order"),
         ({"messages": [SAY, ASK, SAY]}, "roles_out_of_order"),
@@ -200,6 +207,8 @@ def test_results_stand_in_the_order_of_their_calls(asked: Any, given: Any, kept:
         ({"messages": [ASK, {"role": "assistant", "tool_calls": [{"name": "add", "arguments": "1, 2"}]}]}, "bad_arguments"),
         ({"messages": [ASK, {"role": "assistant", "tool_calls": [{"name": "add", "arguments": "[1, 2]"}]}]}, "bad_arguments"),
         ({"messages": [ASK, {"role": "assistant", "tool_calls": [{"arguments": "{}"}]}]}, "bad_arguments"),
+        ({"messages": [ASK, {**SAY, "loss_weight": -1.0}]}, "bad_weight"),
+        ({"messages": [ASK, {**SAY, "train": "maybe"}]}, "bad_weight"),
         ({"messages": [ASK, SAY], "tools": "add, subtract"}, "bad_tools"),
         ({"messages": [ASK, SAY], "tools": [{"description": "adds"}]}, "bad_tools"),
         ({"messages": [ASK, CALL], "tools": [{"name": "subtract"}]}, "undeclared_tool"),
@@ -249,7 +258,17 @@ def test_reasoning_in_four_spellings(said: dict[str, Any]) -> None:
     answer = _convert({"messages": [ASK, {"role": "assistant", **said}]}).messages[1]
     assert answer == Message("assistant", "Because.", reasoning="Hm.")
     told = {"role": "assistant", "content": "Because.", "reasoning": "Hm."}
-    assert answer.as_row() == {**told, "tool_calls": [], "tool_call_id": ""}
+    assert answer.as_row() == {**told, "tool_calls": [], "tool_call_id": "", "weight": None}
+
+
+@pytest.mark.parametrize(
+    ("said", "weight"),
+    [({"loss_weight": 0.0}, 0.0), ({"weight": 2}, 2.0), ({"train": False}, 0.0), ({"train": True}, None)],
+)
+def test_turns_may_say_how_much_they_count(said: dict[str, Any], weight: float | None) -> None:
+    asked, answered = _convert({"messages": [{**ASK, "loss_weight": 0.0}, {**SAY, **said}]}).messages
+    assert (asked.weight, answered.weight) == (None, weight)
+    assert answered.as_row()["weight"] == weight
 
 
 def test_words_and_the_call_behind_them_are_one_turn() -> None:
@@ -290,3 +309,28 @@ def test_unknown_fields_are_listed_with_the_way_out() -> None:
     assert "--set corpus_prep.text_field=NAME" in error.hint
     assert "instruction" in error.hint
     assert "has no field 'txt'; its fields are: book, source" in unknown_form("a", row, "txt").message
+
+
+@pytest.mark.parametrize(
+    "form", [{"messages": [ASK, SAY]}, {"prompt": ASK["content"], "completion": SAY["content"]}]
+)
+@pytest.mark.parametrize("is_good", [True, False])
+def test_a_judged_answer_is_one_side_of_a_pair(form: dict[str, Any], is_good: bool) -> None:
+    record = _convert({**form, "label": is_good})
+    assert [message.content for message in record.prompt] == [ASK["content"]]
+    assert record.side == ("chosen" if is_good else "rejected")
+    assert [answer.content for answer in record.answers] == [SAY["content"]]
+    assert (record.chosen is None, record.rejected is None) == (not is_good, is_good)
+    assert record_of(json.loads(json.dumps(record_fields(record)))) == record
+    assert with_texts(record, str.upper).answers[0].content == SAY["content"].upper()
+
+
+def test_the_same_answer_judged_good_and_bad_is_two_records() -> None:
+    good, bad = (_convert({"messages": [ASK, SAY], "label": label}) for label in (True, False))
+    assert duplicate_key(good) != duplicate_key(bad)
+    assert record_id(good) != record_id(bad)
+    assert SAY["content"] in record_text(good) and SAY["content"] not in record_text(bad)
+
+
+def test_a_label_that_is_no_verdict_leaves_a_conversation() -> None:
+    assert isinstance(_convert({"messages": [ASK, SAY], "label": 3}), Conversation)
