@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_contracts.tables import read_rows
 from stages.whitebox.batches import TokenShards
-from stages.whitebox.chat_format import RenderedChat, messages_from_columns, render, tools_from_column
+from stages.whitebox.chat_format import (
+    RenderedChat,
+    messages_from_columns,
+    render,
+    strip_content,
+    tools_from_column,
+)
 from stages.whitebox.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
 
 
 @dataclass
@@ -35,29 +44,84 @@ class Chats:
         return Chats(*columns)
 
 
-def read_chats(folder: Path, tokenizer: Tokenizer, max_conversations: int) -> dict[str, Chats]:
+def read_chats(
+    folder: Path,
+    tokenizer: Tokenizer,
+    max_conversations: int,
+    answers: Mapping[str, Message] | None = None,
+) -> dict[str, Chats]:
     """Split -> conversations; of the training split at most `max_conversations`, drawn by hash.
 
+    answers: id -> an assistant's turn to train on in place of the conversation's last one.
     Raises ValueError, with the id, for a conversation that cannot be rendered, and when a split is empty.
     """
-    chosen = _draw(folder, max_conversations)
     chats = {"train": Chats(), "validation": Chats()}
-    for row in read_rows(folder):
-        if row["split"] == "train" and row["conversation_id"] not in chosen:
-            continue
+    for row in drawn_rows(folder, max_conversations):
+        answer = (answers or {}).get(row["conversation_id"]) if row["split"] == "train" else None
         try:
-            tools = tools_from_column(row["tools"])
-            rendered = render(messages_from_columns(row["messages"]), tokenizer, tools=tools)
+            _add(chats[row["split"]], row, tokenizer, answer)
         except ValueError as error:
             raise ValueError(f"conversation {row['conversation_id']}: {error}") from error
-        split = chats[row["split"]]
-        split.ids.append(row["conversation_id"])
-        split.kinds.append(row["kind"])
-        split.rendered.append(rendered)
     for name, split in chats.items():
         if not len(split):
-            raise ValueError(f"there are no {name} conversations; give corpus_prep more text")
+            found = ", ".join(f"{len(chats[other]):,} {other}" for other in chats if other != name)
+            raise ValueError(
+                f"there are no {name} conversations ({found}); give corpus_prep more text or "
+                "conversations, or another share of them to hold out ([corpus_prep] validation_fraction)"
+            )
     return chats
+
+
+def drawn_rows(folder: Path, max_conversations: int) -> Iterator[Mapping[str, Any]]:
+    """All held-out rows, and of the training split at most so many, drawn by hash."""
+    chosen = _draw(folder, max_conversations)
+    for row in read_rows(folder):
+        if row["split"] != "train" or row["conversation_id"] in chosen:
+            yield row
+
+
+def last_answer(messages: Sequence[Message]) -> int | None:
+    """The place of the assistant's last turn; None where it says nothing."""
+    places = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    return places[-1] if places else None
+
+
+def _add(chats: Chats, row: Mapping[str, Any], tokenizer: Tokenizer, answer: Message | None) -> None:
+    tools = tools_from_column(row["tools"])
+    messages = messages_from_columns(row["messages"])
+    if answer is not None:
+        place = last_answer(messages)
+        weight = {} if place is None else {"weight": messages[place].get("weight")}
+        messages = [*messages[:place], {**answer, **weight}]
+    for view in views(messages) if tokenizer.reasoning == "last_turn" else [messages]:
+        chats.ids.append(row["conversation_id"])
+        chats.kinds.append(row["kind"])
+        chats.rendered.append(render(view, tokenizer, tools=tools))
+
+
+def views(messages: Sequence[Message]) -> list[list[Message]]:
+    """The conversation as it stood at each of its answers, where earlier reasoning is not shown.
+
+    An answer that was thought about is trained on in a view of its own that ends with it: later its reasoning
+    is gone. All other answers are trained on in the last view, where each sees what it sees at serving.
+    """
+    asked = [place for place, message in enumerate(messages) if message["role"] == "user"]
+    ends = [*asked[1:], len(messages)]
+    turns = list(zip([0, *asked[1:]], ends, strict=True)) if asked else [(0, len(messages))]
+    thoughtful = [(start, end) for start, end in turns[:-1] if any(map(_thinks, messages[start:end]))]
+    seen = [_only_trained(messages[:end], range(start, end)) for start, end in thoughtful]
+    rest = set(range(len(messages))).difference(*(range(start, end) for start, end in thoughtful))
+    return [*seen, _only_trained(messages, rest)]
+
+
+def _thinks(message: Message) -> bool:
+    return message["role"] == "assistant" and bool(strip_content(message.get("reasoning_content") or ""))
+
+
+def _only_trained(messages: Sequence[Message], places: Container[int]) -> list[Message]:
+    return [
+        message if place in places else {**message, "weight": 0.0} for place, message in enumerate(messages)
+    ]
 
 
 def _draw(folder: Path, count: int) -> frozenset[str]:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from stages.sft.row_batches import RowBatches
+from stages.whitebox.evaluation import EVALUATION_TOKENS
 from stages.whitebox.losses import CHUNK_TOKENS, IGNORED, cross_entropy_sum
 from stages.whitebox.model import CausalLM
 from stages.whitebox.packing import PackedRows
-
-EVALUATION_TOKENS = 4096
 
 
 @dataclass

@@ -20,12 +20,23 @@ class RowBatches:
 
     def __init__(self, rows: PackedRows, batch_size: int, seed: int) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self._targets_RxT = rows.targets_RxT
+        self._arrays = {
+            "ids": rows.ids_RxT,
+            "targets": rows.targets_RxT,
+            "document_ids": rows.document_ids_RxT,
+            "positions": rows.positions_RxT,
+        }
+        self._weights_RxT = rows.target_weights_RxT
         self._drawn = 0
 
     def next_batch(self) -> dict[str, Tensor]:
-        """ "ids", "targets", "document_ids" and "positions", each BxT int64."""
-        return self.batch_of(self.next_rows())
+        """ "ids", "targets", "document_ids", "positions", each BxT int64; "places" of the rows in the stream.
+
+        Where targets do not count the same there are "weights" too, BxT float32.
+        """
+        first = self._drawn
+        picked = self.next_rows()
+        return {**self.batch_of(picked), "places": torch.arange(first, self._drawn)}
 
     def next_rows(self) -> list[int]:
         """Numbers of the rows of the next batch."""
@@ -39,15 +50,13 @@ class RowBatches:
     def batch_of(self, picked: Sequence[int]) -> dict[str, Tensor]:
         """The batch of these rows, without columns that are padding in all of them."""
         width = int((self.rows.document_ids_RxT[picked] > 0).sum(axis=1).max())
-        arrays = {
-            "ids": self.rows.ids_RxT,
-            "targets": self._targets_RxT,
-            "document_ids": self.rows.document_ids_RxT,
-            "positions": self.rows.positions_RxT,
+        batch = {
+            name: torch.from_numpy(array[picked, :width].astype(np.int64))
+            for name, array in self._arrays.items()
         }
-        return {
-            name: torch.from_numpy(array[picked, :width].astype(np.int64)) for name, array in arrays.items()
-        }
+        if self._weights_RxT is not None:
+            batch["weights"] = torch.from_numpy(self._weights_RxT[picked, :width])
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """How many rows were drawn, and of what."""

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors.numpy import save_file
-
 from stages.runtime.session import StageSession
-from stages.sft.conversations import count_tokens, read_chats, repeat_by_kind, replayed_documents
+from stages.sft.adapters import put_adapter
+from stages.sft.batch_view import write_preview
+from stages.sft.conversations import read_chats
+from stages.sft.early_stop import EarlyStop
 from stages.sft.mistakes import explained
 from stages.sft.row_batches import RowBatches
 from stages.sft.setup import batch_shape, choose_context, open_model, trainer_settings
 from stages.sft.spec import SftConfig
+from stages.sft.teaching import answers_of, check_reach, open_teacher
+from stages.sft.training_loss import training_loss
+from stages.sft.training_rows import training_rows
 from stages.sft.watch import Scores, Watch
 from stages.whitebox.batches import TokenShards
-from stages.whitebox.chat_format import IM_END, RenderedChat
+from stages.whitebox.chat_format import IM_END
 from stages.whitebox.checkpoint import save_model
 from stages.whitebox.device import fix_threads, pick_device
-from stages.whitebox.losses import cross_entropy_sum
-from stages.whitebox.model import CausalLM
 from stages.whitebox.packing import PackedRows, pack
 from stages.whitebox.tokenizer import copy_tokenizer
-from stages.whitebox.trainer import StepLoss, TrainingSummary, train
+from stages.whitebox.trainer import TrainingSummary, train
 
 
 def run(
@@ -34,78 +35,45 @@ def run(
         device = pick_device()
         threads = fix_threads(config.num_threads)
         session.log(f"computing on {device.device.type} with {threads} threads: {device.reason}")
-        tokenizer, model = open_model(inputs, device.device)
-        chats = read_chats(inputs["conversations"], tokenizer, config.max_conversations)
+        tokenizer, model = open_model(config, inputs, device.device)
+        teacher = open_teacher(config, tokenizer, device.device)
+        answers = answers_of(config, teacher, tokenizer, inputs["conversations"], session)
+        chats = read_chats(inputs["conversations"], tokenizer, config.max_conversations, answers)
         context_tokens = choose_context(config, model, chats)
-        training = repeat_by_kind(chats["train"], config.kind_weights)
-        training += _replay(config, inputs["tokens"], training, context_tokens)
-        rows = pack(training, context_tokens, tokenizer.pad_id)
+        check_reach(teacher, context_tokens)
+        rows = training_rows(config, inputs["tokens"], chats["train"], context_tokens, tokenizer, session)
         held_out = chats["validation"].head(config.validation_conversations).rendered
         held_out_rows = pack(held_out, context_tokens, tokenizer.pad_id)
-        _say_what_was_packed(rows, training, session)
         micro_batch_size, accumulation_steps = batch_shape(config, rows)
         batches = RowBatches(rows, micro_batch_size, config.seed)
-        _write_preview(rows, batches, outputs["preview"])
+        write_preview(rows, batches, tokenizer, outputs["preview"], session)
         validation = TokenShards(inputs["tokens"], "validation")
         watch = Watch(config, model, tokenizer, held_out_rows, validation, session)
         model.eval()
         before = watch.measure()
+        adapted = put_adapter(config, model, tokenizer, session)
         settings = trainer_settings(config, model, rows, micro_batch_size, accumulation_steps, device)
         watch.total_steps = settings.total_steps
+        early = EarlyStop(model, config.patience, session.work_dir / "best", session.log)
         summary = train(
             model,
             batches,
-            assistant_loss,
+            training_loss(config, teacher),
             settings,
             checkpoint_dir=session.work_dir / "checkpoints",
             on_step=watch.on_step,
             evaluate=watch.evaluate,
             should_stop=session.should_stop,
+            is_enough=early.is_enough if config.patience else None,
             log=session.log,
         )
-        after = watch.latest or watch.measure()
+        is_earlier = bool(config.patience) and early.restore(summary)
+        after = watch.measure() if is_earlier or watch.latest is None else watch.latest
         watch.report(before, after, summary)
+        adapted.finish(outputs["model"])
         save_model(model, outputs["model"], stop_ids=[tokenizer.special_id(IM_END)])
-        copy_tokenizer(inputs["tokenizer"], outputs["model"])
+        copy_tokenizer(inputs["tokenizer"], outputs["model"], config.reasoning)
     return _headline(before, after, summary, rows)
-
-
-def assistant_loss(model: CausalLM, batch: dict[str, torch.Tensor]) -> StepLoss:
-    """Cross-entropy of the assistant's tokens, summed; each conversation sees only itself."""
-    hidden = model.hidden_states(batch["ids"], batch["positions"], batch["document_ids"])
-    return StepLoss(*cross_entropy_sum(hidden, model.output_weight(), batch["targets"]))
-
-
-def _replay(
-    config: SftConfig, tokens: Path, training: list[RenderedChat], context_tokens: int
-) -> list[RenderedChat]:
-    wanted = count_tokens(training) * config.replay_fraction / (1 - config.replay_fraction)
-    if wanted < 1:
-        return []
-    return replayed_documents(TokenShards(tokens, "train"), int(wanted), context_tokens, config.seed)
-
-
-def _say_what_was_packed(rows: PackedRows, training: list[RenderedChat], session: StageSession) -> None:
-    targets = sum(chat.num_targets for chat in training)
-    session.log(
-        f"{len(training):,} conversations and replayed documents, {count_tokens(training):,} tokens "
-        f"({targets:,} trained on), in {rows.num_rows:,} rows that are {rows.fill_fraction:.1%} full"
-    )
-    if rows.num_truncated:
-        session.warn(f"{rows.num_truncated:,} conversations are longer than a row: their end was cut off")
-    if rows.num_without_targets:
-        session.warn(f"{rows.num_without_targets:,} conversations have nothing to train on: left out")
-
-
-def _write_preview(rows: PackedRows, batches: RowBatches, folder: Path) -> None:
-    picked = RowBatches(rows, batches.batch_size, batches.seed).next_rows()
-    tensors = {
-        "ids": rows.ids_RxT[picked],
-        "labels": rows.labels_RxT[picked],
-        "document_ids": rows.document_ids_RxT[picked],
-    }
-    save_file(tensors, folder / "preview.safetensors")
-    (folder / "preview.safetensors").chmod(0o644)
 
 
 def _headline(before: Scores, after: Scores, summary: TrainingSummary, rows: PackedRows) -> dict[str, float]:
@@ -120,5 +88,6 @@ def _headline(before: Scores, after: Scores, summary: TrainingSummary, rows: Pac
         "tokens_per_second": summary.tokens_per_second,
         "row_fill_fraction": rows.fill_fraction,
         "num_truncated": float(rows.num_truncated),
+        "num_cut_before_call": float(rows.num_cut_before_call),
         "num_without_targets": float(rows.num_without_targets),
     }

@@ -15,23 +15,25 @@ from stages.whitebox.device import Device
 from stages.whitebox.model import CausalLM
 from stages.whitebox.packing import PackedRows
 from stages.whitebox.tokenizer import Tokenizer
+from stages.whitebox.tokenizer_match import check_chat, check_same_tokens
 from stages.whitebox.trainer import TrainerSettings, largest_part
 
 MICRO_BATCH_TOKENS = 4096
 """On a CPU more rows at once are no faster."""
 LEARNING_RATE_AT_WIDTH_256 = 2e-3
+ADAPTER_LEARNING_RATES = 3.0
+"""How many times as fast adapters learn; see the README for what was tried."""
 MIN_CONTEXT_TOKENS = 128
 
 
-def open_model(inputs: Mapping[str, Path], device: torch.device) -> tuple[Tokenizer, CausalLM]:
+def open_model(
+    config: SftConfig, inputs: Mapping[str, Path], device: torch.device
+) -> tuple[Tokenizer, CausalLM]:
     """The tokenizer and the base model, in float32. Raises ValueError when they do not belong together."""
-    tokenizer = Tokenizer.from_folder(inputs["tokenizer"])
+    tokenizer = Tokenizer.from_folder(inputs["tokenizer"]).with_reasoning(config.reasoning)
+    check_chat(tokenizer, inputs["tokenizer"])
     model = load_model(inputs["model"], device, dtype=torch.float32)
-    if model.config.vocab_size != tokenizer.vocab_size:
-        raise ValueError(
-            f"the model has a vocabulary of {model.config.vocab_size}, the tokenizer of "
-            f"{tokenizer.vocab_size}; build both again: glassworks rerun tokenizer --with-downstream"
-        )
+    check_same_tokens(tokenizer, model, inputs["model"], "the model")
     return tokenizer, model
 
 
@@ -64,10 +66,8 @@ def batch_shape(config: SftConfig, packed: PackedRows) -> tuple[int, int]:
     rows = max(1, round(batch_tokens / context_tokens))
     if config.batch_tokens == "auto":
         rows = 1 << round(math.log2(rows))
-    micro = config.micro_batch_size
-    if micro == "auto":
-        micro = max(1, MICRO_BATCH_TOKENS // context_tokens)
-    part = largest_part(rows, micro)
+    by_hand = config.micro_batch_size
+    part = largest_part(rows, max(1, MICRO_BATCH_TOKENS // context_tokens) if by_hand == "auto" else by_hand)
     return part, rows // part
 
 
@@ -83,13 +83,22 @@ def trainer_settings(
     rows_per_step = micro_batch_size * accumulation_steps
     planned = max(1, math.ceil(config.epochs * rows.num_rows / rows_per_step))
     total_steps = min(planned, config.max_steps or planned)
+    # An adapter's matrices are two factors of one: to make each of them orthogonal means nothing.
+    is_muon = config.optimizer == "muon" and config.adapter == "none"
     learning_rate = config.learning_rate
     if learning_rate == "auto":
         learning_rate = LEARNING_RATE_AT_WIDTH_256 * 256 / model.config.hidden_size
+        # With LoRA+ it is B that learns as fast as without, and A slower: B alone decides what diverges.
+        learning_rate *= 1.0 if config.adapter == "none" else ADAPTER_LEARNING_RATES / config.lora_plus_ratio
     return TrainerSettings(
         total_steps=total_steps,
         learning_rate=learning_rate,
-        matrix_learning_rate=config.matrix_learning_rate if config.optimizer == "muon" else None,
+        matrix_learning_rate=config.matrix_learning_rate if is_muon else None,
+        lora_plus_ratio=config.lora_plus_ratio,
+        # An embedding beside adapters learns as fast as it does where all weights are trained.
+        embedding_learning_rate=None
+        if config.adapter == "none"
+        else learning_rate * config.lora_plus_ratio / ADAPTER_LEARNING_RATES,
         warmup_steps=round(config.warmup_fraction * total_steps),
         decay_fraction=1.0,
         weight_decay=config.weight_decay,

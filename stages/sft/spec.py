@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_contracts import BATCH_PREVIEW, CHECKPOINT, CONVERSATIONS, TOKEN_SHARDS, TOKENIZER_BUNDLE
 from stages.runtime.spec import Read, StageConfig, StageSpec
+from stages.sft.outside_files import external_digests, outside
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -39,10 +40,46 @@ class SftConfig(StageConfig):
     """AdamW's peak; "auto" is 2e-3 at width 256 and falls with the width, as muP would have it."""
     matrix_learning_rate: PositiveFloat = 0.015
     """Muon's peak: the length of an update, whatever the width."""
+    adapter: Literal["none", "lora", "rslora", "dora", "qlora"] = "none"
+    """What is trained: all weights, or an adapter beside them; qlora holds the weights in 4 bits meanwhile.
+    The model that is written has the adapter added to its weights; the adapter itself is in `adapter/`."""
+    adapter_rank: PositiveInt = 64
+    """Columns of the adapter's two thin matrices."""
+    adapter_alpha: PositiveFloat | Literal["auto"] = "auto"
+    """Strength of the adapter: it counts alpha / rank times, with rslora alpha / sqrt(rank) times; "auto" is
+    8 sqrt(rank), with rslora 8, so that the same learning rate suits every rank."""
+    adapter_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the adapter's inputs that are zeroed in training."""
+    adapter_targets: tuple[str, ...] = ()
+    """Linear layers that get an adapter, by the last part of their names (q_proj); none named is all."""
+    adapter_embeddings: Literal["none", "control", "all"] = "all"
+    """Which tokens' embeddings are trained beside it: the chat's control tokens, that no document ever held,
+    or all tokens'; then the output matrix is trained too, where it is not the embedding itself."""
+    adapter_from: str = ""
+    """Folder of an adapter of this base model to go on from, ours or PEFT's; "" begins anew."""
+    lora_plus_ratio: PositiveFloat = 1.0
+    """How many times as fast the adapter's second matrix learns as its first (LoRA+, which takes 16)."""
     warmup_fraction: Fraction = 0.05
     """Share of the steps in which the learning rate rises to its peak; then it falls linearly."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """AdamW's decay of the matrices."""
+    reasoning: Literal["keep", "drop", "last_turn"] = "keep"
+    """Which of the assistant's reasoning a conversation shows, in training and, by the template beside the
+    model, at serving: all, none, or that behind the last question (as Qwen3 and DeepSeek do)."""
+    neftune_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """Strength of the noise on the embeddings in training (NEFTune; 5 is usual); 0 adds none."""
+    teacher: str = ""
+    """Folder of a larger model with the same tokenizer to learn from; "" for none."""
+    teacher_share: Fraction = 0.5
+    """Share of the loss that is the distance to the teacher's probabilities; the rest is the usual loss."""
+    teacher_temperature: PositiveFloat = 2.0
+    """Both models' logits are divided by it before they are compared; more shows more of unlikely words."""
+    teacher_answers: bool = False
+    """Whether the teacher first writes the last answer of every training conversation anew."""
+    teacher_answer_tokens: PositiveInt = 256
+    """Longest answer of the teacher; where it is not through by then, the corpus' answer stays."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Evaluations without a lower held-out loss that end the training, with the best weights; 0 goes on."""
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Longest gradient that is taken as it is, by norm; 0 switches clipping off."""
     seed: int = 0
@@ -70,6 +107,25 @@ class SftConfig(StageConfig):
     checkpoint_every_seconds: PositiveFloat = 30.0
     """At most so much training is lost by a kill."""
 
+    @model_validator(mode="after")
+    def _answers_need_a_teacher(self) -> Self:
+        if self.teacher_answers and not self.teacher:
+            raise ValueError(
+                "teacher_answers is on, but no teacher is named: set teacher to a model's folder"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _going_on_needs_an_adapter(self) -> Self:
+        if self.adapter_from and self.adapter == "none":
+            raise ValueError('adapter_from is set, but adapter is "none": set it to the kind of that adapter')
+        if self.lora_plus_ratio != 1 and self.adapter == "none":
+            raise ValueError(
+                f"lora_plus_ratio = {self.lora_plus_ratio} has no effect without an adapter: set adapter = "
+                "'lora', or leave it out"
+            )
+        return self
+
 
 SPEC = StageSpec(
     name="sft",
@@ -84,5 +140,8 @@ SPEC = StageSpec(
         "model": Read("pretrain", "model", CHECKPOINT),
     },
     writes={"model": CHECKPOINT, "preview": BATCH_PREVIEW},
+    external_inputs=external_digests,
+    outside=outside,
+    not_in_key=frozenset({"teacher", "adapter_from"}),
     summary="teach the base model to answer in a chat and to call tools; loss on its own words only",
 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stages.runtime.session import StageSession
-from stages.sft.held_out_chats import EVALUATION_TOKENS, ChatScore, score_chats
+from stages.sft.held_out_chats import ChatScore, score_chats
 from stages.sft.spec import SftConfig
 from stages.whitebox.batches import TokenShards
 from stages.whitebox.chat_format import TOOL_CALL
-from stages.whitebox.evaluation import evaluate_bits_per_byte
-from stages.whitebox.intervals import wilson_interval
+from stages.whitebox.evaluation import document_bits_per_byte
+from stages.whitebox.intervals import share_with_interval, wilson_interval
 from stages.whitebox.model import CausalLM
 from stages.whitebox.packing import PackedRows
 from stages.whitebox.reply import continuation, reply
@@ -60,15 +60,8 @@ class Watch:
     def measure(self) -> Scores:
         """Score all held-out conversations and documents."""
         chats = score_chats(self.model, self.held_out_rows, self.tokenizer.special_id(TOOL_CALL))
-        context_tokens = self.model.config.max_position_embeddings
-        held_out = evaluate_bits_per_byte(
-            self.model,
-            self.documents,
-            max_documents=self.config.validation_documents,
-            batch_size=max(1, EVALUATION_TOKENS // context_tokens),
-            context_tokens=context_tokens,
-        )
-        return Scores(chats, held_out.bits_per_byte)
+        forgotten = document_bits_per_byte(self.model, self.documents, self.config.validation_documents)
+        return Scores(chats, forgotten)
 
     def evaluate(self) -> dict[str, float]:
         """The curve points of `measure`."""
@@ -122,5 +115,5 @@ def _round(value: float) -> float:
 def _share(score: ChatScore) -> str:
     if score.num_calls == 0:
         return "no tool calls"
-    low, high = wilson_interval(score.num_exact_calls, score.num_calls)
-    return f"{score.exact_calls:.3f} ({low:.3f} to {high:.3f}, n = {score.num_calls})"
+    interval = wilson_interval(score.num_exact_calls, score.num_calls)
+    return share_with_interval(score.exact_calls, interval, score.num_calls)

@@ -76,3 +76,17 @@ def run_sft(
 def tuned(run_sft: Callable[..., Tuned]) -> Tuned:
     """One quick run."""
     return run_sft()
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer(repository: Path, base_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of as many pieces as the base model's, learned from its text backwards."""
+    from stages.tokenizer.bundle import write_bundle
+    from stages.tokenizer.training import train_sentencepiece
+    from stages.whitebox.tokenizer import Tokenizer
+
+    text = (repository / "tests/fixtures/languages.txt").read_text(encoding="utf-8")
+    folder = tmp_path_factory.mktemp("other")
+    size = base_model.tokenizer.vocab_size
+    write_bundle(Tokenizer(train_sentencepiece([text[::-1]], size, 0.9995)), folder)
+    return folder

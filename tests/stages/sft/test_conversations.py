@@ -45,7 +45,9 @@ def test_an_empty_split_is_said(conversations_part: Path, base_model: Any, tmp_p
 
     rows = [row for row in read_rows(conversations_part) if row["split"] == "train"]
     write_part(tmp_path, CONVERSATIONS, rows)
-    with pytest.raises(ValueError, match="there are no validation conversations"):
+    with pytest.raises(
+        ValueError, match=r"there are no validation conversations \(\d+ train\); give corpus_prep more text"
+    ):
         read_chats(tmp_path, base_model.tokenizer, 10)
 
 

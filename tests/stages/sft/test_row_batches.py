@@ -35,6 +35,7 @@ def test_padding_columns_are_cut_off() -> None:
         "targets": [[-100, 9, -100]],
         "document_ids": [[1, 1, 1]],
         "positions": [[0, 1, 2]],
+        "places": [0],
     }
 
 

@@ -16,6 +16,7 @@ from stages.runtime.errors import StopRequested, UserError
 from stages.whitebox.chat_format import render
 from stages.whitebox.checkpoint import load_model, read_stop_ids
 from stages.whitebox.generate import generate
+from stages.whitebox.reply import spell
 
 
 def test_outputs_keep_their_contracts(tuned: Any) -> None:
@@ -49,6 +50,12 @@ def test_the_preview_shows_which_tokens_are_trained_on(tuned: Any, base_model: A
     assert '{"name": "calculator", "arguments"' in text
     assert "What is" not in text
     assert "What is" in base_model.tokenizer.decode(ids[labels == -100].tolist())
+    (batch,) = (event for event in tuned.events if event["event"] == "batch")
+    shown = batch["rows"][0]
+    trained = "".join(stretch["text"] for stretch in shown if stretch["weight"])
+    first = labels[0][labels[0] != -100].tolist()
+    assert trained == spell(base_model.tokenizer, first)
+    assert not any(stretch["is_cut"] for stretch in shown)
     assert (tuned.outputs["preview"] / "preview.safetensors").stat().st_mode & 0o777 == 0o644
 
 
@@ -96,6 +103,21 @@ def test_too_long_conversations_are_counted_and_said(run_sft: Callable[..., Any]
     assert cut.metrics["num_truncated"] > 0
     warnings = [event["message"] for event in cut.events if event.get("level") == "warning"]
     assert any("are longer than a row" in message for message in warnings)
+    (batch,) = (event for event in cut.events if event["event"] == "batch")
+    preview = load_file(cut.outputs["preview"] / "preview.safetensors")
+    shown = sum(stretch["is_cut"] for row in batch["rows"] for stretch in row)
+    assert shown == int(preview["ends_cut"][: len(batch["rows"])].sum()) > 0
+
+
+def test_no_row_ends_inside_a_call_and_that_is_said(run_sft: Callable[..., Any], base_model: Any) -> None:
+    said = [run_sft(context_tokens=length, max_steps=1) for length in (30, 50)]
+    opening, closing = (base_model.tokenizer.special_id(name) for name in ("<tool_call>", "</tool_call>"))
+    for run in said:
+        ids = load_file(run.outputs["preview"] / "preview.safetensors")["ids"]
+        assert (ids == opening).sum() == (ids == closing).sum()
+    assert any(run.metrics["num_cut_before_call"] > 0 for run in said)
+    warnings = [e["message"] for run in said for e in run.events if e.get("level") == "warning"]
+    assert any("of them before a tool call" in message for message in warnings)
 
 
 @pytest.mark.parametrize(
