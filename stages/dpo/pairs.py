@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from stages.whitebox.losses import IGNORED
 from stages.whitebox.tokenizer import Tokenizer
 from stages.whitebox.trainer import largest_part
 
+SIDES = ("chosen", "rejected")
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -28,6 +30,14 @@ class Completion:
 
     ids: list[int]
     start: int
+
+
+class SingleAnswer(NamedTuple):
+    """An answer that is known as good or as bad, without another one to the same prompt."""
+
+    pair_id: str
+    completion: Completion
+    is_desirable: bool
 
 
 @dataclass
@@ -42,6 +52,8 @@ class Pairs:
     """Pairs that were left out, because one of their answers does not fit."""
     num_equal: int = 0
     """Pairs that were left out, because both answers are the same tokens."""
+    singles: list[SingleAnswer] = field(default_factory=list)
+    """Answers without a partner, which only KTO learns from."""
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -50,18 +62,23 @@ class Pairs:
         """At most `count` of them, at even distances."""
         if count >= len(self):
             return self
-        picked = np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
-        columns = (
-            [column[i] for i in picked] for column in (self.ids, self.kinds, self.chosen, self.rejected)
-        )
-        return Pairs(*columns)
+        return self._picked(np.linspace(0, len(self) - 1, count).round().astype(int).tolist())
+
+    def of_kind(self, kind: str) -> Pairs:
+        """Those of one kind, and all single answers."""
+        return self._picked([i for i, own in enumerate(self.kinds) if own == kind])
+
+    def _picked(self, picked: Sequence[int]) -> Pairs:
+        columns = (self.ids, self.kinds, self.chosen, self.rejected)
+        ids, kinds, chosen, rejected = ([column[i] for i in picked] for column in columns)
+        return replace(self, ids=ids, kinds=kinds, chosen=chosen, rejected=rejected)
 
 
 def read_pairs(folder: Path, tokenizer: Tokenizer, context_tokens: int, max_pairs: int) -> dict[str, Pairs]:
     """Split -> pairs; of the training split at most `max_pairs`, drawn by hash.
 
     A pair that does not fit is left out whole and counted: cutting the answers would teach that they stop
-    there. Raises ValueError when a split has no pair left, and with the id for a prompt that cannot be
+    there. Rows with one answer become `singles`. Raises ValueError with the id for a prompt that cannot be
     rendered.
     """
     chosen = _draw(folder, max_pairs)
@@ -69,12 +86,6 @@ def read_pairs(folder: Path, tokenizer: Tokenizer, context_tokens: int, max_pair
     for row in read_rows(folder):
         if row["split"] == "validation" or row["pair_id"] in chosen:
             _add(pairs[row["split"]], row, tokenizer, context_tokens)
-    for name, split in pairs.items():
-        if not len(split):
-            raise ValueError(
-                f"there are no {name} pairs of at most {context_tokens} tokens ({split.num_too_long} longer);"
-                " give corpus_prep pairs (prompt, chosen, rejected), conversations, or text with titles"
-            )
     return pairs
 
 
@@ -88,19 +99,21 @@ def _add(pairs: Pairs, row: Mapping[str, Any], tokenizer: Tokenizer, context_tok
     try:
         tools = tools_from_column(row["tools"])
         prompt = messages_from_columns(row["prompt"])
-        answers = messages_from_columns([row["chosen"], row["rejected"]])
-        chosen, rejected = (complete(prompt, answer, tokenizer, tools) for answer in answers)
+        answers = messages_from_columns([row[side] for side in SIDES if row[side] is not None])
+        completions = [complete(prompt, answer, tokenizer, tools) for answer in answers]
     except ValueError as error:
         raise ValueError(f"preference pair {row['pair_id']}: {error}") from error
-    if chosen.ids == rejected.ids:
+    if len(completions) == 2 and completions[0].ids == completions[1].ids:
         pairs.num_equal += 1
-    elif max(len(chosen.ids), len(rejected.ids)) > context_tokens:
+    elif max(len(completion.ids) for completion in completions) > context_tokens:
         pairs.num_too_long += 1
+    elif len(completions) == 1:
+        pairs.singles.append(SingleAnswer(row["pair_id"], completions[0], row["chosen"] is not None))
     else:
         pairs.ids.append(row["pair_id"])
         pairs.kinds.append(row["kind"])
-        pairs.chosen.append(chosen)
-        pairs.rejected.append(rejected)
+        pairs.chosen.append(completions[0])
+        pairs.rejected.append(completions[1])
 
 
 def complete(
@@ -117,7 +130,11 @@ def complete(
 
 def batch_of(pairs: Pairs, picked: Sequence[int], pad_id: int) -> dict[str, Tensor]:
     """ "ids" and "targets", BxT int64: the chosen answers of all picked pairs, then the rejected ones."""
-    completions = [pairs.chosen[i] for i in picked] + [pairs.rejected[i] for i in picked]
+    return rows_of([pairs.chosen[i] for i in picked] + [pairs.rejected[i] for i in picked], pad_id)
+
+
+def rows_of(completions: Sequence[Completion], pad_id: int) -> dict[str, Tensor]:
+    """ "ids" and "targets", BxT int64: a row for each completion, padded on the right."""
     width = max(len(completion.ids) for completion in completions)
     ids_BxT = torch.full((len(completions), width), pad_id)
     targets_BxT = torch.full((len(completions), width), IGNORED)
@@ -134,7 +151,8 @@ class PairBatches:
     Which pairs make an update follows from `update_pairs` and the seed alone. A micro batch is the largest
     equal part of one that has at most `micro_batch_pairs`.
 
-    Adds "reference_chosen" and "reference_rejected" (P float32) to what `batch_of` gives.
+    Adds "reference_chosen" and "reference_rejected" (P float32) to what `batch_of` gives, where there is a
+    reference.
     """
 
     SORTED_UPDATES = 8  # so many updates' pairs are sorted by length and then shuffled again
@@ -142,7 +160,7 @@ class PairBatches:
     def __init__(
         self,
         pairs: Pairs,
-        reference_2xP: Tensor,
+        reference_2xP: Tensor | None,
         update_pairs: int,
         pad_id: int,
         seed: int,
@@ -158,14 +176,17 @@ class PairBatches:
 
     def next_batch(self) -> dict[str, Tensor]:
         """The next pairs; those that fill no update of their epoch fall out, others each time."""
+        picked = self._next_picked()
+        batch = batch_of(self.pairs, picked, self.pad_id)
+        if self.reference_2xP is None:
+            return batch
+        chosen_P, rejected_P = self.reference_2xP[:, picked]
+        return batch | {"reference_chosen": chosen_P, "reference_rejected": rejected_P}
+
+    def _next_picked(self) -> list[int]:
         epoch, place = divmod(self._drawn, self.batches_per_epoch)
-        picked = self._order(epoch)[place]
         self._drawn += 1
-        reference = self.reference_2xP[:, picked]
-        return batch_of(self.pairs, picked, self.pad_id) | {
-            "reference_chosen": reference[0],
-            "reference_rejected": reference[1],
-        }
+        return self._order(epoch)[place]
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches were drawn, and of what."""

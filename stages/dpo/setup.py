@@ -10,23 +10,25 @@ import torch
 
 from stages.dpo.pairs import PairBatches
 from stages.dpo.spec import DpoConfig
+from stages.whitebox.chat_template import reasoning_of
 from stages.whitebox.checkpoint import load_model
 from stages.whitebox.model import CausalLM
 from stages.whitebox.tokenizer import Tokenizer
+from stages.whitebox.tokenizer_match import check_chat, check_same_tokens
 from stages.whitebox.trainer import TrainerSettings
 
 LEARNING_RATE_AT_WIDTH_256 = 2.5e-5
+OF_OTHER_METHODS = {"reward": 10 * LEARNING_RATE_AT_WIDTH_256, "grpo": 1e-4, "ppo": 1e-4}
+"""A head that knows nothing has further to go than an assistant that is to stay one."""
 
 
 def open_model(inputs: Mapping[str, Path], device: torch.device) -> tuple[Tokenizer, CausalLM]:
     """The tokenizer and the SFT model, in float32. Raises ValueError when they do not belong together."""
-    tokenizer = Tokenizer.from_folder(inputs["tokenizer"])
+    tokenizer = Tokenizer.from_folder(inputs["tokenizer"]).with_reasoning(reasoning_of(inputs["model"]))
+    for folder in (inputs["tokenizer"], inputs["model"]):
+        check_chat(tokenizer, folder)
     model = load_model(inputs["model"], device, dtype=torch.float32)
-    if model.config.vocab_size != tokenizer.vocab_size:
-        raise ValueError(
-            f"the model has a vocabulary of {model.config.vocab_size}, the tokenizer of "
-            f"{tokenizer.vocab_size}; build both again: glassworks rerun tokenizer --with-downstream"
-        )
+    check_same_tokens(tokenizer, model, inputs["model"], "the model")
     return tokenizer, model
 
 
@@ -40,14 +42,23 @@ def choose_context(config: DpoConfig, model: CausalLM) -> int:
     return config.context_tokens
 
 
+def updates_on(config: DpoConfig, batches: PairBatches) -> int:
+    """Updates of a training on pairs."""
+    return max(1, math.ceil(config.epochs * batches.updates_per_epoch))
+
+
 def trainer_settings(
-    config: DpoConfig, model: CausalLM, batches: PairBatches, compute_dtype: torch.dtype
+    config: DpoConfig,
+    model: CausalLM,
+    total_steps: int,
+    accumulation_steps: int,
+    compute_dtype: torch.dtype,
 ) -> TrainerSettings:
     """Everything that the trainer has to know."""
-    total_steps = max(1, math.ceil(config.epochs * batches.updates_per_epoch))
     learning_rate = config.learning_rate
     if learning_rate == "auto":
-        learning_rate = LEARNING_RATE_AT_WIDTH_256 * 256 / model.config.hidden_size
+        at_width_256 = OF_OTHER_METHODS.get(config.method, LEARNING_RATE_AT_WIDTH_256)
+        learning_rate = at_width_256 * 256 / model.config.hidden_size
     return TrainerSettings(
         total_steps=total_steps,
         learning_rate=learning_rate,
@@ -55,7 +66,7 @@ def trainer_settings(
         decay_fraction=1.0,
         weight_decay=config.weight_decay,
         grad_clip=config.grad_clip,
-        accumulation_steps=batches.batches_per_update,
+        accumulation_steps=accumulation_steps,
         seed=config.seed,
         compute_dtype=compute_dtype,
         evaluate_every_steps=math.ceil(total_steps / config.evaluations),

@@ -7,32 +7,42 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stages.dpo.answers import Said, say, show_texts
+from stages.dpo.guard import Guard
+from stages.dpo.held_out import (
+    PairScore,
+    answer_token_log_probs,
+    kl_to_reference,
+    log_probs_of_pairs,
+    score_by_kind,
+    score_pairs,
+)
 from stages.dpo.pairs import Pairs
-from stages.dpo.preference import PairScore, log_probs_of, score_by_kind, score_pairs
 from stages.dpo.spec import DpoConfig
 from stages.runtime.session import StageSession
 from stages.whitebox.batches import TokenShards
-from stages.whitebox.evaluation import evaluate_bits_per_byte
+from stages.whitebox.evaluation import document_bits_per_byte
 from stages.whitebox.model import CausalLM
-from stages.whitebox.reply import continuation, reply
 from stages.whitebox.tokenizer import Tokenizer
 from stages.whitebox.trainer import TrainingSummary, compute_in
 
 POINTS_PER_CURVE = 400
-EVALUATION_TOKENS = 4096
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A policy judged on held-out pairs, in all and by kind, and on held-out documents."""
+    """A policy judged on held-out pairs, in all and by kind, on held-out documents, and by what it says."""
 
     pairs: PairScore
     by_kind: dict[str, PairScore]
+    kl: float
+    """To the reference on held-out chosen answers, nats per token, see `kl_to_reference`."""
     bits_per_byte: float
+    said: Said
 
 
 class Watch:
-    """Measures the model and shows what goes on; it never changes the training."""
+    """Measures the model and shows what goes on; it changes nothing, but its guard may end the training."""
 
     def __init__(
         self,
@@ -46,105 +56,96 @@ class Watch:
     ) -> None:
         self.config, self.model, self.tokenizer, self.session = config, model, tokenizer, session
         self.held_out, self.documents, self.compute_dtype = held_out, documents, compute_dtype
-        self.reference_2xP = torch.zeros(2, len(held_out))
+        self.reference_N = torch.zeros(0)
+        """Log-probabilities of the held-out answers' tokens before the training."""
         self.total_steps = 1
+        self.guard: Guard | None = None
+        self.before: Scores | None = None
         self.latest: Scores | None = None
         """What the last evaluation during training found; there is one after the last step."""
+        self.summary = TrainingSummary()
+        """Of this start alone, for a training that does not come to its end."""
 
     def on_step(self, step: int, values: dict[str, float]) -> None:
-        """Progress each step, a point of the curves now and then, samples where the model was evaluated."""
+        """Progress each step, a point of the curves now and then, samples where the model was evaluated.
+
+        Raises `Ruined` where the guard's bounds are passed.
+        """
         shown = {name: round(values[name], 3) for name in ("train_loss", "margin") if name in values}
         # The trainer counts targets, which are pairs here.
         values = {**values, "pairs_per_second": values["tokens_per_second"]}
         del values["tokens_per_second"]
+        self._note(step, values)
         self.session.progress(step, self.total_steps, "steps", **shown)
         evaluated = "validation_accuracy" in values
         if evaluated or step % max(1, self.total_steps // POINTS_PER_CURVE) == 0:
             self.session.metrics(step, **values)
-        if evaluated:
-            self._sample(step)
+        if evaluated and self.latest is not None:
+            self.show(self.latest.said, step)
+            self._check(step, self.latest)
 
-    def log_probs(self, pairs: Pairs, what: str) -> Tensor:
-        """logp_2xP under the model as it is now, in the type that it is trained in."""
+    def _note(self, step: int, values: dict[str, float]) -> None:
+        self.summary.steps = step
+        for name, value in values.items():
+            self.summary.history.setdefault(name, []).append([step, value])
+
+    def _check(self, step: int, now: Scores) -> None:
+        if self.guard is not None and self.before is not None:
+            pairs = (self.before.pairs, now.pairs)
+            drop = pairs[0].chosen_log_prob_per_token - pairs[1].chosen_log_prob_per_token
+            self.guard.check(step, now.kl, drop)
+
+    def held_out_log_probs(self) -> Tensor:
+        """logp_N of the held-out answers' tokens under the model as it is now, in the type it is trained
+        in."""
         with compute_in(self.compute_dtype, self.model.output_weight().device):
-            return log_probs_of(
+            return answer_token_log_probs(
                 self.model,
-                pairs,
-                self.config.micro_batch_pairs,
+                self.held_out,
+                2 * self.config.micro_batch_pairs,
                 self.tokenizer.pad_id,
-                lambda done: self.session.progress(done, len(pairs), what),
+                lambda done: self.session.progress(done, len(self.held_out), "held-out pairs"),
             )
 
     def measure(self) -> Scores:
-        """Score all held-out pairs and documents."""
-        policy_2xP = self.log_probs(self.held_out, "held-out pairs")
-        context_tokens = self.model.config.max_position_embeddings
-        documents = evaluate_bits_per_byte(
-            self.model,
-            self.documents,
-            max_documents=self.config.validation_documents,
-            batch_size=max(1, EVALUATION_TOKENS // context_tokens),
-            context_tokens=context_tokens,
+        """Score all held-out pairs and documents, and answer the fixed prompts."""
+        policy_N = self.held_out_log_probs()
+        pairs = log_probs_of_pairs(policy_N, self.reference_N, self.held_out)
+        chosen_N = slice(0, int(pairs.chosen_tokens_P.sum()))
+        return Scores(
+            score_pairs(self.config, pairs),
+            score_by_kind(self.config, pairs, self.held_out.kinds),
+            kl_to_reference(policy_N[chosen_N], self.reference_N[chosen_N]),
+            self.document_bits_per_byte(),
+            say(self.config, self.model, self.tokenizer, self.held_out),
         )
-        judged = (policy_2xP, self.reference_2xP, self.held_out, self.config.beta)
-        return Scores(score_pairs(*judged), score_by_kind(*judged), documents.bits_per_byte)
+
+    def document_bits_per_byte(self) -> float:
+        """Of held-out documents of the pretraining text: what the tuning makes the model forget."""
+        return document_bits_per_byte(self.model, self.documents, self.config.validation_documents)
 
     def evaluate(self) -> dict[str, float]:
         """The curve points of `measure`."""
         scores = self.latest = self.measure()
-        return {
-            "validation_margin": scores.pairs.margin,
-            "validation_accuracy": scores.pairs.accuracy,
-            "validation_bits_per_byte": scores.bits_per_byte,
-        }
+        return curve_points(scores)
 
-    def _sample(self, step: int) -> None:
-        for prompt in self.config.sample_prompts:
-            text = continuation(self.model, self.tokenizer, prompt, self.config.sample_tokens)
-            self.session.sample(prompt, text, step=step)
-        for prompt in self.config.chat_prompts:
-            messages = [{"role": "user", "content": prompt}]
-            text = reply(self.model, self.tokenizer, messages, self.config.sample_tokens)
-            self.session.sample(prompt, text, step=step, kind="chat")
-
-    def report(self, before: Scores, after: Scores, summary: TrainingSummary) -> None:
-        """The tables before and after and by kind, and the chart of the margins."""
-        self.session.table(
-            "dpo_before_after",
-            ["on held-out data", "after SFT", "after DPO"],
-            [
-                ["margin, nats", *(round(s.pairs.margin, 4) for s in (before, after))],
-                ["accuracy", *(_accuracy(s.pairs) for s in (before, after))],
-                ["chosen likelier per token", *(_likelier(s.pairs) for s in (before, after))],
-                ["bits per byte of documents", *(round(s.bits_per_byte, 4) for s in (before, after))],
-            ],
-            caption="Margin and accuracy are against the reference, so they begin at 0 and 0.5. "
-            "Intervals are 95 %.",
-        )
-        self.session.table(
-            "dpo_by_kind",
-            ["kind of pair", "pairs", "margin, nats", "accuracy"],
-            [
-                [kind, score.num_pairs, round(score.margin, 4), _accuracy(score)]
-                for kind, score in after.by_kind.items()
-            ],
-        )
-        self.session.chart(
-            "dpo_margin",
-            title="By how much the chosen answer gained on the rejected one",
-            x_label="step",
-            y_label="margin, nats",
-            series={
-                "training": summary.history.get("margin", []),
-                "held out": [[0, before.pairs.margin], *summary.history.get("validation_margin", [])],
-            },
-        )
+    def show(self, said: Said, step: int) -> None:
+        """What the model writes, as samples of the report."""
+        show_texts(said.documents, said.chats, self.session, step)
 
 
-def _accuracy(score: PairScore) -> str:
-    low, high = score.interval
-    return f"{score.accuracy:.3f} ({low:.3f} to {high:.3f}, n = {score.num_pairs})"
-
-
-def _likelier(score: PairScore) -> float:
-    return round(score.num_chosen_likelier / score.num_pairs, 3)
+def curve_points(scores: Scores) -> dict[str, float]:
+    """The figures of an evaluation by name."""
+    pairs = scores.pairs
+    return {
+        "validation_margin": pairs.margin,
+        "validation_accuracy": pairs.accuracy,
+        "validation_chosen_log_prob": pairs.chosen_log_prob,
+        "validation_rejected_log_prob": pairs.rejected_log_prob,
+        "validation_chosen_log_prob_per_token": pairs.chosen_log_prob_per_token,
+        "validation_rejected_log_prob_per_token": pairs.rejected_log_prob_per_token,
+        "validation_kl": scores.kl,
+        "validation_bits_per_byte": scores.bits_per_byte,
+        "answer_tokens": scores.said.answer_tokens,
+        "endless_answers": scores.said.endless_answers,
+    }

@@ -43,7 +43,8 @@ def test_it_reports_curves_samples_tables_and_chart(tuned: Any) -> None:
 def test_training_starts_at_the_reference(tuned: Any) -> None:
     points = [event["values"] for event in tuned.events if event["event"] == "metrics"]
     assert points[0]["margin"] == pytest.approx(0, abs=1e-4)
-    assert points[0]["train_loss"] == pytest.approx(0.6931, abs=1e-3)  # log 2
+    own_loss = -points[0]["chosen_log_prob_per_token"]  # the SFT term, beside log 2
+    assert points[0]["train_loss"] == pytest.approx(0.6931 + own_loss, abs=1e-3)
     assert points[-1]["margin"] > 0.1
 
 

@@ -1,0 +1,125 @@
+"""Stops a run that ruins the model, keeps the last good weights, and says what to change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from stages.dpo.spec import ONLINE, DpoConfig
+from stages.runtime.errors import UserError
+from stages.runtime.session import StageSession
+from stages.whitebox.chat_template import reasoning_of
+from stages.whitebox.checkpoint import load_model, save_model
+from stages.whitebox.model import CausalLM
+from stages.whitebox.tokenizer import copy_tokenizer
+
+STEP_FILE = "step.json"
+ADVICE = (
+    "set [dpo] learning_rate or epochs lower, beta higher, sft_term = 1 or more to keep the chosen "
+    "answers likely, or a higher bound"
+)
+DOCUMENTS_ADVICE = "set [dpo] learning_rate or epochs lower, beta higher"
+ONLINE_ADVICE = "set [dpo] learning_rate or updates lower, kl_coefficient higher"
+
+
+class Ruined(Exception):
+    """A bound was passed in training; the message says which one and by how much."""
+
+
+class Guard:
+    """Looks at each evaluation: `check` raises `Ruined` or keeps the weights as the last good ones."""
+
+    advice = ADVICE
+    drift = "the reference on held-out chosen answers"
+    """What `kl` is from, and on which answers."""
+
+    def __init__(
+        self,
+        config: DpoConfig,
+        model: CausalLM,
+        inputs: Mapping[str, Path],
+        stop_ids: Sequence[int],
+        session: StageSession,
+    ) -> None:
+        self.config, self.model, self.inputs = config, model, inputs
+        self.stop_ids, self.session = stop_ids, session
+        self.folder = session.work_dir / "last_good"
+
+    def check(self, step: int, kl: float, chosen_drop: float) -> None:
+        """kl, chosen_drop: nats per token against the reference, see `drift`; without chosen answers 0.
+
+        Raises:
+            Ruined: one of them is above its bound.
+        """
+        config = self.config
+        if not chosen_drop <= config.max_chosen_drop:
+            raise Ruined(
+                f"at step {step} held-out chosen answers had become {chosen_drop:.2f} nats per token less "
+                f"likely than before (max_chosen_drop is {config.max_chosen_drop})"
+            )
+        if not kl <= config.max_kl:
+            raise Ruined(
+                f"at step {step} the policy was {kl:.2f} nats per token from {self.drift} "
+                f"(max_kl is {config.max_kl})"
+            )
+        self._keep(step)
+
+    def _keep(self, step: int) -> None:
+        """Whole or not at all: a kill while it is written leaves the last one."""
+        unfinished = self.folder.with_name(self.folder.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        save_model(self.model, unfinished, self.stop_ids)
+        copy_tokenizer(self.inputs["tokenizer"], unfinished, reasoning_of(self.inputs["model"]))
+        (unfinished / STEP_FILE).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        unfinished.replace(self.folder)
+
+    def go_back(self, problem: Ruined) -> None:
+        """Puts the last good weights into the model, or those that it came with, and warns.
+
+        Raises UserError where `on_degradation` is "fail".
+        """
+        kept = self._kept_step()
+        where = "there was no evaluation before"
+        if kept is not None:
+            where = f"the weights of step {kept}, which were within the bounds, are in {self.folder}"
+        if self.config.on_degradation == "fail":
+            hint = f"{self.advice}; on_degradation = 'warn' takes the last good weights"
+            raise UserError(f"training was stopped: {problem}; {where}", hint=hint)
+        taken = "the model stays as it came" if kept is None else f"the weights of step {kept} are taken"
+        self.session.warn(f"training was stopped: {problem}; {taken}; {self.advice}")
+        source = self.inputs["model"] if kept is None else self.folder
+        device = self.model.output_weight().device
+        self.model.load_state_dict(load_model(source, device, torch.float32).state_dict())
+
+    def _kept_step(self) -> int | None:
+        path = self.folder / STEP_FILE
+        return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else None
+
+
+class OnlineGuard(Guard):
+    """The same where the policy samples its own answers: there are no chosen ones."""
+
+    advice = f"{ONLINE_ADVICE}, or a higher bound"
+    drift = "the SFT model on answers of its own"
+
+
+def check_documents(config: DpoConfig, before: float, after: float, session: StageSession) -> None:
+    """Compare bits per byte before and after. Raises UserError (or warns) when they rose by too much."""
+    increase = after - before
+    session.log(f"held-out bits per byte {before:.4f} before, {after:.4f} after ({increase:+.4f})")
+    if increase <= config.max_bits_per_byte_increase:
+        return
+    message = (
+        f"{config.method.upper()} damaged the model: held-out bits per byte rose by {increase:.4f} from "
+        f"{before:.4f}, allowed are {config.max_bits_per_byte_increase}"
+    )
+    if config.on_degradation == "warn":
+        session.warn(message)
+        return
+    advice = ONLINE_ADVICE if config.method in ONLINE else DOCUMENTS_ADVICE
+    raise UserError(message, hint=f"{advice}, or on_degradation = 'warn' to keep it")
