@@ -5,7 +5,7 @@
 Small runs of the pretrain stage, each with its learning rate decayed to the end, are fitted with L = E + A / N^a
 + B / D^b in bits per byte (`scaling_law.py`); N counts the parameters in the layers, D tokens trained on. The
 longest run of each larger depth is held out first, to say how far off the law is there; the table's law is then
-fitted to all. Its range is that of the laws of both kinds with one run left out. Results are kept in a JSON file: a script
+fitted to all. Its range is that of the laws of all kinds with one run left out. Results are kept in a JSON file: a script
 that was stopped goes on. The text is small and of one kind: on other text the floor E is another one, and far
 from what was measured the table is a guess with a formula.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model_shapes import shapes
-from scaling_law import PUBLISHED_EXPONENTS, Law, Point, fit
+from scaling_law import PUBLISHED_EXPONENTS, PUBLISHED_FLOOR, Law, Point, fit
 from stage_runs import Runs, bytes_per_token, describe, inputs_of, parser_of
 
 from stages.pretrain.recipe import CHINCHILLA_TOKENS_PER_PARAM, make_recipe
@@ -35,6 +35,14 @@ PLAN = {
 }
 """Depth -> tokens; about 15 minutes on two cores. The last of each depth from 2 on is held out."""
 SHARES = (0.01, 0.1, 1.0)
+OF_THE_TABLE = "published floor"
+KINDS: dict[str, tuple[tuple[float, float] | None, float | None]] = {
+    OF_THE_TABLE: (None, PUBLISHED_FLOOR),
+    "published exponents": (PUBLISHED_EXPONENTS, None),
+    "no floor": (None, 0.0),
+    "everything free": (None, None),
+}
+"""Exponents and floor of a law, None for those that are fitted."""
 ASSUMED_MFU = {"RTX 3090": 0.35, "H100": 0.40}
 MEASURED_WITHIN = 0.1
 """A cell counts as measured where a run of that shape had these tokens, to this share."""
@@ -88,28 +96,23 @@ def measure(runs: Runs, vocab_size: int, threads: int) -> list[Run]:
 
 
 def choose_law(found: list[Run], nats_per_bit: float) -> Table:
-    """The law of the table, those of both kinds with one run left out, and what to say about them."""
+    """The law of the table, those of every kind with one run left out, and what to say about them."""
     last = {(depth, max(run.tokens for run in found if run.depth == depth)) for depth in PLAN if depth > 1}
     held_out = [run.point for run in found if (run.depth, run.tokens) in last]
     fitted = [run.point for run in found if (run.depth, run.tokens) not in last]
     points = [run.point for run in found]
-    laws = {"free exponents": None, "published exponents": PUBLISHED_EXPONENTS}
-    errors, said = {}, []
-    for name, exponents in laws.items():
-        law = fit(fitted, exponents)
-        errors[name] = law.error(held_out)
+    said = []
+    for name, given in KINDS.items():
+        law = fit(fitted, *given)
         said.append(
             f"{name}: {law}; relative error {law.error(fitted):.1%} on {len(fitted)} runs, "
-            f"{errors[name]:.1%} on the {len(held_out)} held out"
+            f"{law.error(held_out):.1%} on the {len(held_out)} held out"
         )
-    best = min(errors, key=lambda name: errors[name])
     without_one = [
-        fit([*points[:i], *points[i + 1 :]], exponents)
-        for exponents in laws.values()
-        for i in range(len(points))
+        fit([*points[:i], *points[i + 1 :]], *given) for given in KINDS.values() for i in range(len(points))
     ]
-    law = fit(points, laws[best])
-    said.append(f"the table's law has {best}, fitted to all {len(points)} runs: {law}")
+    law = fit(points, *KINDS[OF_THE_TABLE])
+    said.append(f"the table's law, with the {OF_THE_TABLE}, fitted to all {len(points)} runs: {law}")
     return Table(law, without_one, said, nats_per_bit)
 
 
@@ -187,7 +190,7 @@ def notes(found: list[Run]) -> list[str]:
         for gpu, mfu in ASSUMED_MFU.items()
     )
     return [
-        "**Bold**: measured here. All else: extrapolated by the law, in brackets the range of the laws of both "
+        "**Bold**: measured here. All else: extrapolated by the law, in brackets the range of the laws of all "
         "kinds with one run left out. The loss is in nats per token of this text's vocabulary, whatever the shape's own is.",
         "Budget: 20 tokens per parameter that a token sees. Memory: 16 bytes per parameter (weights, gradients, two moments), float32 "
         "activations of one micro batch, one chunk of logits (`recipe.py`). FLOPs: 6 per matrix parameter and "
