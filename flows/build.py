@@ -18,7 +18,16 @@ from typing import Any, Protocol
 from flows.forecast import Forecast
 from flows.job import Backend, Job
 from flows.launch import ProcessBackend
-from flows.plan import PlannedStage, downstream, last_seconds, plan_build, plan_stage, upstream
+from flows.plan import (
+    PlannedStage,
+    asks_for_experts,
+    downstream,
+    last_seconds,
+    plan_build,
+    plan_stage,
+    refuse_in_vain,
+    upstream,
+)
 from flows.report.record import Outcome, RunRecord, StageRecord, Status
 from flows.run_order import close_note, new_run_id, note_begun
 from flows.run_report import write_report
@@ -126,13 +135,18 @@ class Build:
         self.audience.say(text)  # whoever that is by then
 
     async def check(self) -> None:
-        """Raise GlassworksError where the backend cannot run what this build will have to run."""
+        """Raise GlassworksError where the backend, or a later stage, cannot do what this build asks for."""
         await self.backend.check(self._expected_to_run)
+        if asks_for_experts(self.settings):  # otherwise there is nothing to plan for
+            refuse_in_vain(self._to_run(), self.settings)
 
     def _expected_to_run(self) -> list[StageSpec]:
+        return [stage.spec for stage in self._to_run()]
+
+    def _to_run(self) -> list[PlannedStage]:
         kept = self.only or {}
         planned = plan_build(self.settings, self.store, self.backend.packages, self.specs)
-        return [stage.spec for stage in planned if stage.outcome == "RUN" and stage.name not in kept]
+        return [stage for stage in planned if stage.outcome == "RUN" and stage.name not in kept]
 
     async def stage(self, spec: StageSpec, on_event: Callable[[dict[str, Any]], None]) -> Artifact:
         """Plan one stage, run it if it must run, and return its artifact.

@@ -23,7 +23,7 @@ from flows.dropped import show_dropped
 from flows.garbage import find_garbage, remove
 from flows.images_cli import app as images_app
 from flows.operations_cli import app as operations
-from flows.plan import plan_build, rerun_set
+from flows.plan import plan_build, refuse_in_vain, rerun_set
 from flows.preflight import run_checks
 from flows.records import earlier_run, find_artifact, read_record
 from flows.settings import DEFAULT_PRESET, build_settings
@@ -128,6 +128,7 @@ def plan(
     )
     where = backend_named(backend)
     planned = plan_build(settings, open_store(store), where.packages, specs)
+    refuse_in_vain(planned, settings)
     for line in plan_rows(planned):
         print(line)
     known = [stage.estimated_seconds for stage in planned if stage.outcome == "RUN"]
@@ -247,8 +248,8 @@ def chat(
     compare: Annotated[str, typer.Option(help="Answer with several, such as base,dpo,int4.")] = "",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Talk to the assistant. It also takes --prompt TEXT ..., --history, --no-tools, --temperature T,
-    --max-new-tokens N and --max-steps N."""
+    """Talk to the assistant. It also takes --prompt TEXT ..., --history, --no-tools, --no-thinking,
+    --temperature T, --max-new-tokens N and --max-steps N."""
     place = open_store(store)
     command = chat_command(place, run, model, compare, context.args)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the chat has the terminal: Ctrl-C stops its answer

@@ -15,6 +15,8 @@ from data_contracts.manifest import KeyParts, Manifest
 from flows.settings import BuildSettings, known_stage
 from flows.stores import described
 from stages.catalog import STAGES
+from stages.pretrain.spec import PretrainConfig
+from stages.runtime.errors import UserError
 from stages.runtime.fingerprint import explain_difference, fingerprint, key_parts
 from stages.runtime.spec import StageSpec
 from stages.runtime.store import Artifact, Store, read_manifest
@@ -84,6 +86,22 @@ def plan_build(
         expected[spec.name] = stage.expected
         planned.append(stage)
     return planned
+
+
+def asks_for_experts(settings: BuildSettings) -> bool:
+    """Whether the base model will be a mixture of experts."""
+    pretrain = settings.configs.get("pretrain")
+    return isinstance(pretrain, PretrainConfig) and pretrain.has_experts
+
+
+def refuse_in_vain(planned: Iterable[PlannedStage], settings: BuildSettings) -> None:
+    """Raises UserError where a stage is bound to refuse what an earlier one will have worked on for hours."""
+    will_run = {stage.name for stage in planned if stage.outcome == "RUN"}
+    if asks_for_experts(settings) and "quantize" in will_run:
+        raise UserError(
+            "[pretrain] asks for experts, and the stage quantize cannot take a model with experts",
+            hint="add --until dpo, or leave num_experts (or architecture) out of [pretrain]",
+        )
 
 
 def upstream(stage: str, specs: Iterable[StageSpec] = STAGES) -> set[str]:

@@ -38,6 +38,7 @@ PATH_SETTINGS = frozenset(
 ONE_PATH = {
     "tokenizer": frozenset({"extend", "import_from"}),
     "pretrain": frozenset({"continue_from"}),
+    "sft": frozenset({"teacher", "adapter_from"}),
 }
 
 

@@ -22,6 +22,8 @@ from stages.runtime.events import EVENTS_NAME, format_seconds, read_events
 from stages.runtime.store import Artifact
 
 MASKED = -100
+PADDING = 0
+"""Conversations of a row count from 1."""
 CELL_CHARACTERS = 200
 SHOWN_TOKENS = 24
 
@@ -163,20 +165,25 @@ def _show_preview(folder: Path, tokenizer_folder: Path, console: Console, rows: 
         ids, labels, documents = (tensors[name][row] for name in ("ids", "labels", "document_ids"))
         counted = int((labels != MASKED).sum())
         console.rule(
-            f"row {row}: the loss counts {counted} of {int((documents >= 0).sum())} tokens", style="dim"
+            f"row {row}: the loss counts {counted} of {int((documents != PADDING).sum())} tokens", style="dim"
         )
-        console.print(Text.assemble(*_coloured(ids, labels, documents, pieces)))
+        ends_cut = tensors["ends_cut"][row] if "ends_cut" in tensors else [0] * len(ids)
+        console.print(Text.assemble(*_coloured(ids, labels, documents, ends_cut, pieces)))
 
 
-def _coloured(ids: Any, labels: Any, documents: Any, pieces: list[bytes]) -> Iterator[tuple[str, str]]:
+def _coloured(
+    ids: Any, labels: Any, documents: Any, ends_cut: Any, pieces: list[bytes]
+) -> Iterator[tuple[str, str]]:
     """Stretches of text with their style; bytes that are one character together are put together."""
-    # labels[i] is what position i must predict, so the token at i counts where the label before it is real.
-    counted = [False, *(int(label) != MASKED for label in labels[:-1])]
-    tokens = [(int(d), c, pieces[int(i)]) for i, c, d in zip(ids, counted, documents, strict=True) if d >= 0]
+    columns = zip(ids, labels, documents, ends_cut, strict=True)
+    tokens = [(int(d), int(t) != MASKED, pieces[int(i)], bool(c)) for i, t, d, c in columns if d != PADDING]
     before = tokens[0][0] if tokens else 0
-    for (document, counts), stretch in itertools.groupby(tokens, key=lambda token: token[:2]):
+    for (document, counts), grouped in itertools.groupby(tokens, key=lambda token: token[:2]):
         if document != before:
             yield "\n┄┄┄┄\n", "dim"
             before = document
-        text = b"".join(piece for _, _, piece in stretch).decode("utf-8", "replace")
+        stretch = list(grouped)
+        text = b"".join(piece for _, _, piece, _ in stretch).decode("utf-8", "replace")
         yield text, "bold green" if counts else "dim"
+        if stretch[-1][3]:
+            yield " ✂ cut here: longer than a row", "yellow"

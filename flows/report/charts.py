@@ -68,7 +68,7 @@ def _draw_lines(chart: Chart) -> Html:
     y_scale = Scale(y_ticks[0], y_ticks[-1], bottom, 8)
     parts = [
         _horizontal_grid(y_scale, y_ticks, y_names, left, right),
-        _x_ticks(x_scale, bottom),
+        _x_ticks(x_scale, bottom, all(x.is_integer() for x in x_values)),
         _axis_titles(chart.x_label, chart.y_label, (left + right) / 2, (8 + bottom) / 2, LINE_HEIGHT_PX - 6),
         *(_line(line, i % NUM_COLOURS, x_scale, y_scale) for i, line in enumerate(chart.series)),
     ]
@@ -94,8 +94,10 @@ def _x_scale(low: float, high: float, left: float, right: float) -> Scale:
     return Scale(0.0 if 0 < low <= 0.05 * high else low, high, left, right)
 
 
-def _x_ticks(scale: Scale, bottom: float) -> Html:
+def _x_ticks(scale: Scale, bottom: float, only_whole: bool) -> Html:
+    """only_whole: there is no layer 1.5 and no half step."""
     ticks = [tick for tick in nice_ticks(scale.low, scale.high) if scale.low <= tick <= scale.high]
+    ticks = [tick for tick in ticks if tick.is_integer()] if only_whole else ticks
     parts = [tag("line", x1=scale.start, x2=scale.end, y1=bottom, y2=bottom, class_="axis")]
     for tick, name in zip(ticks, tick_labels(ticks) if ticks else [], strict=True):
         x = scale(tick)

@@ -7,6 +7,7 @@ from typing import Any
 
 from data_contracts.manifest import Manifest
 from flows.report import sections, stage_details
+from flows.report.batch import trained_batch
 from flows.report.essence import essence_lines
 from flows.report.formats import duration
 from flows.report.markup import Html, join, tag, text
@@ -22,6 +23,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[RunView], Html]], ...] = (
     ("funnel", "Funnel", sections.funnel),
     ("curves", "Loss curves", sections.curves),
     ("inside", "Inside the base model", sections.inside),
+    ("batch", "What fine-tuning learns", trained_batch),
     ("samples", "Samples, from base to int4", side_by_side),
     ("scores", "Scores", sections.scores),
     ("sizes", "Sizes", sections.sizes),

@@ -55,6 +55,10 @@ class RunView:
         """Name -> chart, the last of each name."""
         return {event["name"]: event for event in self._of_kind(stage, "chart")}
 
+    def batch(self, stage: str) -> Event | None:
+        """The first training batch; None where the stage showed none."""
+        return next(reversed(self._of_kind(stage, "batch")), None)
+
     def samples(self, stage: str) -> list[Event]:
         """All samples, the last of each prompt, kind and step."""
         found = {

@@ -110,6 +110,10 @@ background:var(--card)}
 min-width:0;
 break-inside:avoid}
 .box p{margin:.1rem 0 .3rem;overflow-wrap:anywhere}
+.batch pre{padding:.45rem 0;border-top:1px dashed var(--rule)}.batch pre:first-of-type{border-top:0}
+.batch .trained{background:var(--good-bg);color:var(--good);border-radius:3px;padding:.1em 0}
+.batch .context{color:var(--soft)}.batch .cut{background:var(--warn-bg);color:var(--warn);border-radius:3px;
+padding:0 .3em;margin-left:.2em}.batch sup{font-size:.7em}
 .models span{display:inline-block;font-size:.75rem;font-weight:600;color:var(--calm);
 background:var(--calm-bg);border-radius:4px;padding:0 .4rem;margin:0 .15rem .35rem 0}
 details{margin:.5rem 0}summary{cursor:pointer;padding:.3rem 0}summary .note{margin-left:.2rem}

@@ -18,7 +18,7 @@ from flows.live_progress import FORGOTTEN
 from flows.settings import build_settings
 from flows.terminal import Terminal
 from stages.catalog import STAGES
-from stages.runtime.errors import RetryableError
+from stages.runtime.errors import RetryableError, UserError
 from stages.runtime.store import Store
 
 SPECS = {spec.name: spec for spec in STAGES}
@@ -91,3 +91,13 @@ def test_a_server_that_has_lost_the_run_does_not_decide_how_the_build_ends(
 
     assert commands._run_flow(build.store, prepare) == code
     assert capsys.readouterr().out.count("does not know this run any more") == 1
+
+
+def test_experts_are_refused_before_hours_of_training_and_not_without_quantize(tmp_path: Path) -> None:
+    settings = build_settings("tiny", changes=["pretrain.num_experts=4"])
+    to_dpo = commands.specs_until("dpo")
+    asyncio.run(Build(Store(tmp_path), settings, Terminal(), specs=to_dpo).check())
+    with pytest.raises(UserError, match="quantize cannot take a model with experts") as caught:
+        asyncio.run(Build(Store(tmp_path), settings, Terminal()).check())
+    assert "--until dpo" in caught.value.hint
+    asyncio.run(Build(Store(tmp_path), build_settings("tiny"), Terminal()).check())

@@ -57,7 +57,7 @@ def manifest(stage: str, metrics: dict[str, float], **provenance: Any) -> Manife
                 stage="tokenizer", fingerprint="f" * 24, part="tokens", contract="c@1", digest="d"
             )
         },
-        parts={"model": PartEntry(contract="checkpoint@1", digest="e", num_rows=None)},
+        parts={"model": PartEntry(contract="checkpoint@2", digest="e", num_rows=None)},
         files=(FileEntry(path="model/model.safetensors", num_bytes=4_000_000, sha256="e"),),
         metrics=metrics,
         provenance=made_by(**(made | provenance)),
@@ -264,6 +264,26 @@ def test_what_a_model_writes_is_shown_and_never_run() -> None:
     assert "<img" not in render_markdown(run, manifests, events)
 
 
+def test_the_batch_is_coloured_by_what_is_trained() -> None:
+    run, manifests, events = whole_run()
+    row = [
+        {"text": "user\nHi", "weight": 0.0, "conversation": 1, "is_cut": False},
+        {"text": ATTACK, "weight": 1.0, "conversation": 1, "is_cut": False},
+        {"text": "灯塔", "weight": 0.5, "conversation": 2, "is_cut": True},
+    ]
+    events["sft"].append(event("batch", rows=[row], caption="The first batch"))
+    page = render_html(run, manifests, events)
+    parse(page)
+    assert '<span class="context">user\nHi</span><span class="trained">&lt;script&gt;' in page
+    assert page.count('<pre dir="auto"><span class="context">user') == 1
+    second = page[page.index('<span class="trained">灯塔') :]
+    assert second.startswith(
+        '<span class="trained">灯塔<sup>×0.5</sup></span><span class="cut" title="longer'
+    )
+    assert "Row 1: 2 conversations" in page
+    assert "sft showed no batch." in render_html(*whole_run())
+
+
 def test_dropped_documents_stand_under_their_reason() -> None:
     said = parse(render_html(*whole_run())).text
     first = said.index("Dropped for each reason")
@@ -436,6 +456,15 @@ def test_error_bars_reach_from_low_to_high() -> None:
     whisker = re.search(r'd="M([\d.]+) [^"]*?v6M([\d.]+) ', drawn) or pytest.fail(drawn)
     assert (float(whisker[1]) - zero) / width == pytest.approx(0.2 / 0.5, abs=0.02)
     assert (float(whisker[2]) - zero) / width == pytest.approx(0.9 / 0.5, abs=0.02)
+
+
+def test_layers_have_no_halves() -> None:
+    def names(points: list[list[float]]) -> list[str]:
+        drawn = chart_svg(chart({"": points}))
+        return re.findall(r'<text x="[^"]*" y="[^"]*" class="mid">([^<]*)</text>', drawn)
+
+    assert names([[1, 0.2], [2, 0.4], [4, 0.3]]) == ["1", "2", "3", "4"]
+    assert "0.4" in names([[0.0, 0.2], [0.25, 0.4], [1.0, 0.3]])
 
 
 def test_a_level_line_is_dashed_and_points_without_a_number_are_left_out() -> None:

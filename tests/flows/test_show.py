@@ -50,7 +50,7 @@ def test_what_it_is_and_what_it_holds(tmp_path: Path) -> None:
     ]
     row = {"conversation_id": "a", "source": "s", "kind": "qa", "split": "train", "messages": messages}
     write_part(tmp_path / "conversations", CONVERSATIONS, [row])
-    text = shown(artifact(tmp_path, conversations="conversations@2"))
+    text = shown(artifact(tmp_path, conversations="conversations@3"))
     assert "1m15s" in text and "3 MiB" in text and "validation_loss = 1.25" in text
     assert 'user: 2+2? / assistant: (A sum.) calculator({"expression": "2+2"})' in text
 
@@ -70,18 +70,21 @@ def test_masked_tokens_are_dim_and_borders_show(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "preview").mkdir()
     tensors = {
         "ids": np.array([[0, 1, 2, 3, 4, 5, 0, 6]]),
-        "labels": np.array([[-100, 2, 3, 4, 5, -100, -100, -100]]),
-        "document_ids": np.array([[0, 0, 0, 0, 0, 0, 1, -1]]),
+        "labels": np.array([[-100, -100, 2, 3, 4, 5, -100, -100]]),  # not shifted: the token itself
+        "document_ids": np.array([[1, 1, 1, 1, 1, 1, 2, 0]]),
+        "ends_cut": np.array([[0, 0, 0, 0, 0, 0, 1, 0]], dtype=np.uint8),
     }
     save_file(tensors, tmp_path / "preview" / "preview.safetensors")
     text = shown(artifact(tmp_path, preview="batch_preview@1"))
     assert "the loss counts 4 of 7 tokens" in text
-    stretches = list(show._coloured(*(tensors[n][0] for n in ("ids", "labels", "document_ids")), PIECES))
+    columns = (tensors[name][0] for name in ("ids", "labels", "document_ids", "ends_cut"))
+    stretches = list(show._coloured(*columns, PIECES))
     assert stretches == [
         ("<s>Hi", "dim"),
         (" there你", "bold green"),  # three tokens that are one character
         ("\n┄┄┄┄\n", "dim"),
         ("<s>", "dim"),
+        (" ✂ cut here: longer than a row", "yellow"),
     ]
 
 
