@@ -65,7 +65,7 @@ def test_stopping_a_build_stops_its_container(training: Training, number: int, c
 def test_kill_9_of_a_container_then_too_little_memory_then_the_same_bytes(
     training: Training, begun: Glassworks
 ) -> None:
-    glassworks, enough = training.glassworks, "pretrain.memory_gib=0.4"
+    glassworks, enough = training.glassworks, "pretrain.memory_gib=0.6"
     [container] = glassworks.containers("pretrain")
     glassworks.engine.api.kill(container["Id"], signal="SIGKILL")
     output, _ = training.build.communicate(timeout=60)
@@ -73,9 +73,9 @@ def test_kill_9_of_a_container_then_too_little_memory_then_the_same_bytes(
     assert "pretrain was killed by SIGKILL" in output
     glassworks.wait_until_gone()
     assert training.kept_its_checkpoint_only()
-    starved = training.again("--limit", "pretrain.memory_gib=0.2")
+    starved = training.again("--limit", "pretrain.memory_gib=0.3")
     assert starved.returncode == 2, starved.stdout + starved.stderr
-    assert "pretrain needed more than its 0.2 GiB of memory and was killed" in starved.stdout
+    assert "pretrain needed more than its 0.3 GiB of memory and was killed" in starved.stdout
     assert f"--limit {enough}" in starved.stdout
     glassworks.wait_until_gone()
     assert training.kept_its_checkpoint_only()
