@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from stages.whitebox.blocked_attention import attend_in_blocks
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.kv_cache import KVCache
 from stages.whitebox.norm import RMSNorm
@@ -108,6 +109,8 @@ def attend(q_BxNxTxH: Tensor, k_BxKxSxH: Tensor, v_BxKxSxH: Tensor, mask: Mask |
         q_BxNxTxH, k_BxKxSxH = q_BxNxTxH.to(v_BxKxSxH.dtype), k_BxKxSxH.to(v_BxKxSxH.dtype)
         return _flex(q_BxNxTxH)(q_BxNxTxH, k_BxKxSxH, v_BxKxSxH, block_mask=mask, enable_gqa=has_groups)
     num_new, num_all = q_BxNxTxH.shape[2], k_BxKxSxH.shape[2]
+    if num_new > 1 and v_BxKxSxH.device.type == "cpu" and v_BxKxSxH.dtype == torch.bfloat16:
+        return attend_in_blocks(q_BxNxTxH, k_BxKxSxH, v_BxKxSxH, mask)
     if mask is None and 1 < num_new < num_all:
         mask = continuation_mask(num_all - num_new, num_new, q_BxNxTxH.device)
     return F.scaled_dot_product_attention(

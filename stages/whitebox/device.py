@@ -17,6 +17,9 @@ import torch
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "not enough memory")
+_KEPT_BLOCK_BYTES = 2**26
+"""Larger ones, as of a large vocabulary's logits, go back to the system at once."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of glibc's malloc.h
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 
 
@@ -66,6 +69,7 @@ def fix_threads(num_threads: int = 0) -> int:
     Call it before any computation: MKL reads its settings once.
     """
     _split_sums_the_same_each_time()
+    keep_freed_memory()
     if num_threads == 0:
         num_threads = (
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -85,6 +89,21 @@ def _split_sums_the_same_each_time() -> None:
     openmp = ctypes.CDLL(None)
     if hasattr(openmp, "omp_set_dynamic"):  # not where torch was built without OpenMP
         openmp.omp_set_dynamic(0)
+
+
+def keep_freed_memory() -> bool:
+    """Lets this process use its freed memory again instead of handing it back; whether the system can.
+
+    Each step makes and drops the same tensors. By default glibc returns large ones to the system, which then
+    fills new pages with zeros: tens of thousands of page faults in a step, a tenth of its time on a virtual
+    machine. The peak stays the same.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):  # macOS, musl
+        return False
+    return bool(
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    )
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -137,7 +137,9 @@ def _nats_and_gradient(logits_CxV: Tensor, targets_C: Tensor, z_loss: float) -> 
     target_Cx1 = torch.where(is_counted_Cx1, targets_C[:, None], 0)
     max_Cx1 = logits_CxV.amax(dim=1, keepdim=True).float()
     target_nats_Cx1 = max_Cx1 - logits_CxV.gather(1, target_Cx1)
-    p_CxV = torch.sub(logits_CxV, max_Cx1).exp_()  # float32 - bfloat16 is float32, without a copy first
+    p_CxV = (
+        logits_CxV.to(torch.float32, copy=True).sub_(max_Cx1).exp_()
+    )  # twice as fast as one mixed subtraction
     sum_Cx1 = p_CxV.sum(dim=1, keepdim=True)
     log_sum_Cx1 = sum_Cx1.log()
     log_z_Cx1 = log_sum_Cx1 + max_Cx1

@@ -128,10 +128,14 @@ class _Turn(torch.autograd.Function):
 
 
 def _turn(x_BxTxNxH: Tensor, cos_BxTx1xH: Tensor, sin_BxTx1xH: Tensor) -> Tensor:
-    out_BxTxNxH = x_BxTxNxH * cos_BxTx1xH
     first, second = x_BxTxNxH.chunk(2, dim=-1)
-    out_first, out_second = out_BxTxNxH.chunk(2, dim=-1)
     half_sin = sin_BxTx1xH[..., : first.shape[-1]]
+    if torch.compiler.is_compiling():  # a compiler makes one pass of this, and several of changes in place
+        half_cos = cos_BxTx1xH[..., : first.shape[-1]]
+        halves = first * half_cos - second * half_sin, second * half_cos + first * half_sin
+        return torch.cat(halves, dim=-1).to(x_BxTxNxH.dtype)
+    out_BxTxNxH = x_BxTxNxH * cos_BxTx1xH
+    out_first, out_second = out_BxTxNxH.chunk(2, dim=-1)
     out_first.addcmul_(second, half_sin, value=-1)
     out_second.addcmul_(first, half_sin)
     return out_BxTxNxH.to(x_BxTxNxH.dtype)

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stages.whitebox.blocked_attention import attend_in_blocks
+
 
 class Piece(NamedTuple):
     """So many tokens that read what is before them in the piece, and first the beginning of another."""
@@ -109,6 +111,9 @@ def _mask_of(number: int, mask: Pieces) -> Tensor | None:
 
 
 def _attend_one(q_NxLxH: Tensor, k_KxSxH: Tensor, v_KxSxH: Tensor, mask_LxS: Tensor | None) -> Tensor:
+    if v_KxSxH.dtype == torch.bfloat16:
+        mask_1x1xLxS = None if mask_LxS is None else mask_LxS[None, None]
+        return attend_in_blocks(q_NxLxH[None], k_KxSxH[None], v_KxSxH[None], mask_1x1xLxS)[0]
     return F.scaled_dot_product_attention(
         q_NxLxH[None],
         k_KxSxH[None],

@@ -3,9 +3,10 @@
     python tests/benchmarks/dpo_speed.py                          a generated set
     python tests/benchmarks/dpo_speed.py pairs.parquet            columns instruction, input, chosen, rejected
 
-Same pairs as the same ids, same weights, same pairs of an update, float32 and threads. A pair's tokens of real text
-are those of both conversations, the prompt counted in each, for everyone. The last column holds the mean
-log-probabilities of the first eight chosen and rejected answers before any update: it shows that all do the same.
+Same pairs as the same ids, same weights, same pairs of an update, type of the products (bfloat16 where the CPU
+multiplies it) and threads. A pair's tokens of real text are those of both conversations, the prompt counted in each, for
+everyone. The last column holds the mean log-probabilities of the first eight chosen and rejected answers before any
+update: in float32 it shows that all do the same.
 """
 
 from __future__ import annotations

@@ -35,6 +35,13 @@ class Task:
     rows: int
     """Of one update: packed rows for SFT, pairs for DPO."""
     threads: int
+    dtype: str
+    """Of the products; weights, optimizer and loss are in float32 always."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The same as torch knows it."""
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
     @property
     def examples(self) -> list[dict[str, list[int]]]:
@@ -66,10 +73,12 @@ def our_sft(task: Task, gate: Gate) -> None:
     from stages.sft.training_loss import training_loss
     from stages.whitebox.chat_format import RenderedChat
     from stages.whitebox.checkpoint import load_model
+    from stages.whitebox.device import keep_freed_memory
     from stages.whitebox.losses import IGNORED
     from stages.whitebox.packing import pack
-    from stages.whitebox.trainer import largest_part
+    from stages.whitebox.trainer import compute_in, largest_part
 
+    keep_freed_memory()  # as every stage does
     gate.is_ready()
     chats = [
         RenderedChat(each["input_ids"], [label != IGNORED for label in each["labels"]])
@@ -79,7 +88,7 @@ def our_sft(task: Task, gate: Gate) -> None:
     pad_id = model.config.pad_token_id
     first = RowBatches(pack(chats[:CHECKED], task.context_tokens, pad_id), 1, seed=0)
     loss_fn = training_loss(SftConfig(), teacher=None)
-    with torch.no_grad():
+    with torch.no_grad(), compute_in(task.compute_dtype, torch.device("cpu")):
         loss = loss_fn(model, first.batch_of(range(first.rows.num_rows)))
     gate.tell({"loss": float(loss.loss_sum) / loss.num_targets})
     rows = pack(chats, task.context_tokens, pad_id)
@@ -87,7 +96,7 @@ def our_sft(task: Task, gate: Gate) -> None:
     batches = RowBatches(rows, micro_rows, seed=0)
     updates = -(-rows.num_rows // task.rows)  # the last rows of a pass are filled up from the next
     passes = updates * task.rows / rows.num_rows
-    _train_ours(model, batches, loss_fn, task.rows // micro_rows, updates, gate, passes)
+    _train_ours(task, model, batches, loss_fn, task.rows // micro_rows, updates, gate, passes)
 
 
 def our_dpo(task: Task, gate: Gate) -> None:
@@ -97,7 +106,10 @@ def our_dpo(task: Task, gate: Gate) -> None:
     from stages.dpo.preference import log_probs_of
     from stages.dpo.spec import DpoConfig
     from stages.whitebox.checkpoint import load_model
+    from stages.whitebox.device import keep_freed_memory
+    from stages.whitebox.trainer import compute_in
 
+    keep_freed_memory()  # as every stage does
     gate.is_ready()
     pairs = Pairs()
     for each in task.examples:
@@ -106,16 +118,17 @@ def our_dpo(task: Task, gate: Gate) -> None:
         pairs.rejected.append(Completion(each["prompt_ids"] + each["rejected_ids"], start))
     model = load_model(task.folder / "model", torch.device("cpu"), dtype=torch.float32)
     pad_id = model.config.pad_token_id
-    reference_2xP = log_probs_of(model, pairs, task.rows, pad_id)
+    with compute_in(task.compute_dtype, torch.device("cpu")):
+        reference_2xP = log_probs_of(model, pairs, task.rows, pad_id)
     chosen, rejected = reference_2xP[:, :CHECKED].mean(dim=1).tolist()
     gate.tell({"logps/chosen": chosen, "logps/rejected": rejected})
     batches = PairBatches(pairs, reference_2xP, task.rows, pad_id, seed=0)
-    _train_ours(
-        model, batches, PairObjective(DpoConfig(beta=BETA, sft_term=0)), 1, batches.updates_per_epoch, gate
-    )
+    objective = PairObjective(DpoConfig(beta=BETA, sft_term=0))
+    _train_ours(task, model, batches, objective, 1, batches.updates_per_epoch, gate)
 
 
 def _train_ours(
+    task: Task,
     model: Any,
     batches: Any,
     loss: Any,
@@ -136,6 +149,7 @@ def _train_ours(
         weight_decay=0.0,
         grad_clip=CLIP,
         accumulation_steps=micro_batches,
+        compute_dtype=task.compute_dtype,
         evaluate_every_steps=ENDLESS,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -166,7 +180,7 @@ def trl_sft(task: Task, gate: Gate, strategy: str = "bfd") -> None:
                 eval_packing=False,
                 max_length=task.context_tokens,
                 gradient_accumulation_steps=task.rows // rows_at_once,
-                **_their_settings(rows_at_once),
+                **_their_settings(task, rows_at_once),
             ),
             train_dataset=datasets.Dataset.from_list(task.examples),
             eval_dataset=datasets.Dataset.from_list(task.examples[:CHECKED]),
@@ -210,7 +224,7 @@ def trl_dpo(task: Task, gate: Gate, precomputed: bool = False, grouped: bool = F
                 beta=BETA,
                 precompute_ref_log_probs=precomputed,
                 max_length=task.context_tokens,
-                **_their_settings(task.rows),
+                **_their_settings(task, task.rows),
             ),
             train_dataset=datasets.Dataset.from_list(task.examples),
             eval_dataset=datasets.Dataset.from_list(task.examples[:CHECKED]),
@@ -222,7 +236,7 @@ def trl_dpo(task: Task, gate: Gate, precomputed: bool = False, grouped: bool = F
         trainer.train()
 
 
-def _their_settings(rows_at_once: int) -> dict[str, Any]:
+def _their_settings(task: Task, rows_at_once: int) -> dict[str, Any]:
     """What makes TRL fast on a CPU; fused AdamW is its default."""
     return {
         "per_device_train_batch_size": rows_at_once,
@@ -232,7 +246,7 @@ def _their_settings(rows_at_once: int) -> dict[str, Any]:
         "max_grad_norm": CLIP,
         "max_steps": ENDLESS,
         "gradient_checkpointing": False,
-        "bf16": False,
+        "bf16": task.dtype == "bfloat16",
         "use_cpu": True,
         "dataloader_pin_memory": False,
         "logging_strategy": "no",

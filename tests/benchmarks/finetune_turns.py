@@ -27,6 +27,7 @@ from stages.tokenizer.bundle import write_bundle
 from stages.tokenizer.training import train_sentencepiece
 from stages.whitebox.checkpoint import save_model
 from stages.whitebox.config import ModelConfig
+from stages.whitebox.device import pick_device
 from stages.whitebox.model import CausalLM
 from stages.whitebox.tokenizer import Tokenizer
 
@@ -141,18 +142,21 @@ def compare(
         text_tokens: of an example, padding not counted, the same for everyone.
     """
     print(
-        "| size, context | who | tokens/s | ratio | tokens per CPU s | ratio | peak MiB | ratio | before training |"
+        "| size, context, type | who | tokens/s | ratio | tokens per CPU s | ratio | peak MiB | ratio | before training |"
         "\n|---|---|---|---|---|---|---|---|---|"
     )
     for size in options.sizes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             examples = make_folder(folder, size, options.context_tokens, texts, examples_of)
-            task = Task(folder, options.context_tokens, options.rows, options.threads)
+            task = Task(folder, options.context_tokens, options.rows, options.threads, options.dtype)
             results = take_turns(chosen, task, options.rounds)
         tokens = sum(map(text_tokens, examples))
         for name, result in results.items():
-            print(row(f"{size}, {options.context_tokens}", name, result, results, tokens), flush=True)
+            print(
+                row(f"{size}, {options.context_tokens}, {options.dtype}", name, result, results, tokens),
+                flush=True,
+            )
 
 
 def row(size: str, name: str, result: Result, results: Mapping[str, Result], tokens: int) -> str:
@@ -174,6 +178,8 @@ def add_options(parser: argparse.ArgumentParser, rows: int, examples: int) -> No
     parser.add_argument("--context-tokens", type=int, default=512)
     parser.add_argument("--rows", type=int, default=rows, help="packed rows, or pairs, of one update")
     parser.add_argument("--examples", type=int, default=examples)
+    chosen = str(pick_device().compute_dtype).removeprefix("torch.")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default=chosen, help="of the products")
     parser.add_argument("--threads", type=int, default=1, help="1 measures best on a shared machine")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--who", nargs="+", help="contenders by name; all without it")

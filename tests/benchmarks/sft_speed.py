@@ -4,8 +4,8 @@
     python tests/benchmarks/sft_speed.py alpaca.parquet           columns instruction, input, output
 
 Same conversations as the same ids, same weights (a Llama that opens in both), same context, tokens of an update,
-float32 and threads. The last column is the loss of the first eight conversations before any update, in float32: it
-shows that all do the same.
+type of the products (bfloat16 where the CPU multiplies it) and threads. The last column is the loss of the first eight
+conversations before any update: in float32 it shows that all do the same.
 """
 
 from __future__ import annotations

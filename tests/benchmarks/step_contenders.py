@@ -67,13 +67,14 @@ def train_ours(
 ) -> None:
     """`stages.whitebox.trainer.train`, with the loss of the pretrain stage."""
     from stages.whitebox.config import ModelConfig
-    from stages.whitebox.device import why_not_compile
+    from stages.whitebox.device import keep_freed_memory, why_not_compile
     from stages.whitebox.losses import cross_entropy_sum
     from stages.whitebox.model import CausalLM
     from stages.whitebox.trainer import StepLoss, TrainerSettings, train
 
     if compiled and why_not_compile(torch.device("cpu")):
         return
+    keep_freed_memory()  # as every stage does
     gate.is_ready()
     model = CausalLM(
         ModelConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import subprocess
@@ -36,10 +37,39 @@ def said_by(program: str, **environment: str) -> str:
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch computes without MKL")
 @pytest.mark.parametrize(
     ("asked", "mode"),
-    [({}, "AUTO"), ({"OMP_DYNAMIC": "true", "MKL_DYNAMIC": "true"}, "AUTO"), ({"MKL_CBWR": "AVX2"}, "AVX2")],
+    [
+        ({}, "AUTO"),
+        ({"OMP_DYNAMIC": "true", "MKL_DYNAMIC": "true"}, "AUTO"),
+        ({"MKL_CBWR": "COMPATIBLE"}, "COMPATIBLE"),
+    ],
 )
 def test_every_run_splits_sums_the_same_way(asked: dict[str, str], mode: str) -> None:
     said = said_by(PROGRAM, **asked)
     assert "teams may shrink: 0" in said
     calls = re.findall(r"(SGEMM|DPOTRF).* CNR:(\w+) Dyn:(\d).* NThr:(\d+)", said)
     assert set(calls) == {("SGEMM", mode, "0", "2"), ("DPOTRF", mode, "0", "2")}
+
+
+# Of a program of its own too: what a process was told once holds until its end.
+FAULTS = """
+import resource, sys, torch
+from stages.whitebox.device import keep_freed_memory
+if sys.argv[1] == "keeps":
+    assert keep_freed_memory()
+for step in range(30):
+    if step == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(10 * 2**20) for _ in range(3)]
+    del tensors
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc can be told")
+def test_freed_memory_is_used_again_without_new_pages() -> None:
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("keeps") < 100
+    assert faults("returns") > 10_000
