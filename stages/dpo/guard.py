@@ -16,6 +16,7 @@ from stages.whitebox.chat_template import reasoning_of
 from stages.whitebox.checkpoint import load_model, save_model
 from stages.whitebox.model import CausalLM
 from stages.whitebox.tokenizer import copy_tokenizer
+from stages.whitebox.trainer import TrainingSummary
 
 STEP_FILE = "step.json"
 ADVICE = (
@@ -26,16 +27,16 @@ DOCUMENTS_ADVICE = "set [dpo] learning_rate or epochs lower, beta higher"
 ONLINE_ADVICE = "set [dpo] learning_rate or updates lower, kl_coefficient higher"
 
 
-class Ruined(Exception):
-    """A bound was passed in training; the message says which one and by how much."""
-
-
 class Guard:
-    """Looks at each evaluation: `check` raises `Ruined` or keeps the weights as the last good ones."""
+    """Looks at each evaluation: ends the training, or keeps the weights as the last good ones.
+
+    What was found is read from the history of the run, which its checkpoints carry: a run that was killed
+    decides the same when it goes on.
+    """
 
     advice = ADVICE
     drift = "the reference on held-out chosen answers"
-    """What `kl` is from, and on which answers."""
+    """What `validation_kl` is from, and on which answers."""
 
     def __init__(
         self,
@@ -44,29 +45,41 @@ class Guard:
         inputs: Mapping[str, Path],
         stop_ids: Sequence[int],
         session: StageSession,
+        chosen_before: float | None = None,
     ) -> None:
+        """chosen_before: log-probability of held-out chosen answers before it began, in nats per token."""
         self.config, self.model, self.inputs = config, model, inputs
-        self.stop_ids, self.session = stop_ids, session
+        self.stop_ids, self.session, self.chosen_before = stop_ids, session, chosen_before
         self.folder = session.work_dir / "last_good"
 
-    def check(self, step: int, kl: float, chosen_drop: float) -> None:
-        """kl, chosen_drop: nats per token against the reference, see `drift`; without chosen answers 0.
+    def is_enough(self, summary: TrainingSummary) -> bool:
+        """Called after each evaluation, and when a run goes on. Whether it should end here."""
+        if self.problem(summary):
+            return True
+        evaluated = summary.history.get("validation_kl", [])
+        if evaluated and evaluated[-1][0] == summary.steps:
+            self._keep(summary.steps)
+        return False
 
-        Raises:
-            Ruined: one of them is above its bound.
-        """
-        config = self.config
-        if not chosen_drop <= config.max_chosen_drop:
-            raise Ruined(
-                f"at step {step} held-out chosen answers had become {chosen_drop:.2f} nats per token less "
-                f"likely than before (max_chosen_drop is {config.max_chosen_drop})"
-            )
+    def problem(self, summary: TrainingSummary) -> str:
+        """Which bound the last evaluation passed, and by how much; "" if it passed none."""
+        config, history = self.config, summary.history
+        if "validation_kl" not in history:
+            return ""
+        step, kl = history["validation_kl"][-1]
+        if self.chosen_before is not None:
+            drop = self.chosen_before - history["validation_chosen_log_prob_per_token"][-1][1]
+            if not drop <= config.max_chosen_drop:
+                return (
+                    f"at step {step} held-out chosen answers had become {drop:.2f} nats per token less "
+                    f"likely than before (max_chosen_drop is {config.max_chosen_drop})"
+                )
         if not kl <= config.max_kl:
-            raise Ruined(
+            return (
                 f"at step {step} the policy was {kl:.2f} nats per token from {self.drift} "
                 f"(max_kl is {config.max_kl})"
             )
-        self._keep(step)
+        return ""
 
     def _keep(self, step: int) -> None:
         """Whole or not at all: a kill while it is written leaves the last one."""
@@ -78,8 +91,8 @@ class Guard:
         shutil.rmtree(self.folder, ignore_errors=True)
         unfinished.replace(self.folder)
 
-    def go_back(self, problem: Ruined) -> None:
-        """Puts the last good weights into the model, or those that it came with, and warns.
+    def go_back(self, problem: str) -> None:
+        """After `problem` puts the last good weights into the model, or those that it came with, and warns.
 
         Raises UserError where `on_degradation` is "fail".
         """

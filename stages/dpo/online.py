@@ -10,7 +10,7 @@ from torch import nn
 
 from stages.dpo.arithmetic_tasks import Task, TrainingTasks, held_out_tasks, scenario_expressions
 from stages.dpo.experience import ExperienceBatches
-from stages.dpo.guard import OnlineGuard, Ruined, check_documents
+from stages.dpo.guard import OnlineGuard, check_documents
 from stages.dpo.online_watch import OnlineScores, OnlineWatch
 from stages.dpo.policy_step import policy_loss
 from stages.dpo.sampled_answers import Answerer
@@ -49,23 +49,23 @@ def run_online(
     parts = batches.batches_per_update
     settings = trainer_settings(config, model, config.updates, parts, device.compute_dtype)
     stop_ids = [tokenizer.special_id(IM_END)]
-    watch.guard = guard = OnlineGuard(config, model, inputs, stop_ids, session)
-    try:
-        summary = train(
-            trained,
-            batches,
-            policy_loss(config, batches),
-            settings,
-            checkpoint_dir=session.work_dir / "checkpoints",
-            on_step=watch.on_step,
-            evaluate=watch.evaluate,
-            should_stop=session.should_stop,
-            log=session.log,
-        )
-        after = watch.latest or watch.measure()
-    except Ruined as problem:
+    guard = OnlineGuard(config, model, inputs, stop_ids, session)
+    summary = train(
+        trained,
+        batches,
+        policy_loss(config, batches),
+        settings,
+        checkpoint_dir=session.work_dir / "checkpoints",
+        on_step=watch.on_step,
+        evaluate=watch.evaluate,
+        should_stop=session.should_stop,
+        is_enough=guard.is_enough,
+        log=session.log,
+    )
+    if problem := guard.problem(summary):
         guard.go_back(problem)
-        summary, after = watch.summary, watch.measure()
+        watch.latest = None
+    after = watch.latest or watch.measure()
     watch.report(before, after, summary)
     check_documents(config, before.bits_per_byte, after.bits_per_byte, session)
     save_model(model, outputs["model"], stop_ids)

@@ -11,7 +11,6 @@ import torch
 from stages.dpo.answers import fixed_texts, show_texts
 from stages.dpo.arithmetic_tasks import Task
 from stages.dpo.experience import ExperienceBatches
-from stages.dpo.guard import Guard
 from stages.dpo.kl import kl_per_token
 from stages.dpo.sampled_answers import GREEDY, Answer, Answerer
 from stages.dpo.spec import DpoConfig
@@ -87,17 +86,10 @@ class OnlineWatch:
         self.model, self.tokenizer = answerer.model, answerer.tokenizer
         self.latest: OnlineScores | None = None
         """What the last evaluation during training found; there is one after the last step."""
-        self.guard: Guard | None = None
-        self.summary = TrainingSummary()
-        """Of this start alone, for a training that does not come to its end."""
 
     def on_step(self, step: int, values: dict[str, float]) -> None:
-        """Progress each step, a point of the curves, samples where the policy was evaluated.
-
-        Raises `Ruined` where the guard's bound is passed.
-        """
+        """Progress each step, a point of the curves, samples where the policy was evaluated."""
         values = {**self.batches.stats, **values}
-        self._note(step, values)
         shown = {name: round(values[name], 3) for name in ("reward", "answers_right") if name in values}
         self.session.progress(step, self.config.updates, "updates", **shown)
         evaluated = "validation_success" in values
@@ -105,14 +97,6 @@ class OnlineWatch:
             self.session.metrics(step, **values)
         if evaluated:
             self.show_samples(step)
-            if self.guard is not None:
-                self.guard.check(step, values["validation_kl"], 0.0)
-
-    def _note(self, step: int, values: dict[str, float]) -> None:
-        self.summary.steps = step
-        self.summary.last.update(values)
-        for name, value in values.items():
-            self.summary.history.setdefault(name, []).append([step, value])
 
     def measure(self) -> OnlineScores:
         """Answer all held-out tasks, sample some for the KL, and read held-out documents."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stages.dpo import reward
-from stages.dpo.guard import Guard, Ruined, check_documents
+from stages.dpo.guard import Guard, check_documents
 from stages.dpo.left_out import usable_pairs
 from stages.dpo.mistakes import explained
 from stages.dpo.online import run_online
@@ -47,31 +47,31 @@ def run(
         if config.method == "reward":
             return reward.run(config, inputs, outputs, session, pairs["train"], watch)
         watch.reference_N = held_out_reference(watch)
-        watch.before = before = watch.measure()
+        before = watch.measure()
         watch.show(before.said, step=0)
         batches, objective = training_task(pairs["train"], watch)
         steps, parts = updates_on(config, batches), batches.batches_per_update
         settings = trainer_settings(config, model, steps, parts, device.compute_dtype)
         watch.total_steps = settings.total_steps
         stop_ids = [tokenizer.special_id(IM_END)]
-        watch.guard = guard = Guard(config, model, inputs, stop_ids, session)
-        try:
-            summary = train(
-                model,
-                batches,
-                objective,
-                settings,
-                checkpoint_dir=session.work_dir / "checkpoints",
-                on_step=watch.on_step,
-                evaluate=watch.evaluate,
-                should_stop=session.should_stop,
-                log=session.log,
-            )
-            after = watch.latest or watch.measure()
-        except Ruined as problem:
+        chosen_before = before.pairs.chosen_log_prob_per_token
+        guard = Guard(config, model, inputs, stop_ids, session, chosen_before)
+        summary = train(
+            model,
+            batches,
+            objective,
+            settings,
+            checkpoint_dir=session.work_dir / "checkpoints",
+            on_step=watch.on_step,
+            evaluate=watch.evaluate,
+            should_stop=session.should_stop,
+            is_enough=guard.is_enough,
+            log=session.log,
+        )
+        if problem := guard.problem(summary):
             guard.go_back(problem)
-            summary, after = watch.summary, watch.measure()
-            summary.num_targets = summary.steps * batches.update_pairs
+            watch.latest = None
+        after = watch.latest or watch.measure()
         report(config, before, after, summary, session)
         check_documents(config, before.bits_per_byte, after.bits_per_byte, session)
         save_model(model, outputs["model"], stop_ids)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from stages.dpo.answers import Said, say, show_texts
-from stages.dpo.guard import Guard
 from stages.dpo.held_out import (
     PairScore,
     answer_token_log_probs,
@@ -24,7 +23,7 @@ from stages.whitebox.batches import TokenShards
 from stages.whitebox.evaluation import document_bits_per_byte
 from stages.whitebox.model import CausalLM
 from stages.whitebox.tokenizer import Tokenizer
-from stages.whitebox.trainer import TrainingSummary, compute_in
+from stages.whitebox.trainer import compute_in
 
 POINTS_PER_CURVE = 400
 
@@ -42,7 +41,7 @@ class Scores:
 
 
 class Watch:
-    """Measures the model and shows what goes on; it changes nothing, but its guard may end the training."""
+    """Measures the model and shows what goes on; it changes nothing."""
 
     def __init__(
         self,
@@ -59,41 +58,21 @@ class Watch:
         self.reference_N = torch.zeros(0)
         """Log-probabilities of the held-out answers' tokens before the training."""
         self.total_steps = 1
-        self.guard: Guard | None = None
-        self.before: Scores | None = None
         self.latest: Scores | None = None
         """What the last evaluation during training found; there is one after the last step."""
-        self.summary = TrainingSummary()
-        """Of this start alone, for a training that does not come to its end."""
 
     def on_step(self, step: int, values: dict[str, float]) -> None:
-        """Progress each step, a point of the curves now and then, samples where the model was evaluated.
-
-        Raises `Ruined` where the guard's bounds are passed.
-        """
+        """Progress each step, a point of the curves now and then, samples where the model was evaluated."""
         shown = {name: round(values[name], 3) for name in ("train_loss", "margin") if name in values}
         # The trainer counts targets, which are pairs here.
         values = {**values, "pairs_per_second": values["tokens_per_second"]}
         del values["tokens_per_second"]
-        self._note(step, values)
         self.session.progress(step, self.total_steps, "steps", **shown)
         evaluated = "validation_accuracy" in values
         if evaluated or step % max(1, self.total_steps // POINTS_PER_CURVE) == 0:
             self.session.metrics(step, **values)
         if evaluated and self.latest is not None:
             self.show(self.latest.said, step)
-            self._check(step, self.latest)
-
-    def _note(self, step: int, values: dict[str, float]) -> None:
-        self.summary.steps = step
-        for name, value in values.items():
-            self.summary.history.setdefault(name, []).append([step, value])
-
-    def _check(self, step: int, now: Scores) -> None:
-        if self.guard is not None and self.before is not None:
-            pairs = (self.before.pairs, now.pairs)
-            drop = pairs[0].chosen_log_prob_per_token - pairs[1].chosen_log_prob_per_token
-            self.guard.check(step, now.kl, drop)
 
     def held_out_log_probs(self) -> Tensor:
         """logp_N of the held-out answers' tokens under the model as it is now, in the type it is trained

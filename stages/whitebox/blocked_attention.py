@@ -59,15 +59,15 @@ class _BlockedAttention(torch.autograd.Function):
                 bias_GLxP = _bias(q_BKxGxTxH, asking, seen, mask_Bx1xTxS)
                 p_BKxGLxP = _weights(q_BKxGLxH, k_BKxSxH[:, seen], bias_GLxP)
                 o_BKxGLxE = p_BKxGLxP @ v_BKxSxE[:, seen]
-                outputs.append(o_BKxGLxE.unflatten(1, (q_BKxGxTxH.shape[1], -1)))
+                outputs.append(o_BKxGLxE.unflatten(1, (q_BKxGxTxH.shape[1], asking.stop - asking.start)))
         ctx.save_for_backward(q_BKxGxTxH, k_BKxSxH, v_BKxSxE, mask_Bx1xTxS)
-        return torch.cat(outputs, dim=2).reshape(*q_BxNxTxH.shape[:3], -1)
+        return torch.cat(outputs, dim=2).reshape(*q_BxNxTxH.shape[:3], v_BxKxSxE.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, grad_BxNxTxE: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q_BKxGxTxH, k_BKxSxH, v_BKxSxE, mask_Bx1xTxS = ctx.saved_tensors
         num_rows, num_groups = grad_BxNxTxE.shape[0], q_BKxGxTxH.shape[1]
-        do_BKxGxTxE = grad_BxNxTxE.reshape(*q_BKxGxTxH.shape[:3], -1)
+        do_BKxGxTxE = grad_BxNxTxE.reshape(*q_BKxGxTxH.shape[:3], v_BKxSxE.shape[-1])
         grad_queries = []
         grad_k_BKxSxH = torch.zeros_like(k_BKxSxH, dtype=torch.float32)  # of many blocks, so not in 16 bits
         grad_v_BKxSxE = torch.zeros_like(v_BKxSxE, dtype=torch.float32)
@@ -82,7 +82,8 @@ class _BlockedAttention(torch.autograd.Function):
                 ds_BKxGLxP = ds_BKxGLxP * _scale(q_BKxGLxH)
                 grad_v_BKxSxE[:, seen] += p_BKxGLxP.transpose(1, 2) @ do_BKxGLxE
                 grad_k_BKxSxH[:, seen] += ds_BKxGLxP.transpose(1, 2) @ q_BKxGLxH
-                grad_queries.append((ds_BKxGLxP @ k_BKxSxH[:, seen]).unflatten(1, (num_groups, -1)))
+                dq_BKxGLxH = ds_BKxGLxP @ k_BKxSxH[:, seen]
+                grad_queries.append(dq_BKxGLxH.unflatten(1, (num_groups, asking.stop - asking.start)))
         grad_q_BKxGxTxH = torch.cat(grad_queries, dim=2)
         dtype = q_BKxGxTxH.dtype
         return (
@@ -94,9 +95,9 @@ class _BlockedAttention(torch.autograd.Function):
 
 
 def _blocks(num_queries: int, num_keys: int) -> Iterator[tuple[slice, slice]]:
-    """Queries of each block, and the keys up to the last of them."""
+    """Queries of each block, and the keys up to the last of them; one empty block where nobody asks."""
     size = max(BLOCK_QUERIES, math.ceil(num_queries / MAX_BLOCKS))
-    for start in range(0, num_queries, size):
+    for start in range(0, max(num_queries, 1), size):
         end = min(start + size, num_queries)
         yield slice(start, end), slice(0, num_keys - num_queries + end)
 

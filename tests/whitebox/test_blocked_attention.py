@@ -50,6 +50,14 @@ def test_some_of_the_queries_in_rising_order() -> None:
     torch.testing.assert_close(found, reference_attend(q, k, v)[:, :, wanted], atol=1e-5, rtol=1e-5)
 
 
+def test_where_nobody_asks_nothing_has_a_gradient() -> None:
+    q, k, v = drawn(4, 0, 8), drawn(2, 9, 8), drawn(2, 9, 5)
+    found = attend_in_blocks(q, k, v, continuation_mask(0, 9, q.device)[:, :, :0])
+    assert found.shape == (2, 4, 0, 5)
+    for gradient in torch.autograd.grad(found.sum(), (q, k, v)):
+        assert not gradient.any()
+
+
 def test_in_bfloat16_as_close_to_the_formula_as_the_fused_kernel() -> None:
     torch.manual_seed(0)
     q, k, v = drawn(4, 300, 64), drawn(2, 300, 64), drawn(2, 300, 64)

@@ -72,6 +72,22 @@ def test_loss_and_gradients_are_those_of_one_mask_over_the_row(
         assert_same(each, plain)
 
 
+def test_the_same_in_bfloat16_with_texts_of_which_nothing_is_wanted() -> None:
+    batch, model = packed(), small_model()
+    batch["targets"][0, :6] = IGNORED  # all of the first two texts
+    targets_M = batch["targets"].flatten()
+    wanted_R = (targets_M != IGNORED).nonzero()[:, 0]
+    arguments = (batch["ids"], batch["positions"], batch["documents"])
+    exact_MxD = model.hidden_states(*arguments).flatten(0, 1)
+    exact = gradients(model, cross_entropy_sum(exact_MxD[None], model.output_weight(), targets_M[None])[0])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        some_1xRxD = model.hidden_states(*arguments, wanted_R=wanted_R)
+        loss = cross_entropy_sum(some_1xRxD, model.output_weight(), targets_M[None, wanted_R])[0]
+    torch.testing.assert_close(some_1xRxD[0], exact_MxD[wanted_R], rtol=0.05, atol=0.05)
+    for name, gradient in gradients(model, loss).items():
+        assert float((gradient - exact[name]).norm() / exact[name].norm()) < 0.05, name
+
+
 def test_a_router_sees_all_tokens_whatever_is_wanted() -> None:
     model = small_model(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16).train()
     batch, wanted_R = packed(), torch.tensor([3, 4, 30])

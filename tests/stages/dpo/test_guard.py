@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 import pytest
 
 from data_contracts import CHECKPOINT
-from stages.dpo.guard import Guard, Ruined
+from stages.dpo.guard import Guard
 from stages.dpo.spec import DpoConfig
 from stages.runtime.errors import UserError
 from stages.whitebox.checkpoint import load_model
+from stages.whitebox.trainer import TrainingSummary
 
 LONG: dict[str, Any] = {"epochs": 6.0, "evaluations": 6}
 
@@ -97,10 +97,15 @@ def test_bounds(
 ) -> None:
     config = DpoConfig(max_kl=0.2, max_chosen_drop=0.5)
     inputs = {"tokenizer": base_model.tokenizer_folder, "model": base_model.model}
-    guard = Guard(config, load_model(base_model.model), inputs, [], open_session("dpo", tmp_path).session)
-    guard.check(4, 0.2, 0.5)
-    with pytest.raises(Ruined, match=re.escape(message)):
-        guard.check(7, kl, drop)
+    session = open_session("dpo", tmp_path).session
+    guard = Guard(config, load_model(base_model.model), inputs, [], session, chosen_before=-2.0)
+    history = {"validation_kl": [[4, 0.2]], "validation_chosen_log_prob_per_token": [[4, -2.5]]}
+    assert not guard.is_enough(TrainingSummary(steps=4, history=history))
+    history["validation_kl"].append([7, kl])
+    history["validation_chosen_log_prob_per_token"].append([7, -2.0 - drop])
+    summary = TrainingSummary(steps=7, history=history)
+    assert guard.is_enough(summary)
+    assert message in guard.problem(summary)
     assert json.loads((guard.folder / "step.json").read_text()) == {"step": 4}
 
 

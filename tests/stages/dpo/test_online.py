@@ -296,6 +296,7 @@ def test_a_policy_that_goes_too_far_is_stopped(
     kept = learn(**HARMFUL, max_kl=0.01, on_degradation="warn")
     assert kept.weights == (folders["model"] / "model.safetensors").read_bytes()
     assert kept.metrics["validation_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert kept.metrics["train_tokens"] > 0  # what was trained on was spent, if in vain
 
 
 @pytest.mark.parametrize(
