@@ -34,7 +34,8 @@ def adapter_folder(config: Continued) -> Path | None:
             return folder
     raise UserError(
         f"[sft] adapter_from: {named} {'holds no adapter' if named.is_dir() else 'is no folder'}",
-        hint=f"name a folder with {' and '.join(FILES)}, such as an artifact of sft with an adapter",
+        hint=f"name a folder with {' and '.join(FILES)}, such as an artifact of sft with an adapter: "
+        "glassworks rerun sft --set sft.adapter=lora makes one",
     )
 
 

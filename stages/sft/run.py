@@ -16,13 +16,13 @@ from stages.sft.setup import batch_shape, choose_context, open_model, trainer_se
 from stages.sft.spec import SftConfig
 from stages.sft.teaching import answers_of, check_reach, open_teacher
 from stages.sft.training_loss import training_loss
-from stages.sft.training_rows import training_rows
+from stages.sft.training_rows import held_out_rows, training_rows
 from stages.sft.watch import Scores, Watch
 from stages.whitebox.batches import TokenShards
 from stages.whitebox.chat_format import IM_END
 from stages.whitebox.checkpoint import save_model
 from stages.whitebox.device import fix_threads, pick_device
-from stages.whitebox.packing import PackedRows, pack
+from stages.whitebox.packing import PackedRows
 from stages.whitebox.tokenizer import copy_tokenizer
 from stages.whitebox.trainer import TrainingSummary, train
 
@@ -42,13 +42,12 @@ def run(
         context_tokens = choose_context(config, model, chats)
         check_reach(teacher, context_tokens)
         rows = training_rows(config, inputs["tokens"], chats["train"], context_tokens, tokenizer, session)
-        held_out = chats["validation"].head(config.validation_conversations).rendered
-        held_out_rows = pack(held_out, context_tokens, tokenizer.pad_id)
+        held_out = held_out_rows(config, chats["validation"], context_tokens, tokenizer)
         micro_batch_size, accumulation_steps = batch_shape(config, rows)
         batches = RowBatches(rows, micro_batch_size, config.seed)
         write_preview(rows, batches, tokenizer, outputs["preview"], session)
         validation = TokenShards(inputs["tokens"], "validation")
-        watch = Watch(config, model, tokenizer, held_out_rows, validation, session)
+        watch = Watch(config, model, tokenizer, held_out, validation, session)
         model.eval()
         before = watch.measure()
         adapted = put_adapter(config, model, tokenizer, session)

@@ -24,9 +24,25 @@ def training_rows(
     """The rows of the training split; says what was packed, cut and left out."""
     training = repeat_by_kind(chats, config.kind_weights)
     training += _replay(config, tokens, training, context_tokens)
-    rows = pack(training, context_tokens, tokenizer.pad_id)
+    rows = _packed("training", training, context_tokens, tokenizer)
     _say_what_was_packed(rows, training, session)
     return rows
+
+
+def held_out_rows(config: SftConfig, chats: Chats, context_tokens: int, tokenizer: Tokenizer) -> PackedRows:
+    """The rows that are judged: the first conversations of the validation split."""
+    chosen = chats.head(config.validation_conversations).rendered
+    return _packed("held-out", chosen, context_tokens, tokenizer)
+
+
+def _packed(split: str, chats: list[RenderedChat], context_tokens: int, tokenizer: Tokenizer) -> PackedRows:
+    try:
+        return pack(chats, context_tokens, tokenizer.pad_id)
+    except ValueError as error:
+        raise ValueError(
+            f"{split} conversations: {error}; set [sft] context_tokens higher if their prompts fill a row, "
+            "and look at them: glassworks show corpus_prep"
+        ) from error
 
 
 def _replay(

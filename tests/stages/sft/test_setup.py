@@ -10,6 +10,7 @@ import torch
 from stages.sft.conversations import Chats
 from stages.sft.setup import batch_shape, choose_context, trainer_settings
 from stages.sft.spec import SftConfig
+from stages.sft.training_rows import held_out_rows
 from stages.whitebox.chat_format import RenderedChat
 from stages.whitebox.checkpoint import load_model
 from stages.whitebox.device import Device
@@ -59,3 +60,14 @@ def test_steps_follow_from_epochs_unless_limited(base_model: Any) -> None:
     muon = trainer_settings(SftConfig(optimizer="muon"), model, rows_of(100), 4, 2, CPU)
     assert muon.matrix_learning_rate == SftConfig().matrix_learning_rate
     assert {type(optimizer).__name__ for optimizer in muon.build_optimizers(model)} == {"Muon", "AdamW"}
+
+
+def test_held_out_conversations_of_which_nothing_is_trained_on_are_named(base_model: Any) -> None:
+    long_prompt = RenderedChat([1] * 50, [False] * 40 + [True] * 10)
+    chats = Chats(["c"], ["qa"], [long_prompt])
+    with pytest.raises(
+        ValueError, match="held-out conversations: none of 1 conversations has a token to"
+    ) as caught:
+        held_out_rows(SftConfig(), chats, 30, base_model.tokenizer)
+    assert "set [sft] context_tokens higher" in str(caught.value)
+    assert held_out_rows(SftConfig(), chats, 64, base_model.tokenizer).num_rows == 1
