@@ -13,8 +13,9 @@ from torch import Tensor
 from stages.sft.noise import EmbeddingNoise
 from stages.sft.spec import SftConfig
 from stages.whitebox.distillation_loss import distillation_sum
-from stages.whitebox.losses import IGNORED, cross_entropy_sum, token_log_probs
+from stages.whitebox.losses import cross_entropy_sum, token_log_probs
 from stages.whitebox.model import CausalLM
+from stages.whitebox.text_pieces import wanted_tokens
 from stages.whitebox.trainer import StepLoss
 
 Batch = dict[str, Tensor]
@@ -38,7 +39,7 @@ class TrainingLoss:
 
     def __call__(self, model: CausalLM, batch: Batch) -> StepLoss:
         """The loss summed over what is trained on; it is divided by the sum of the weights."""
-        wanted_R = (batch["targets"].flatten() != IGNORED).nonzero()[:, 0]
+        wanted_R = wanted_tokens(batch["targets"].flatten())
         with self.noise.added(model.model.embed_tokens, batch):
             hidden_1xRxD = _hidden_of(model, batch, wanted_R)
         loss_sum, num_targets = self._sum(hidden_1xRxD, model.output_weight(), batch, wanted_R)

@@ -20,9 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 BLOCK_QUERIES = 128
 """Fewer skip more keys that are not looked at, and make products too small to be fast."""
+EVEN_TOKENS = 32
+"""Queries are filled up to a multiple of this: oneDNN, which has the products in bfloat16, writes a program
+for every new shape and keeps a thousand of them."""
 MAX_BLOCKS = 8
 """A compiler writes out the loop over them."""
 
@@ -38,8 +42,18 @@ def attend_in_blocks(
     Returns:
         o_BxNxTxE, in the type of `v`.
     """
-    dtype = v_BxKxSxE.dtype
-    return _BlockedAttention.apply(q_BxNxTxH.to(dtype), k_BxKxSxH.to(dtype), v_BxKxSxE, mask_Bx1xTxS)
+    dtype, num_queries = v_BxKxSxE.dtype, q_BxNxTxH.shape[2]
+    q_BxNxTxH, k_BxKxSxH = q_BxNxTxH.to(dtype), k_BxKxSxH.to(dtype)
+    more = -num_queries % EVEN_TOKENS
+    if more == 0:
+        return _BlockedAttention.apply(q_BxNxTxH, k_BxKxSxH, v_BxKxSxE, mask_Bx1xTxS)
+    more_keys = more
+    if mask_Bx1xTxS is not None:
+        more_keys += -(k_BxKxSxH.shape[2] + more) % EVEN_TOKENS
+        mask_Bx1xTxS = F.pad(F.pad(mask_Bx1xTxS, (0, more_keys)), (0, 0, 0, more), value=True)
+    q_BxNxTxH = F.pad(q_BxNxTxH, (0, 0, 0, more))
+    k_BxKxSxH, v_BxKxSxE = (F.pad(x, (0, 0, 0, more_keys)) for x in (k_BxKxSxH, v_BxKxSxE))
+    return _BlockedAttention.apply(q_BxNxTxH, k_BxKxSxH, v_BxKxSxE, mask_Bx1xTxS)[:, :, :num_queries]
 
 
 class _BlockedAttention(torch.autograd.Function):

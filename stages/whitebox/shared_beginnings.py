@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from stages.whitebox.blocked_attention import EVEN_TOKENS
 from stages.whitebox.losses import IGNORED, token_log_probs
 from stages.whitebox.model import CausalLM
-from stages.whitebox.text_pieces import Piece, Pieces
+from stages.whitebox.text_pieces import Piece, Pieces, wanted_tokens
 
 
 class Laid(NamedTuple):
@@ -43,14 +45,13 @@ def row_log_probs(model: CausalLM, ids_BxT: Tensor, targets_BxT: Tensor) -> Tens
     """
     if not bool((targets_BxT != IGNORED).any()):
         return torch.zeros(len(ids_BxT), device=ids_BxT.device)
-    laid = lay_end_to_end(ids_BxT, targets_BxT)
-    has_target_M = laid.targets_M != IGNORED
-    wanted_R = has_target_M.nonzero()[:, 0]
+    laid = filled_up(lay_end_to_end(ids_BxT, targets_BxT))
+    wanted_R = wanted_tokens(laid.targets_M)
     h_1xRxD = model.hidden_states(laid.ids_1xM, laid.positions_1xM, pieces=laid.pieces, wanted_R=wanted_R)
     logp_R = token_log_probs(h_1xRxD, model.output_weight(), laid.targets_M[None, wanted_R])[0]
-    number_M = has_target_M.cumsum(0) - 1
+    number_E = torch.searchsorted(wanted_R, laid.answer_tokens_E)
     # index_select and not [], whose gradient is added in the order in which the threads come.
-    logp_E = logp_R.index_select(0, number_M[laid.answer_tokens_E])
+    logp_E = logp_R.index_select(0, number_E)
     return logp_R.new_zeros(len(ids_BxT)).index_add(0, laid.answer_rows_E, logp_E)
 
 
@@ -79,6 +80,19 @@ def lay_end_to_end(ids_BxT: Tensor, targets_BxT: Tensor) -> Laid:
         Pieces(tuple(pieces)),
         torch.cat(tokens),
         torch.cat(rows),
+    )
+
+
+def filled_up(laid: Laid) -> Laid:
+    """Behind the rows a piece without a target that makes M a multiple of `EVEN_TOKENS`."""
+    count = -laid.ids_1xM.shape[1] % EVEN_TOKENS
+    if not count:
+        return laid
+    return laid._replace(
+        ids_1xM=F.pad(laid.ids_1xM, (0, count)),
+        targets_M=F.pad(laid.targets_M, (0, count), value=IGNORED),
+        positions_1xM=F.pad(laid.positions_1xM, (0, count)),
+        pieces=Pieces((*laid.pieces.pieces, Piece(count))),
     )
 
 

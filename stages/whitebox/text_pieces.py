@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.whitebox.blocked_attention import attend_in_blocks
+from stages.whitebox.blocked_attention import EVEN_TOKENS, attend_in_blocks
+from stages.whitebox.losses import IGNORED
 
 
 class Piece(NamedTuple):
@@ -55,6 +56,16 @@ class Pieces:
             asking.append(part - begin)
             begin += piece.num_tokens
         return replace(self, asking=tuple(asking))
+
+
+def wanted_tokens(targets_M: Tensor) -> Tensor:
+    """Numbers of the tokens with a target in rising order: wanted_R.
+
+    With them some without a target, which make R a multiple of `EVEN_TOKENS` where there are enough.
+    """
+    has_target_M = targets_M != IGNORED
+    wanted_R, others = has_target_M.nonzero()[:, 0], (~has_target_M).nonzero()[:, 0]
+    return torch.cat([wanted_R, others[: -len(wanted_R) % EVEN_TOKENS]]).sort().values
 
 
 def take(x_BxTxD: Tensor, wanted_R: Tensor) -> Tensor:

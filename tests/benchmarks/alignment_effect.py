@@ -79,7 +79,7 @@ class Bench:
     def _run(self, stage: str, config: StageConfig, model: Path, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         outputs = {"model": folder / "model", "preview": folder / "preview"}
-        for part in outputs.values():
+        for part in (*outputs.values(), folder / "work"):
             part.mkdir(parents=True)
         with (folder / "log").open("w") as quiet:
             session = StageSession(

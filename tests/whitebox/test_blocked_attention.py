@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from stages.whitebox import blocked_attention
 from stages.whitebox.attention import attend, continuation_mask, document_mask, reference_attend
-from stages.whitebox.blocked_attention import BLOCK_QUERIES, MAX_BLOCKS, attend_in_blocks
+from stages.whitebox.blocked_attention import BLOCK_QUERIES, EVEN_TOKENS, MAX_BLOCKS, attend_in_blocks
 
 
 def drawn(num_heads: int, num_tokens: int, size: int, rows: int = 2) -> Tensor:
@@ -92,7 +92,7 @@ def test_bfloat16_goes_by_blocks_and_float32_does_not(monkeypatch: pytest.Monkey
     attend(*wide)
     assert sizes == []
     attend(*(x.bfloat16() for x in wide))
-    assert sizes == [6]
+    assert sizes == [EVEN_TOKENS]
 
 
 def test_no_query_reads_a_block_behind_it() -> None:
