@@ -31,7 +31,7 @@ def run_online(
     config: DpoConfig, inputs: Mapping[str, Path], outputs: Mapping[str, Path], session: StageSession
 ) -> dict[str, float]:
     """Tune `model` towards rewarded answers; fails when that costs too much."""
-    device = pick_device()
+    device = pick_device(config.precision)
     threads = fix_threads(config.num_threads)
     session.log(f"computing on {device.device.type} with {threads} threads: {device.reason}")
     tokenizer, model = open_model(inputs, device.device)

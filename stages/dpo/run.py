@@ -34,7 +34,7 @@ def run(
         with explained():
             return run_online(config, inputs, outputs, session)
     with explained():
-        device = pick_device()
+        device = pick_device(config.precision)
         threads = fix_threads(config.num_threads)
         session.log(f"computing on {device.device.type} with {threads} threads: {device.reason}")
         tokenizer, model = open_model(inputs, device.device)

@@ -87,6 +87,8 @@ class DpoConfig(StageConfig):
     """Of the order of the pairs."""
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 takes all cores. Another number changes the last bits of the weights."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; "auto" is bfloat16 where the hardware multiplies it."""
     evaluations: PositiveInt = 4
     """How often, evenly spread, held-out pairs and documents are scored."""
     validation_pairs: PositiveInt = 400

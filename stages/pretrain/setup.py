@@ -35,7 +35,7 @@ time, in bfloat16 (measured on another machine) a fifth."""
 
 def choose_device(config: PretrainConfig, session: StageSession) -> Device:
     """The device and its threads, said aloud."""
-    device = pick_device()
+    device = pick_device(config.precision)
     threads = fix_threads(config.num_threads)
     session.log(f"computing on {device.device.type} with {threads} threads: {device.reason}")
     return device

@@ -121,6 +121,8 @@ class PretrainConfig(StageConfig):
     """Of the first weights and of the order of the documents."""
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 takes all cores. Another number changes the last bits of the weights."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; "auto" is bfloat16 where the hardware multiplies it."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Fuse each layer's small operations with torch.compile; "auto" does it where the run is long enough."""
     prefetch: bool = True

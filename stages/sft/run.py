@@ -32,7 +32,7 @@ def run(
 ) -> dict[str, float]:
     """Teach `model` to answer; the model folder opens in transformers, tokenizer and template included."""
     with explained():
-        device = pick_device()
+        device = pick_device(config.precision)
         threads = fix_threads(config.num_threads)
         session.log(f"computing on {device.device.type} with {threads} threads: {device.reason}")
         tokenizer, model = open_model(config, inputs, device.device)

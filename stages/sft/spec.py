@@ -86,6 +86,8 @@ class SftConfig(StageConfig):
     """Of the order of the rows and of the replayed documents."""
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 takes all cores. Another number changes the last bits of the weights."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; "auto" is bfloat16 where the hardware multiplies it."""
     evaluations: PositiveInt = 4
     """How often, evenly spread, held-out conversations and documents are scored."""
     validation_conversations: PositiveInt = 400

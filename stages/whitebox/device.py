@@ -11,7 +11,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -23,6 +23,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of glibc's malloc.h
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
 class Device(NamedTuple):
     """A device, the type of the matrix products on it, and why that one."""
 
@@ -31,11 +34,21 @@ class Device(NamedTuple):
     reason: str
 
 
-def pick_device() -> Device:
+def pick_device(precision: Precision = "auto") -> Device:
     """A CUDA GPU if there is one, else the CPU; bfloat16 where the hardware multiplies it, else float32.
 
     float16 is never chosen: without loss scaling its gradients underflow.
+
+    Args:
+        precision: "float32" or "bfloat16" has it so, whatever the hardware is good at.
     """
+    found = _fastest()
+    if precision == "auto":
+        return found
+    return Device(found.device, getattr(torch, precision), f"precision is {precision}")
+
+
+def _fastest() -> Device:
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
         if torch.cuda.get_device_capability() >= (8, 0):

@@ -97,7 +97,7 @@ def test_the_reward_model_opens_in_transformers_with_the_same_scores(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    found = run_dpo(method="reward", epochs=8.0, evaluations=1)
+    found = run_dpo(method="reward", epochs=8.0, evaluations=1, precision="float32")
     folder = found.outputs["model"]
     judge = AutoModelForSequenceClassification.from_pretrained(folder / "reward_model", num_labels=1)
     tokenizer = AutoTokenizer.from_pretrained(folder / "reward_model")

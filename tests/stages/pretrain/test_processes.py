@@ -46,7 +46,9 @@ def test_it_survives_a_killed_worker_and_a_stop_and_makes_what_one_process_makes
     session: StageSession,
     make_program: Callable[[PretrainConfig], Any],
 ) -> None:
-    short = changed(config, train_tokens=30_000, checkpoint_every_seconds=0.2, evaluations=2)
+    short = changed(
+        config, train_tokens=30_000, checkpoint_every_seconds=0.2, evaluations=2, precision="float32"
+    )
     program = make_program(changed(short, processes=2, data_parallel="ddp"))
     code, text = program.end_with(
         signal.SIGKILL, after_step=3, whom=lambda process: worker_of(process.pid, rank=1)
