@@ -63,4 +63,5 @@ def test_kill_9_in_the_middle_costs_no_bit(
     resumed = run_dpo(work=tmp_path / "work", **fields)
     assert any("going on after step" in event.get("message", "") for event in resumed.events)
     weights = [tuned.outputs["model"] / "model.safetensors" for tuned in (whole, resumed)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    are_equal = weights[0].read_bytes() == weights[1].read_bytes()
+    assert are_equal  # a difference of long bytes takes pytest hours to show
