@@ -24,8 +24,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Builds take all cores, as a user's do, and share them here with other tests. A thread that waits awake is in
 # the way of the one that it waits for: tiny's pretraining took 281 s so, and 43 s with threads that sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# MKL reads it once, at whatever test computes first; stages set it for themselves (device.fix_threads), and the same
-# run here and in a process of its own has the same bits only then. On Intel the modes agree, on AMD they do not.
+# MKL reads it once, when the first test computes. Stages set it themselves (device.fix_threads); only with it
+# does the same run have the same bits here as in its own process: on AMD, MKL's modes differ.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from stages.runtime.store import file_sha256
 from stages.whitebox.checkpoint import load_model, save_model
 from stages.whitebox.generate import generate
 from stages.whitebox.model import CausalLM
@@ -158,7 +159,7 @@ def test_through_files_of_transformers_and_back(make_model: Make, tmp_path: Path
         assert torch.equal(tensor, weights[tensor_name]), tensor_name
     save_model(again, tmp_path / "again")
     for file in ("model.safetensors", "config.json"):
-        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "ours" / file).read_bytes()
+        assert file_sha256(tmp_path / "again" / file) == file_sha256(tmp_path / "ours" / file)
 
 
 def test_trained_weights(make_model: Make, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from data_contracts.tables import write_part
 from stages.dpo.pairs import Completion, Pairs, SingleAnswer
 from stages.dpo.single_answers import AnswerBatches, answers_of, with_couples
 from stages.runtime.errors import StopRequested
+from stages.runtime.store import file_sha256
 from tests.stages.dpo.conftest import pair_row
 
 METHODS = ("ipo", "orpo", "simpo", "kto", "reward")
@@ -22,7 +23,7 @@ SHORT: dict[str, Any] = {"epochs": 2.0, "evaluations": 1}
 
 def weights(tuned: Any, method: str) -> bytes:
     folder = tuned.outputs["model"] / ("reward_model" if method == "reward" else ".")
-    return (folder / "model.safetensors").read_bytes()
+    return file_sha256(folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -35,7 +36,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
     resumed = run_dpo(work=tmp_path / "work", method=method, **SHORT)
     assert any("going on after step 4" in event.get("message", "") for event in resumed.events)
     assert weights(resumed, method) == weights(whole, method)
-    assert weights(whole, method) != (base_model.model / "model.safetensors").read_bytes()
+    assert weights(whole, method) != file_sha256(base_model.model / "model.safetensors")
     assert resumed.metrics["validation_margin"] == whole.metrics["validation_margin"]
     has_reference = (tmp_path / "work/reference-train.safetensors").is_file()
     assert has_reference == (method not in ("orpo", "simpo", "reward"))

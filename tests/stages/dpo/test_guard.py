@@ -13,6 +13,7 @@ from data_contracts import CHECKPOINT
 from stages.dpo.guard import Guard
 from stages.dpo.spec import DpoConfig
 from stages.runtime.errors import UserError
+from stages.runtime.store import file_sha256
 from stages.whitebox.checkpoint import load_model
 from stages.whitebox.trainer import TrainingSummary
 
@@ -59,8 +60,8 @@ def test_or_it_warns_and_takes_the_last_good_weights(
     assert f"the weights of step {good['step']} are taken" in warned[0]
     assert found.metrics["validation_kl"] == good["validation_kl"]
     assert found.metrics["train_pairs"] == 8 * bad["step"]
-    weights = (found.outputs["model"] / "model.safetensors").read_bytes()
-    assert weights == (found.work / "last_good/model.safetensors").read_bytes()
+    weights = file_sha256(found.outputs["model"] / "model.safetensors")
+    assert weights == file_sha256(found.work / "last_good/model.safetensors")
     curves = {event["name"]: event["series"] for event in found.events if event["event"] == "chart"}
     steps = [point[0] for point in curves["dpo_kl"]["held out"]]
     assert steps == [0, *(point["step"] for point in unguarded[:3])]
@@ -71,8 +72,8 @@ def test_without_a_good_evaluation_the_model_stays_as_it_came(
 ) -> None:
     harmful = {"learning_rate": 0.1, "epochs": 1.0, "max_kl": 0.5, "evaluations": 1}
     found = run_dpo(**harmful, on_degradation="warn")
-    weights = (found.outputs["model"] / "model.safetensors").read_bytes()
-    assert weights == (base_model.model / "model.safetensors").read_bytes()
+    weights = file_sha256(found.outputs["model"] / "model.safetensors")
+    assert weights == file_sha256(base_model.model / "model.safetensors")
     warned = [event["message"] for event in found.events if event.get("level") == "warning"]
     assert "the model stays as it came" in warned[0]
     assert found.metrics["validation_kl"] == 0.0

@@ -24,6 +24,7 @@ from stages.dpo.sampled_answers import Answerer
 from stages.dpo.spec import DpoConfig
 from stages.dpo.value_model import ValueModel
 from stages.runtime.errors import StopRequested, UserError
+from stages.runtime.store import file_sha256
 from stages.whitebox.chat_format import render
 from stages.whitebox.checkpoint import load_model, save_model
 from stages.whitebox.losses import IGNORED, cross_entropy_sum
@@ -60,8 +61,8 @@ class Learned:
     events: list[dict[str, Any]]
 
     @property
-    def weights(self) -> bytes:
-        return (self.model / "model.safetensors").read_bytes()
+    def weights(self) -> str:
+        return file_sha256(self.model / "model.safetensors")
 
 
 def lesson(tokenizer: Any, rng: random.Random) -> tuple[list[int], list[bool]]:
@@ -274,7 +275,7 @@ def test_groups_of_one_reward_change_nothing(learn: Callable[..., Learned], fold
     idle = learn(**nothing, dynamic_sampling=True, updates=2, evaluations=1)
     messages = [event.get("message", "") for event in idle.events]
     assert any("step 1 has no targets, so it changes nothing" in message for message in messages)
-    assert idle.weights == (folders["model"] / "model.safetensors").read_bytes()
+    assert idle.weights == file_sha256(folders["model"] / "model.safetensors")
 
 
 HARMFUL: dict[str, Any] = {"learning_rate": 0.1, "updates": 2}
@@ -294,7 +295,7 @@ def test_a_policy_that_goes_too_far_is_stopped(
     ):
         learn(**HARMFUL, max_kl=0.01)
     kept = learn(**HARMFUL, max_kl=0.01, on_degradation="warn")
-    assert kept.weights == (folders["model"] / "model.safetensors").read_bytes()
+    assert kept.weights == file_sha256(folders["model"] / "model.safetensors")
     assert kept.metrics["validation_kl"] == pytest.approx(0.0, abs=1e-6)
     assert kept.metrics["train_tokens"] > 0  # what was trained on was spent, if in vain
 

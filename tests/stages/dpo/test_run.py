@@ -11,6 +11,7 @@ import pytest
 from data_contracts import CHECKPOINT, PREFERENCES
 from data_contracts.tables import write_part
 from stages.runtime.errors import StopRequested, UserError
+from stages.runtime.store import file_sha256
 from stages.whitebox.checkpoint import read_stop_ids
 
 
@@ -57,7 +58,7 @@ def test_a_stopped_run_ends_with_the_same_bits_and_keeps_its_reference(
     resumed = run_dpo(work=tmp_path / "work")
     assert (tmp_path / "work/reference-train.safetensors").stat().st_mtime_ns == written
     weights = [t.outputs["model"] / "model.safetensors" for t in (resumed, tuned)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert file_sha256(weights[0]) == file_sha256(weights[1])
     assert resumed.metrics["validation_margin"] == tuned.metrics["validation_margin"]
 
 

@@ -10,6 +10,7 @@ import torch
 
 from stages.pretrain.look import main
 from stages.runtime.events import read_events
+from stages.runtime.store import file_sha256
 from stages.whitebox.batches import TokenShards
 from stages.whitebox.checkpoint import load_model, save_model
 from stages.whitebox.config import ModelConfig
@@ -30,9 +31,9 @@ def test_the_middle_of_the_landscape_is_the_models_own_loss(
 ) -> None:
     events = tmp_path / "events.jsonl"
     options = [f"--model={model_folder}", f"--tokens={inputs['tokens']}", f"--events={events}"]
-    before = (model_folder / "model.safetensors").read_bytes()
+    before = file_sha256(model_folder / "model.safetensors")
     assert main([*options, "--points=3", "--extent=0.5", "--threads=1", "--prompt=The hen sleeps"]) == 0
-    assert (model_folder / "model.safetensors").read_bytes() == before
+    assert file_sha256(model_folder / "model.safetensors") == before
     charts = {event["name"]: event for event in read_events(events) if event["event"] == "chart"}
     (rows,) = charts["landscape"]["panels"].values()
     known = evaluate_bits_per_byte(

@@ -17,6 +17,7 @@ from stages.pretrain.spec import SPEC, PretrainConfig
 from stages.runtime.errors import UserError
 from stages.runtime.events import EventLog
 from stages.runtime.session import StageSession
+from stages.runtime.store import file_sha256
 from stages.whitebox import model as whitebox_model
 from stages.whitebox.checkpoint import load_model
 from stages.whitebox.reply import continuation
@@ -98,8 +99,8 @@ def test_sigkill_and_sigterm_cost_no_bit(
     assert "going on after step" in program.finish()
 
     run(config, inputs, {"model": model_folder}, session)
-    expected = (model_folder / "model.safetensors").read_bytes()
-    assert (program.output / "model" / "model.safetensors").read_bytes() == expected
+    expected = file_sha256(model_folder / "model.safetensors")
+    assert file_sha256(program.output / "model" / "model.safetensors") == expected
     assert json.loads((program.output / "manifest.json").read_text())["stage"] == SPEC.name
 
 
@@ -192,5 +193,5 @@ def test_batches_read_ahead_give_the_same_weights(
         folder.mkdir()
         session = StageSession("pretrain", work, EventLog(work / "events.jsonl", as_json=False))
         run(changed(config, prefetch=prefetch, train_tokens=1500), inputs, {"model": folder}, session)
-        found.append((folder / "model.safetensors").read_bytes())
+        found.append(file_sha256(folder / "model.safetensors"))
     assert found[0] == found[1]

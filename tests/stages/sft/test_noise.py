@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stages.runtime.errors import StopRequested
+from stages.runtime.store import file_sha256
 from stages.sft.noise import EmbeddingNoise
 
 WIDTH = 64
@@ -79,6 +80,6 @@ def test_a_stopped_run_with_noise_ends_with_the_same_bits(
         run_sft(neftune_alpha=5.0, max_steps=6, work=tmp_path / "work", stop_after=3)
     resumed = run_sft(neftune_alpha=5.0, max_steps=6, work=tmp_path / "work")
     plain = run_sft(max_steps=6)
-    weights = [(run.outputs["model"] / "model.safetensors").read_bytes() for run in (noisy, resumed, plain)]
+    weights = [file_sha256(run.outputs["model"] / "model.safetensors") for run in (noisy, resumed, plain)]
     assert weights[0] == weights[1] != weights[2]
     assert noisy.metrics["base_validation_loss"] == plain.metrics["base_validation_loss"]

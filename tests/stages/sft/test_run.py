@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from data_contracts import BATCH_PREVIEW, CHECKPOINT, CONVERSATIONS
 from data_contracts.tables import write_part
 from stages.runtime.errors import StopRequested, UserError
+from stages.runtime.store import file_sha256
 from stages.whitebox.chat_format import render
 from stages.whitebox.checkpoint import load_model, read_stop_ids
 from stages.whitebox.generate import generate
@@ -88,7 +89,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
         run_sft(work=tmp_path / "work", stop_after=3)
     resumed = run_sft(work=tmp_path / "work")
     for name in ("model.safetensors", "config.json"):
-        assert (resumed.outputs["model"] / name).read_bytes() == (tuned.outputs["model"] / name).read_bytes()
+        assert file_sha256(resumed.outputs["model"] / name) == file_sha256(tuned.outputs["model"] / name)
     assert resumed.metrics["validation_loss"] == tuned.metrics["validation_loss"]
 
 

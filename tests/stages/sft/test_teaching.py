@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stages.runtime.errors import StopRequested, UserError
+from stages.runtime.store import file_sha256
 from stages.sft.spec import SPEC, SftConfig
 from stages.whitebox.chat_format import parse_completion, render
 from stages.whitebox.checkpoint import load_model, read_stop_ids, save_model
@@ -34,9 +35,9 @@ def test_logits_of_a_better_model_help(run_sft: Callable[..., Any], teacher: Pat
     assert taught.metrics["validation_loss"] < taught.metrics["base_validation_loss"]
     again = run_sft(**quick, teacher=str(teacher), teacher_share=1.0, teacher_temperature=1.0)
     plain = run_sft(**quick, teacher=str(teacher), teacher_share=0.0)
-    bits = [(run.outputs["model"] / "model.safetensors").read_bytes() for run in (taught, again, plain)]
+    bits = [file_sha256(run.outputs["model"] / "model.safetensors") for run in (taught, again, plain)]
     assert bits[0] == bits[1] != bits[2]
-    assert bits[2] == (run_sft(**quick).outputs["model"] / "model.safetensors").read_bytes()
+    assert bits[2] == file_sha256(run_sft(**quick).outputs["model"] / "model.safetensors")
 
 
 def test_answers_are_what_the_teacher_writes_and_are_kept(

@@ -24,6 +24,7 @@ from flows.vocabulary import read_token_bytes
 from stages.runtime.errors import UserError
 from stages.runtime.events import EventLog
 from stages.runtime.session import StageSession
+from stages.runtime.store import file_sha256
 from stages.tokenizer import run as stage
 from stages.tokenizer.spec import SPEC, TokenizerConfig
 from stages.whitebox.batches import TokenShards
@@ -113,7 +114,7 @@ def test_the_same_input_gives_the_same_bytes(built: Any, run_tokenizer: Callable
     again = run_tokenizer()
     for part, folder in built.outputs.items():
         for path in folder.iterdir():
-            assert path.read_bytes() == (again.outputs[part] / path.name).read_bytes(), path.name
+            assert file_sha256(path) == file_sha256(again.outputs[part] / path.name), path.name
 
 
 def test_a_vocabulary_that_is_too_big_names_the_largest_that_works(run_tokenizer: Callable[..., Any]) -> None:
@@ -207,7 +208,7 @@ def test_after_kill_9_nothing_is_learned_again(
     stage.run(TokenizerConfig(vocab_size=600), built.inputs, outputs, session)
     for part, folder in built.outputs.items():
         for path in folder.iterdir():
-            assert path.read_bytes() == (outputs[part] / path.name).read_bytes(), path.name
+            assert file_sha256(path) == file_sha256(outputs[part] / path.name), path.name
     with pytest.raises(pytest.fail.Exception, match="it learned again"):
         stage.run(TokenizerConfig(vocab_size=601), built.inputs, outputs, session)
 
