@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.whitebox.blocked_attention import EVEN_TOKENS
 from stages.whitebox.packing import PackedRows
 
 
@@ -48,8 +49,9 @@ class RowBatches:
         return picked
 
     def batch_of(self, picked: Sequence[int]) -> dict[str, Tensor]:
-        """The batch of these rows, without columns that are padding in all of them."""
+        """The batch of these rows, without most columns that are padding in all of them."""
         width = int((self.rows.document_ids_RxT[picked] > 0).sum(axis=1).max())
+        width += -width % EVEN_TOKENS  # slicing ends at the last column
         batch = {
             name: torch.from_numpy(array[picked, :width].astype(np.int64))
             for name, array in self._arrays.items()

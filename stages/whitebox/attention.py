@@ -20,6 +20,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from stages.whitebox.blocked_attention import attend_in_blocks
 from stages.whitebox.config import ModelConfig
+from stages.whitebox.device import in_product_dtype
 from stages.whitebox.kv_cache import KVCache
 from stages.whitebox.norm import RMSNorm
 from stages.whitebox.rope import apply_rope
@@ -161,6 +162,7 @@ class Attention(nn.Module):
 
         Returns y_BxTxD, or y_1xRxD of the tokens `wanted_R`; then `mask` is made for these.
         """
+        x_BxTxD = in_product_dtype(x_BxTxD)
         asking_BxTxD, turn = x_BxTxD, rope
         if wanted_R is not None:
             asking_BxTxD = take(x_BxTxD, wanted_R)

@@ -62,6 +62,17 @@ def _fastest() -> Device:
     )
 
 
+def product_dtype(x: torch.Tensor) -> torch.dtype:
+    """The type in which a matrix product with `x` is computed: autocast's, else its own."""
+    device_type = x.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
+
+
+def in_product_dtype(x: torch.Tensor) -> torch.Tensor:
+    """`x` as a product takes it: one copy for all products, where autocast makes one for each."""
+    return x.to(product_dtype(x))
+
+
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """Instruction sets that Linux reports ("flags" on x86, "Features" on ARM); empty on other systems."""
     try:

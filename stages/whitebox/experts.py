@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.whitebox.config import ModelConfig
+from stages.whitebox.device import in_product_dtype
 from stages.whitebox.feed_forward import FeedForward
 
 BIAS_STEP = 0.001
@@ -119,9 +120,7 @@ def grouped_linear(x_RxI: Tensor, weight_ExOxI: Tensor, counts_E: Tensor) -> Ten
     the longest run: 64 experts of 192, 4 a token, 29.1, 32.9 and 66.4 ms; 4 of 768, one a token, 22.8, 23.1
     and 32.5 (tests/benchmarks/grouped_products.py).
     """
-    if torch.is_autocast_enabled(x_RxI.device.type):  # autocast does not know this product
-        dtype = torch.get_autocast_dtype(x_RxI.device.type)
-        x_RxI, weight_ExOxI = x_RxI.to(dtype), weight_ExOxI.to(dtype)
+    x_RxI, weight_ExOxI = in_product_dtype(x_RxI), in_product_dtype(weight_ExOxI)  # unknown to autocast
     row_bytes = [size * x_RxI.element_size() for size in weight_ExOxI.shape[1:]]
     if any(size % GROUPED_ALIGNMENT_BYTES for size in row_bytes):
         runs = zip(x_RxI.split(counts_E.tolist()), weight_ExOxI, strict=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from stages.whitebox.device import in_product_dtype
 from stages.whitebox.swiglu import swiglu
 
 
@@ -21,4 +22,5 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BxTxD: Tensor) -> Tensor:
         """Returns y_BxTxD."""
+        x_BxTxD = in_product_dtype(x_BxTxD)
         return self.down_proj(swiglu(self.gate_proj(x_BxTxD), self.up_proj(x_BxTxD)))

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from stages.whitebox.device import product_dtype
 from stages.whitebox.kv_cache import KVCache
 from stages.whitebox.model import CausalLM
 
@@ -84,7 +85,7 @@ def stream(
     _check(model, prompt_ids, temperature)
     weight = model.output_weight()
     room = min(max_new_tokens, model.config.context_limit - len(prompt_ids))
-    cache = KVCache(model.config, 1, len(prompt_ids) + room, _cache_dtype(model), weight.device)
+    cache = KVCache(model.config, 1, len(prompt_ids) + room, product_dtype(weight), weight.device)
     generator = torch.Generator().manual_seed(seed)
     ids_1xT = torch.tensor([list(prompt_ids)], device=weight.device)
     for _ in range(room):
@@ -132,13 +133,6 @@ def _keep_top_p(logits_V: Tensor, top_p: float) -> Tensor:
     # A token goes when those before it reach top_p already, so the most likely one always stays.
     drop_V = probs_V.cumsum(dim=-1) - probs_V >= top_p
     return logits_V.masked_fill(drop_V.scatter(0, order_V, drop_V), -torch.inf)
-
-
-def _cache_dtype(model: CausalLM) -> torch.dtype:
-    device_type = model.output_weight().device.type
-    if torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
-    return model.output_weight().dtype
 
 
 def _check(model: CausalLM, prompt_ids: Sequence[int], temperature: float) -> None:

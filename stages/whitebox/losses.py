@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stages.whitebox.device import product_dtype
+
 IGNORED = -100
 """A target with this value has no loss (Hugging Face's convention)."""
 
@@ -120,12 +122,6 @@ def _logits(hidden_CxD: Tensor, weight_VxD: Tensor) -> Tensor:
     return (hidden_CxD @ weight_VxD.T).float()
 
 
-def _compute_dtype(hidden: Tensor) -> torch.dtype:
-    if torch.is_autocast_enabled(hidden.device.type):
-        return torch.get_autocast_dtype(hidden.device.type)
-    return hidden.dtype
-
-
 def _nats_and_gradient(logits_CxV: Tensor, targets_C: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
     """Loss of a chunk, and its gradient by the logits: p (1 + 2 z log Z) - onehot(target).
 
@@ -190,7 +186,7 @@ class _CrossEntropySum(torch.autograd.Function):
         z_loss: float,
         fused: bool,
     ) -> Tensor:
-        dtype = _compute_dtype(hidden_MxD)
+        dtype = product_dtype(hidden_MxD)
         hidden, weight = hidden_MxD.to(dtype), weight_VxD.to(dtype)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_MxD) if wants_hidden else None
@@ -240,7 +236,7 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_MxD: Tensor, weight_VxD: Tensor, targets_M: Tensor, chunk_tokens: int
     ) -> Tensor:
-        ctx.dtype, ctx.chunk_tokens = _compute_dtype(hidden_MxD), chunk_tokens
+        ctx.dtype, ctx.chunk_tokens = product_dtype(hidden_MxD), chunk_tokens
         hidden, weight = hidden_MxD.to(ctx.dtype), weight_VxD.to(ctx.dtype)
         lse_M = torch.empty(len(targets_M), dtype=torch.float32, device=hidden.device)
         logp_M = torch.empty_like(lse_M)

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.whitebox.device import in_product_dtype
+
 BLOCK = 64
 """Weights that share a scale."""
 SCALES_BLOCK = 256
@@ -153,9 +155,7 @@ class Nf4Linear(nn.Module):
 
     def forward(self, x_I: Tensor) -> Tensor:
         """x_...xI to y_...xO; under autocast in its type."""
-        device = x_I.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_I.dtype
-        y_O: Tensor = _Product.apply(x_I.to(dtype), self)
+        y_O: Tensor = _Product.apply(in_product_dtype(x_I), self)
         return y_O
 
 

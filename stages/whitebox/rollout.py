@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from stages.whitebox.device import product_dtype
 from stages.whitebox.kv_cache import KVCache
 from stages.whitebox.model import CausalLM
 
@@ -155,9 +156,8 @@ class _Running:
         self.uniform_RxT = torch.stack(
             [_uniforms(seed, model.config.max_position_embeddings) for seed in seeds]
         )
-        self.cache = KVCache(
-            model.config, len(different), width + max(row.room for row in rows), _dtype(model), self.device
-        )
+        room, dtype = width + max(row.room for row in rows), product_dtype(model.output_weight())
+        self.cache = KVCache(model.config, len(different), room, dtype, self.device)
         starts = [width - len(prompt) for prompt in different]
         self.starts_B = torch.tensor(starts, device=self.device)
         padded = [
@@ -261,10 +261,3 @@ def _most_likely(probs_BxV: Tensor, top_p: float) -> Tensor:
 
 def _uniforms(seed: int, count: int) -> Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed))
-
-
-def _dtype(model: CausalLM) -> torch.dtype:
-    weight = model.output_weight()
-    if torch.is_autocast_enabled(weight.device.type):
-        return torch.get_autocast_dtype(weight.device.type)
-    return weight.dtype

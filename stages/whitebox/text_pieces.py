@@ -25,6 +25,10 @@ from torch.nn import functional as F
 from stages.whitebox.blocked_attention import EVEN_TOKENS, attend_in_blocks
 from stages.whitebox.losses import IGNORED
 
+SHORT_KEYS = 224
+"""A piece that reads no more is faster with the fused kernel in float32 than with products in bfloat16, which
+are small and slow then: 8.5 and 13.5 ms for 1,024 tokens in pieces of 96, 34 and 24 ms in pieces of 512."""
+
 
 class Piece(NamedTuple):
     """So many tokens that read what is before them in the piece, and first the beginning of another."""
@@ -122,14 +126,18 @@ def _mask_of(number: int, mask: Pieces) -> Tensor | None:
 
 
 def _attend_one(q_NxLxH: Tensor, k_KxSxH: Tensor, v_KxSxH: Tensor, mask_LxS: Tensor | None) -> Tensor:
-    if v_KxSxH.dtype == torch.bfloat16:
+    dtype = v_KxSxH.dtype
+    if dtype == torch.bfloat16 and k_KxSxH.shape[1] > SHORT_KEYS:
         mask_1x1xLxS = None if mask_LxS is None else mask_LxS[None, None]
         return attend_in_blocks(q_NxLxH[None], k_KxSxH[None], v_KxSxH[None], mask_1x1xLxS)[0]
-    return F.scaled_dot_product_attention(
-        q_NxLxH[None],
-        k_KxSxH[None],
-        v_KxSxH[None],
-        attn_mask=mask_LxS,
-        is_causal=mask_LxS is None,
-        enable_gqa=len(q_NxLxH) != len(k_KxSxH),
-    )[0]
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    with torch.autocast("cpu", enabled=False):
+        o_1xNxLxH = F.scaled_dot_product_attention(
+            q_NxLxH[None].to(wide),
+            k_KxSxH[None].to(wide),
+            v_KxSxH[None].to(wide),
+            attn_mask=mask_LxS,
+            is_causal=mask_LxS is None,
+            enable_gqa=len(q_NxLxH) != len(k_KxSxH),
+        )
+    return o_1xNxLxH[0].to(dtype)

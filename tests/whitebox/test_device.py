@@ -11,6 +11,8 @@ import sys
 import pytest
 import torch
 
+from stages.whitebox.device import in_product_dtype, product_dtype
+
 # A program of its own: both libraries read their settings once, and other tests have computed already.
 PROGRAM = """
 import ctypes, torch
@@ -73,3 +75,12 @@ def test_freed_memory_is_used_again_without_new_pages() -> None:
 
     assert faults("keeps") < 100
     assert faults("returns") > 10_000
+
+
+def test_under_autocast_products_take_its_type() -> None:
+    wide = torch.ones(2)
+    assert in_product_dtype(wide) is wide
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert product_dtype(wide) == in_product_dtype(wide).dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert product_dtype(wide) == torch.float32

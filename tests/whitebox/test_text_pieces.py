@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.whitebox import model as whitebox_model
+from stages.whitebox import text_pieces
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.losses import IGNORED, cross_entropy_sum
 from stages.whitebox.model import CausalLM
@@ -72,7 +73,11 @@ def test_loss_and_gradients_are_those_of_one_mask_over_the_row(
         assert_same(each, plain)
 
 
-def test_the_same_in_bfloat16_with_texts_of_which_nothing_is_wanted() -> None:
+@pytest.mark.parametrize("short_keys", [0, 6, 64])
+def test_the_same_in_bfloat16_with_texts_of_which_nothing_is_wanted(
+    short_keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_pieces, "SHORT_KEYS", short_keys)
     batch, model = packed(), small_model()
     batch["targets"][0, :6] = IGNORED  # all of the first two texts
     targets_M = batch["targets"].flatten()

@@ -27,14 +27,15 @@ def test_every_row_once_per_epoch() -> None:
     assert drawn[: packed.num_rows] != drawn[packed.num_rows : 2 * packed.num_rows]
 
 
-def test_padding_columns_are_cut_off() -> None:
-    packed = pack([RenderedChat([1, 8, 9], [False, False, True])], 24, pad_id=3)
+@pytest.mark.parametrize(("context_tokens", "num_padding"), [(96, 29), (24, 21)])
+def test_padding_columns_are_cut_off_but_for_an_even_width(context_tokens: int, num_padding: int) -> None:
+    packed = pack([RenderedChat([1, 8, 9], [False, False, True])], context_tokens, pad_id=3)
     batch = RowBatches(packed, 1, seed=0).next_batch()
     assert {name: tensor.tolist() for name, tensor in batch.items()} == {
-        "ids": [[1, 8, 9]],
-        "targets": [[-100, 9, -100]],
-        "document_ids": [[1, 1, 1]],
-        "positions": [[0, 1, 2]],
+        "ids": [[1, 8, 9] + num_padding * [3]],
+        "targets": [[-100, 9, -100] + num_padding * [-100]],
+        "document_ids": [[1, 1, 1] + num_padding * [0]],
+        "positions": [[0, 1, 2, *range(num_padding)]],
         "places": [0],
     }
 
