@@ -13,7 +13,7 @@ from stages.dpo.mistakes import explained
 from stages.dpo.online import run_online
 from stages.dpo.outcome import headline, report
 from stages.dpo.pairs import read_pairs
-from stages.dpo.setup import choose_context, open_model, trainer_settings, updates_on
+from stages.dpo.setup import choose_context, open_model, trainer_settings, updates_on, with_micro_batches
 from stages.dpo.spec import ONLINE, DpoConfig
 from stages.dpo.task import held_out_reference, training_task
 from stages.dpo.watch import Watch
@@ -32,7 +32,7 @@ def run(
     """Tune `model` towards the better answers; fails when that costs too much, see `guard.py`."""
     if config.method in ONLINE:
         with explained():
-            return run_online(config, inputs, outputs, session)
+            return run_online(with_micro_batches(config), inputs, outputs, session)
     with explained():
         device = pick_device(config.precision)
         threads = fix_threads(config.num_threads)
@@ -41,6 +41,7 @@ def run(
         context_tokens = choose_context(config, model)
         found = read_pairs(inputs["preferences"], tokenizer, context_tokens, config.max_pairs)
         pairs = usable_pairs(config, found, context_tokens, session)
+        config = with_micro_batches(config, pairs["train"])
         held_out = pairs["validation"].head(config.validation_pairs)
         documents = TokenShards(inputs["tokens"], "validation")
         watch = Watch(config, model, tokenizer, held_out, documents, device.compute_dtype, session)

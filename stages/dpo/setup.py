@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from stages.dpo.pairs import PairBatches
+from stages.dpo.pairs import PairBatches, Pairs
 from stages.dpo.spec import DpoConfig
 from stages.whitebox.chat_template import reasoning_of
 from stages.whitebox.checkpoint import load_model
@@ -17,6 +17,9 @@ from stages.whitebox.tokenizer import Tokenizer
 from stages.whitebox.tokenizer_match import check_chat, check_same_tokens
 from stages.whitebox.trainer import TrainerSettings
 
+MICRO_BATCH_TOKENS = 4096
+MOST_PAIRS = 16
+"""At once, where the setting is left open; more are no faster."""
 LEARNING_RATE_AT_WIDTH_256 = 2.5e-5
 OF_OTHER_METHODS = {"reward": 10 * LEARNING_RATE_AT_WIDTH_256, "grpo": 1e-4, "ppo": 1e-4}
 """A head that knows nothing has further to go than an assistant that is to stay one."""
@@ -40,6 +43,24 @@ def choose_context(config: DpoConfig, model: CausalLM) -> int:
     if config.context_tokens > longest:
         raise ValueError(f"context_tokens is {config.context_tokens}, the model reads at most {longest}")
     return config.context_tokens
+
+
+def with_micro_batches(config: DpoConfig, pairs: Pairs | None = None) -> DpoConfig:
+    """The settings with a number for `micro_batch_pairs`: long pairs are fewer at once, for their memory.
+
+    Args:
+        pairs: of the training; None where answers are sampled, whose lengths nobody knows before.
+    """
+    if config.micro_batch_pairs != "auto":
+        return config
+    both = zip(pairs.chosen, pairs.rejected, strict=True) if pairs is not None else ()
+    # A pair's prompt is computed once.
+    tokens = [len(chosen.ids) + len(rejected.ids) - rejected.start for chosen, rejected in both]
+    if pairs is not None:
+        tokens += [2 * len(single.completion.ids) for single in pairs.singles]
+    mean_tokens = sum(tokens) / len(tokens) if tokens else 1
+    fitting = max(1, min(MOST_PAIRS, int(MICRO_BATCH_TOKENS / mean_tokens)))
+    return config.model_copy(update={"micro_batch_pairs": fitting})
 
 
 def updates_on(config: DpoConfig, batches: PairBatches) -> int:

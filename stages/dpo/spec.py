@@ -62,8 +62,9 @@ class DpoConfig(StageConfig):
     """Longest prompt with its answer; "auto" is the longest text that the model can read."""
     batch_pairs: PositiveInt = 32
     """Pairs of one update; two single answers count as one."""
-    micro_batch_pairs: PositiveInt = 16
-    """Most pairs in memory at once; lower it when memory runs out, the result stays the same to rounding."""
+    micro_batch_pairs: PositiveInt | Literal["auto"] = "auto"
+    """Most pairs in memory at once; "auto" is as many as make about 4,096 tokens, 16 at most. Lower it
+    when memory runs out; the result stays the same to rounding."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
     """Peak learning rate; "auto" is 2.5e-5 at width 256 and falls with the width. 3e-4 has ruined models.
     A reward model, whose head begins with nothing, takes ten times as much."""

@@ -43,7 +43,7 @@ def run(
         check_reach(teacher, context_tokens)
         rows = training_rows(config, inputs["tokens"], chats["train"], context_tokens, tokenizer, session)
         held_out = held_out_rows(config, chats["validation"], context_tokens, tokenizer)
-        micro_batch_size, accumulation_steps = batch_shape(config, rows)
+        micro_batch_size, accumulation_steps = batch_shape(config, rows, device.device)
         batches = RowBatches(rows, micro_batch_size, config.seed)
         write_preview(rows, batches, tokenizer, outputs["preview"], session)
         validation = TokenShards(inputs["tokens"], "validation")

@@ -70,9 +70,12 @@ def token_log_probs(
 
     The backward pass makes a chunk's logits a second time instead of keeping them.
     """
-    hidden_MxD, targets_M = _counted(hidden_BxTxD, targets_BxT)
+    hidden_MxD, targets_M, _ = _mostly_counted(hidden_BxTxD, targets_BxT)
     chunk_tokens = chunk_tokens or _chunk_tokens(hidden_MxD.device)
-    logp_M = _TokenLogProbs.apply(hidden_MxD, weight_VxD, targets_M, chunk_tokens)
+    is_counted_M = targets_M != IGNORED
+    logp_M = _TokenLogProbs.apply(hidden_MxD, weight_VxD, targets_M.where(is_counted_M, 0), chunk_tokens)
+    if len(logp_M) == targets_BxT.numel():
+        return torch.where(is_counted_M, logp_M, 0.0).view(targets_BxT.shape)
     empty_BxT = torch.zeros(targets_BxT.shape, dtype=torch.float32, device=targets_BxT.device)
     return empty_BxT.masked_scatter(targets_BxT != IGNORED, logp_M)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.whitebox.blocked_attention import EVEN_TOKENS
+from stages.whitebox.blocked_attention import few_sizes
 from stages.whitebox.losses import IGNORED, token_log_probs
 from stages.whitebox.model import CausalLM
 from stages.whitebox.text_pieces import Piece, Pieces, wanted_tokens
@@ -84,8 +84,8 @@ def lay_end_to_end(ids_BxT: Tensor, targets_BxT: Tensor) -> Laid:
 
 
 def filled_up(laid: Laid) -> Laid:
-    """Behind the rows a piece without a target that makes M a multiple of `EVEN_TOKENS`."""
-    count = -laid.ids_1xM.shape[1] % EVEN_TOKENS
+    """Behind the rows a piece without a target that makes M one of few sizes, for few programs in memory."""
+    count = few_sizes(laid.ids_1xM.shape[1]) - laid.ids_1xM.shape[1]
     if not count:
         return laid
     return laid._replace(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.whitebox.blocked_attention import EVEN_TOKENS, attend_in_blocks
+from stages.whitebox.blocked_attention import attend_in_blocks, few_sizes
 from stages.whitebox.losses import IGNORED
 
 SHORT_KEYS = 224
@@ -65,11 +65,11 @@ class Pieces:
 def wanted_tokens(targets_M: Tensor) -> Tensor:
     """Numbers of the tokens with a target in rising order: wanted_R.
 
-    With them some without a target, which make R a multiple of `EVEN_TOKENS` where there are enough.
+    With them some without a target, where there are enough: R is one of few sizes then (`few_sizes`).
     """
     has_target_M = targets_M != IGNORED
     wanted_R, others = has_target_M.nonzero()[:, 0], (~has_target_M).nonzero()[:, 0]
-    return torch.cat([wanted_R, others[: -len(wanted_R) % EVEN_TOKENS]]).sort().values
+    return torch.cat([wanted_R, others[: few_sizes(len(wanted_R)) - len(wanted_R)]]).sort().values
 
 
 def take(x_BxTxD: Tensor, wanted_R: Tensor) -> Tensor:

@@ -19,8 +19,6 @@ import torch
 
 ENDLESS = 10**6
 LEARNING_RATE, BETA, CLIP = 1e-5, 0.1, 1.0
-MICRO_BATCH_TOKENS = 1024
-"""Of ours at once: what a core's cache likes best."""
 CHECKED = 8
 """Examples whose loss everyone tells."""
 
@@ -69,6 +67,7 @@ class Gate(Protocol):
 def our_sft(task: Task, gate: Gate) -> None:
     """`stages.whitebox.trainer.train` with the batches and the loss of the sft stage."""
     from stages.sft.row_batches import RowBatches
+    from stages.sft.setup import MICRO_BATCH_TOKENS
     from stages.sft.spec import SftConfig
     from stages.sft.training_loss import training_loss
     from stages.whitebox.chat_format import RenderedChat
@@ -92,7 +91,7 @@ def our_sft(task: Task, gate: Gate) -> None:
         loss = loss_fn(model, first.batch_of(range(first.rows.num_rows)))
     gate.tell({"loss": float(loss.loss_sum) / loss.num_targets})
     rows = pack(chats, task.context_tokens, pad_id)
-    micro_rows = largest_part(task.rows, max(1, MICRO_BATCH_TOKENS // task.context_tokens))
+    micro_rows = largest_part(task.rows, max(1, MICRO_BATCH_TOKENS["cpu"] // task.context_tokens))
     batches = RowBatches(rows, micro_rows, seed=0)
     updates = -(-rows.num_rows // task.rows)  # the last rows of a pass are filled up from the next
     passes = updates * task.rows / rows.num_rows

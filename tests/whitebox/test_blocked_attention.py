@@ -9,7 +9,13 @@ from torch.nn import functional as F
 
 from stages.whitebox import blocked_attention
 from stages.whitebox.attention import attend, continuation_mask, document_mask, reference_attend
-from stages.whitebox.blocked_attention import BLOCK_QUERIES, EVEN_TOKENS, MAX_BLOCKS, attend_in_blocks
+from stages.whitebox.blocked_attention import (
+    BLOCK_QUERIES,
+    EVEN_TOKENS,
+    MAX_BLOCKS,
+    attend_in_blocks,
+    few_sizes,
+)
 
 
 def drawn(num_heads: int, num_tokens: int, size: int, rows: int = 2) -> Tensor:
@@ -103,3 +109,10 @@ def test_no_query_reads_a_block_behind_it() -> None:
             range(num_queries)
         )
         assert all(seen == slice(0, num_keys - num_queries + asking.stop) for asking, seen in blocks)
+
+
+def test_filled_up_counts_are_few_and_close() -> None:
+    sizes = {count: few_sizes(count) for count in range(10_000)}
+    assert all(0 <= size - count <= max(EVEN_TOKENS - 1, count / 16) for count, size in sizes.items())
+    assert all(size % EVEN_TOKENS == 0 and few_sizes(size) == size for size in sizes.values())
+    assert len({size for count, size in sizes.items() if 1024 < count <= 4096}) == 32

@@ -11,7 +11,9 @@ import torch
 
 from data_contracts import PREFERENCES
 from data_contracts.tables import write_part
-from stages.dpo.pairs import Completion, PairBatches, Pairs, batch_of, complete, read_pairs
+from stages.dpo.pairs import Completion, PairBatches, Pairs, SingleAnswer, batch_of, complete, read_pairs
+from stages.dpo.setup import with_micro_batches
+from stages.dpo.spec import DpoConfig
 from stages.whitebox.chat_format import render
 
 
@@ -126,3 +128,21 @@ def test_an_update_is_the_same_pairs_whatever_fits_at_once(micro: int, size: int
 def test_fewer_pairs_than_a_batch_still_train() -> None:
     batches = PairBatches(many_pairs(3), torch.zeros(2, 3), 8, 3, seed=0)
     assert batches.next_batch()["ids"].shape[0] == 6
+
+
+@pytest.mark.parametrize(
+    ("lengths", "singles", "expected"),
+    [([100], [], 16), ([1000], [], 4), ([1000, 3000], [], 2), ([9000], [], 1), ([1000], [3000, 3000], 1)],
+)
+def test_long_pairs_are_fewer_at_once(lengths: list[int], singles: list[int], expected: int) -> None:
+    """A pair of N tokens here has a prompt of N / 5 and answers of 2 N / 5."""
+    answers = [Completion([1] * (3 * length // 5), length // 5) for length in lengths]
+    pairs = Pairs(chosen=answers, rejected=answers)
+    pairs.singles = [SingleAnswer("s", Completion([1] * (length // 2), 5), True) for length in singles]
+    assert with_micro_batches(DpoConfig(), pairs).micro_batch_pairs == expected
+    assert with_micro_batches(DpoConfig(micro_batch_pairs=7), pairs).micro_batch_pairs == 7
+
+
+def test_answers_that_are_still_to_be_sampled_come_by_a_fixed_number() -> None:
+    assert with_micro_batches(DpoConfig(method="grpo")).micro_batch_pairs == 16
+    assert with_micro_batches(DpoConfig(), Pairs()).micro_batch_pairs == 16

@@ -38,15 +38,21 @@ def test_rows_hold_the_longest_conversation_that_the_model_can_read(
 
 def test_short_trainings_have_small_updates() -> None:
     small, large = rows_of(10), rows_of(2000)
-    assert batch_shape(SftConfig(), small) == (1, 1)
-    rows, accumulation = batch_shape(SftConfig(), large)
+    assert batch_shape(SftConfig(), small, CPU.device) == (1, 1)
+    rows, accumulation = batch_shape(SftConfig(), large, CPU.device)
     assert 10 <= rows * accumulation <= 30
-    assert batch_shape(SftConfig(batch_tokens=640), large) == (10, 1)
+    assert batch_shape(SftConfig(batch_tokens=640), large, CPU.device) == (10, 1)
 
 
 def test_small_micro_batches_make_up_the_same_update() -> None:
     for micro, expected in ((16, (10, 1)), (8, (5, 2)), (5, (5, 2)), (4, (2, 5)), (3, (2, 5)), (1, (1, 10))):
-        assert batch_shape(SftConfig(batch_tokens=640, micro_batch_size=micro), rows_of(100)) == expected
+        config = SftConfig(batch_tokens=640, micro_batch_size=micro)
+        assert batch_shape(config, rows_of(100), CPU.device) == expected
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", (32, 4)), ("cuda", (64, 2))])
+def test_a_gpu_takes_more_tokens_at_once(device: str, expected: tuple[int, int]) -> None:
+    assert batch_shape(SftConfig(batch_tokens=8192), rows_of(200), torch.device(device)) == expected
 
 
 def test_steps_follow_from_epochs_unless_limited(base_model: Any) -> None:
