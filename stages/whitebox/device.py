@@ -93,6 +93,9 @@ def fix_threads(num_threads: int = 0) -> int:
     Call it before any computation: MKL reads its settings once.
     """
     _split_sums_the_same_each_time()
+    # oneDNN, which multiplies bfloat16 on CPUs, writes a program for every shape. It would keep 1,024, which
+    # take a gigabyte; to write one anew takes a third of a millisecond.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     keep_freed_memory()
     if num_threads == 0:
         num_threads = (
