@@ -84,3 +84,24 @@ def test_under_autocast_products_take_its_type() -> None:
         assert product_dtype(wide) == in_product_dtype(wide).dtype == torch.bfloat16
         with torch.autocast("cpu", enabled=False):
             assert product_dtype(wide) == torch.float32
+
+
+SHAPES = """
+import torch
+from stages.whitebox.device import fix_threads
+fix_threads(1)
+left, right = torch.ones(200, 64).bfloat16(), torch.ones(64, 64).bfloat16()
+for rows in 2 * [*range(40, 190)]:
+    left[:rows] @ right
+"""
+
+
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="products in bfloat16 are not oneDNN's here"
+)
+@pytest.mark.parametrize(
+    ("asked", "written"), [({}, 300), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}, 150)]
+)
+def test_few_programs_for_products_are_kept(asked: dict[str, str], written: int) -> None:
+    said = said_by(SHAPES, ONEDNN_VERBOSE="2", **asked)
+    assert said.count("create:cache_miss") == written
