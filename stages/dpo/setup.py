@@ -53,11 +53,12 @@ def with_micro_batches(config: DpoConfig, pairs: Pairs | None = None) -> DpoConf
     """
     if config.micro_batch_pairs != "auto":
         return config
-    both = zip(pairs.chosen, pairs.rejected, strict=True) if pairs is not None else ()
+    if pairs is None:
+        pairs = Pairs()
+    both = zip(pairs.chosen, pairs.rejected, strict=True)
     # A pair's prompt is computed once.
     tokens = [len(chosen.ids) + len(rejected.ids) - rejected.start for chosen, rejected in both]
-    if pairs is not None:
-        tokens += [2 * len(single.completion.ids) for single in pairs.singles]
+    tokens += [2 * len(single.completion.ids) for single in pairs.singles]
     mean_tokens = sum(tokens) / len(tokens) if tokens else 1
     fitting = max(1, min(MOST_PAIRS, int(MICRO_BATCH_TOKENS / mean_tokens)))
     return config.model_copy(update={"micro_batch_pairs": fitting})

@@ -36,7 +36,7 @@ def few_sizes(count: int) -> int:
 
     So what is filled up to it comes in few shapes; on the average it is 3 % more.
     """
-    step = max(EVEN_TOKENS, 1 << (count.bit_length() - 5 if count > EVEN_TOKENS else 0))
+    step = max(EVEN_TOKENS, 1 << max(0, count.bit_length() - 5))
     return -(-count // step) * step
 
 

@@ -74,10 +74,8 @@ def token_log_probs(
     chunk_tokens = chunk_tokens or _chunk_tokens(hidden_MxD.device)
     is_counted_M = targets_M != IGNORED
     logp_M = _TokenLogProbs.apply(hidden_MxD, weight_VxD, targets_M.where(is_counted_M, 0), chunk_tokens)
-    if len(logp_M) == targets_BxT.numel():
-        return torch.where(is_counted_M, logp_M, 0.0).view(targets_BxT.shape)
     empty_BxT = torch.zeros(targets_BxT.shape, dtype=torch.float32, device=targets_BxT.device)
-    return empty_BxT.masked_scatter(targets_BxT != IGNORED, logp_M)
+    return empty_BxT.masked_scatter(targets_BxT != IGNORED, logp_M.masked_select(is_counted_M))
 
 
 def sequence_log_probs(

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from stages.whitebox.device import in_product_dtype, product_dtype
+from stages.whitebox.device import in_product_dtype, pick_device, product_dtype
 
 # A program of its own: both libraries read their settings once, and other tests have computed already.
 PROGRAM = """
@@ -97,7 +97,7 @@ for rows in 2 * [*range(40, 190)]:
 
 
 @pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="products in bfloat16 are not oneDNN's here"
+    pick_device().compute_dtype != torch.bfloat16, reason="products in bfloat16 are not chosen here"
 )
 @pytest.mark.parametrize(
     ("asked", "written"), [({}, 300), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}, 150)]

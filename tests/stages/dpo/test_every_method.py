@@ -21,7 +21,7 @@ METHODS = ("ipo", "orpo", "simpo", "kto", "reward")
 SHORT: dict[str, Any] = {"epochs": 2.0, "evaluations": 1}
 
 
-def weights(tuned: Any, method: str) -> bytes:
+def weights(tuned: Any, method: str) -> str:
     folder = tuned.outputs["model"] / ("reward_model" if method == "reward" else ".")
     return file_sha256(folder / "model.safetensors")
 
