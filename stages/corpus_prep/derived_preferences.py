@@ -1,17 +1,22 @@
-"""Preference pairs where the user gives none: the right answer against three kinds of wrong ones.
+"""Preference pairs where the user gives none: the right answer against four kinds of wrong ones.
 
 wrong_answer   the answer to another question, of the same source where possible
 truncated      the answer broken off in the middle
 garbled        the words of the answer in another order
+repeating      the answer, or more than half of it, and then a few words of it again and again
+
+Truncated answers alone would teach that it is always too early to end, repeating ones alone that it is always
+high time: each kind holds the other back.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-KINDS = ("wrong_answer", "truncated", "garbled")
+KINDS = ("wrong_answer", "truncated", "garbled", "repeating")
 MIN_PIECES = 5
 
 
@@ -74,6 +79,20 @@ def _spoil(
     parts = pieces(item.answer)
     if kind == "truncated":
         return "".join(parts[: max(2, int(len(parts) * rng.uniform(0.3, 0.6)))]).rstrip(" ,;:.")
+    if kind == "repeating":
+        return _repeating(parts, rng)
     shuffled = parts[:]
     rng.shuffle(shuffled)
-    return "".join(part if part.endswith(" ") or len(part) == 1 else part + " " for part in shuffled).strip()
+    return _joined(shuffled)
+
+
+def _repeating(parts: Sequence[str], rng: random.Random) -> str:
+    """Ends with 1 to 4 of its pieces in a loop, and is half as long again as the answer, or a little more."""
+    end = rng.randint(len(parts) // 2 + 1, len(parts))
+    loop = parts[max(0, end - rng.randint(1, MIN_PIECES - 1)) : end]
+    missing = len(parts) + len(parts) // 2 - end
+    return _joined([*parts[:end], *loop * math.ceil(missing / len(loop))])
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "".join(part if part.endswith(" ") or len(part) == 1 else part + " " for part in parts).strip()

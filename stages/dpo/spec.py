@@ -160,7 +160,7 @@ class DpoConfig(StageConfig):
     """ppo: weight of the values' loss, which trains the same layers."""
     value_clip: PositiveFloat = 0.2
     """ppo: a value that moves farther than this in one update gains nothing."""
-    answered_prompts: PositiveInt = 8
+    answered_prompts: PositiveInt = 64
     """Held-out prompts that are answered before and after, to compare the lengths."""
     answer_tokens: PositiveInt = 128
     """Longest of these answers."""

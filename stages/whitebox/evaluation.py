@@ -76,6 +76,7 @@ def document_bits_per_byte(model: WithConfig, documents: TokenShards, max_docume
     ).bits_per_byte
 
 
+@torch.no_grad()
 def evaluate_bits_per_byte(
     model: LanguageModel,
     shards: TokenShards,

@@ -25,6 +25,7 @@ class Recorder:
         self.rows: list[Tensor] = []
 
     def hidden_states(self, ids_BxT: Tensor, positions_BxT: Tensor, document_ids_BxT: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled(), "a graph would hold the activations of every layer"
         self.rows.append(torch.stack([ids_BxT, positions_BxT, document_ids_BxT]))
         return torch.zeros(*ids_BxT.shape, 4)
 

@@ -81,10 +81,12 @@ def _answered(count: int) -> list[Answered]:
     ]
 
 
-def test_pairs_of_three_kinds() -> None:
-    answered = _answered(30)
-    pairs = list(derive_pairs(answered, 60, seed=0))
-    assert Counter(pair.kind for pair in pairs) == {"wrong_answer": 20, "truncated": 20, "garbled": 20}
+def test_pairs_of_four_kinds() -> None:
+    answered = _answered(32)
+    pairs = list(derive_pairs(answered, 64, seed=0))
+    assert Counter(pair.kind for pair in pairs) == dict.fromkeys(
+        ("wrong_answer", "truncated", "garbled", "repeating"), 16
+    )
     answers = {item.answer: item for item in answered}
     for pair in pairs:
         assert pair.rejected != pair.of.answer
@@ -93,9 +95,18 @@ def test_pairs_of_three_kinds() -> None:
         elif pair.kind == "truncated":
             assert pair.of.answer.startswith(pair.rejected)
             assert len(pair.rejected) < 0.75 * len(pair.of.answer)
+        elif pair.kind == "repeating":
+            assert _goes_in_circles(pair.rejected.split(), pair.of.answer.split())
         else:
             assert sorted(pair.rejected.split()) == sorted(pair.of.answer.split())
-    assert list(derive_pairs(answered, 60, seed=0)) == pairs
+    assert list(derive_pairs(answered, 64, seed=0)) == pairs
+
+
+def _goes_in_circles(words: list[str], answer: list[str]) -> bool:
+    """Whether they begin as the answer does, are longer, and end with a few of its words twice at least."""
+    same = next(i for i, (own, right) in enumerate(zip(words, [*answer, ""], strict=False)) if own != right)
+    looped = any(words[-2 * span : -span] == words[-span:] for span in range(1, 5))
+    return same > len(answer) // 2 and len(words) > 1.4 * len(answer) and looped
 
 
 def test_short_answers_cannot_be_spoilt() -> None:
@@ -110,6 +121,8 @@ def test_pieces_join_to_the_text(text: str) -> None:
 
 def test_chinese_answers_are_broken_by_character() -> None:
     item = Answered("1", "a", "先把黄豆泡一个晚上，再磨成豆浆。")
-    kinds = {pair.kind: pair.rejected for pair in derive_pairs([item], 3, seed=1)}
+    kinds = {pair.kind: pair.rejected for pair in derive_pairs([item], 4, seed=1)}
     assert sorted(kinds["garbled"]) == sorted(item.answer)
     assert item.answer.startswith(kinds["truncated"])
+    assert " " not in kinds["repeating"]
+    assert set(kinds["repeating"]) <= set(item.answer)

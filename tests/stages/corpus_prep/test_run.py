@@ -194,7 +194,8 @@ def test_missing_records_are_derived_from_documents(run_stage) -> None:
     }
     assert asked
     assert all(chinese[title].startswith(answer) for title, answer in asked.items())
-    assert {"wrong_answer", "truncated", "garbled"} <= {row["kind"] for row in result.rows("preferences")}
+    made = {row["kind"] for row in result.rows("preferences")}
+    assert {"wrong_answer", "truncated", "garbled", "repeating"} <= made
     splits = {row["title"]: row["split"] for row in result.rows("documents")}
     held_out = [title for title, split in splits.items() if split == "validation"]
     trained = "\n".join(
