@@ -117,16 +117,19 @@ def rerun_build(
 
 
 def _kept(store: Store, record: RunRecord, rerun: set[str]) -> Mapping[str, Artifact]:
-    kept = {}
+    kept, faults = {}, {}
     for done in record.stages:
         if done.name in rerun or not done.fingerprint:
             continue
         artifact = store.find(done.name, done.fingerprint)
-        if artifact is not None:
+        if artifact is None:
+            faults[done.name] = f" ({store.faults(done.name, done.fingerprint)[0]})"
+        else:
             kept[done.name] = artifact
     if missing := sorted(needed_by(rerun) - kept.keys()):
+        named = ", ".join(f"{stage}{faults.get(stage, '')}" for stage in missing)
         raise UserError(
-            f"run {record.run_id} has no whole artifact of {', '.join(missing)}",
+            f"run {record.run_id} has no whole artifact of {named}",
             hint="glassworks build makes what is missing",
         )
     return kept

@@ -105,6 +105,14 @@ class Store:
             return None
         return Artifact(folder, manifest)
 
+    def faults(self, stage: str, key: str) -> list[str]:
+        """Why `find` finds nothing: no such folder, no manifest, or what is not as the manifest says."""
+        folder = self.artifact_dir(stage, key)
+        if not folder.is_dir():
+            return [f"{folder} is not there"]
+        manifest = read_manifest(folder)
+        return damage(folder, manifest) if manifest else ["its manifest is missing or unreadable"]
+
     def artifacts(self, stage: str) -> Iterator[Artifact]:
         """All artifacts of a stage with a readable manifest, oldest first; not checked for damage."""
         folders = (self.root / "artifacts" / stage).glob("*/")
@@ -123,10 +131,8 @@ class Store:
 
     def why_not(self, key: KeyParts) -> list[str]:
         """Why `key` is no hit: damage, the fields that differ from the nearest artifact, or `never built`."""
-        folder = self.artifact_dir(key.stage, fingerprint(key))
-        if folder.is_dir():
-            manifest = read_manifest(folder)
-            return damage(folder, manifest) if manifest else ["its manifest is missing or unreadable"]
+        if self.artifact_dir(key.stage, fingerprint(key)).is_dir():
+            return self.faults(key.stage, fingerprint(key))
         near = self.nearest(key)
         return ["never built in this store"] if near is None else explain_difference(near.manifest.key, key)
 

@@ -115,3 +115,10 @@ def test_missing_inputs_are_named(store: Store) -> None:
     enter(store, "20260101-a", missing=("corpus_prep", "quantize"))
     with pytest.raises(UserError, match="no whole artifact of corpus_prep, quantize"):
         rerun(store, ["agent_smoke"])
+
+
+def test_what_is_wrong_with_a_damaged_input_is_said(store: Store) -> None:
+    enter(store, "20260101-a")
+    (store.artifact_dir("sft", FINGERPRINT) / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"artifact of sft \(its manifest is missing or unreadable\)"):
+        rerun(store, ["dpo"])
