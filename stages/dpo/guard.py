@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from stages.dpo.spec import ONLINE, DpoConfig
+from stages.dpo.spec import OF_METHODS, ONLINE, DpoConfig
 from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
 from stages.whitebox.chat_template import reasoning_of
@@ -19,12 +19,23 @@ from stages.whitebox.tokenizer import copy_tokenizer
 from stages.whitebox.trainer import TrainingSummary
 
 STEP_FILE = "step.json"
-ADVICE = (
-    "set [dpo] learning_rate or epochs lower, beta higher, sft_term = 1 or more to keep the chosen "
-    "answers likely, or a higher bound"
-)
-DOCUMENTS_ADVICE = "set [dpo] learning_rate or epochs lower, beta higher"
-ONLINE_ADVICE = "set [dpo] learning_rate or updates lower, kl_coefficient higher"
+HELD_BY_BETA = frozenset({"dpo", "ipo", "kto"})
+
+
+def advice(config: DpoConfig, wanted: str = "") -> str:
+    """What to change when a run costs too much: only settings that the method heeds.
+
+    Args:
+        wanted: "likely" where chosen answers are to stay likely, for which `sft_term` helps.
+    """
+    if config.method in ONLINE:
+        return "set [dpo] learning_rate or updates lower, kl_coefficient higher"
+    parts = ["set [dpo] learning_rate or epochs lower"]
+    if config.method in HELD_BY_BETA:
+        parts.append("beta higher")
+    if wanted == "likely" and config.method in OF_METHODS["sft_term",]:
+        parts.append("sft_term = 1 or more to keep the chosen answers likely")
+    return ", ".join(parts)
 
 
 class Guard:
@@ -34,7 +45,6 @@ class Guard:
     decides the same when it goes on.
     """
 
-    advice = ADVICE
     drift = "the reference on held-out chosen answers"
     """What `validation_kl` is from, and on which answers."""
 
@@ -100,11 +110,12 @@ class Guard:
         where = "there was no evaluation before"
         if kept is not None:
             where = f"the weights of step {kept}, which were within the bounds, are in {self.folder}"
+        change = f"{advice(self.config, 'likely')}, or a higher bound"
         if self.config.on_degradation == "fail":
-            hint = f"{self.advice}; on_degradation = 'warn' takes the last good weights"
+            hint = f"{change}; on_degradation = 'warn' takes the last good weights"
             raise UserError(f"training was stopped: {problem}; {where}", hint=hint)
         taken = "the model stays as it came" if kept is None else f"the weights of step {kept} are taken"
-        self.session.warn(f"training was stopped: {problem}; {taken}; {self.advice}")
+        self.session.warn(f"training was stopped: {problem}; {taken}; {change}")
         source = self.inputs["model"] if kept is None else self.folder
         device = self.model.output_weight().device
         self.model.load_state_dict(load_model(source, device, torch.float32).state_dict())
@@ -117,7 +128,6 @@ class Guard:
 class OnlineGuard(Guard):
     """The same where the policy samples its own answers: there are no chosen ones."""
 
-    advice = f"{ONLINE_ADVICE}, or a higher bound"
     drift = "the SFT model on answers of its own"
 
 
@@ -134,5 +144,4 @@ def check_documents(config: DpoConfig, before: float, after: float, session: Sta
     if config.on_degradation == "warn":
         session.warn(message)
         return
-    advice = ONLINE_ADVICE if config.method in ONLINE else DOCUMENTS_ADVICE
-    raise UserError(message, hint=f"{advice}, or on_degradation = 'warn' to keep it")
+    raise UserError(message, hint=f"{advice(config)}, or on_degradation = 'warn' to keep it")

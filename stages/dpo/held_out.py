@@ -19,6 +19,8 @@ from stages.whitebox.losses import IGNORED, token_log_probs
 from stages.whitebox.model import CausalLM
 from stages.whitebox.preference_losses import PairLogProbs, wins
 
+MAX_LOG_RATIO = 1.0
+
 
 @torch.no_grad()
 def answer_token_log_probs(
@@ -67,8 +69,11 @@ def kl_to_reference(policy_N: Tensor, reference_N: Tensor) -> float:
     such ones. KL(policy || reference) would want answers of the policy and the reference beside it; on
     held-out answers its k3 is the work of single tokens that the policy gave up: 2.2 nats per token on the
     laptop's chosen answers, 15 % of that by one token of 2,478, where this one is 0.22.
+
+    But training makes such answers likelier, so they are no longer drawn at random, and r has no bound: one
+    token in a hundred that goes from -8 to -3 nats would make 1.4 of it. So r counts up to e only.
     """
-    log_ratio_N = policy_N.double() - reference_N.double()
+    log_ratio_N = (policy_N.double() - reference_N.double()).clamp(max=MAX_LOG_RATIO)
     return float((log_ratio_N.exp() - 1 - log_ratio_N).mean())
 
 

@@ -22,7 +22,7 @@ def usable_pairs(
     For kto the held-out single answers become couples, so that pairs can be won; for the other methods single
     answers are left out. Raises ValueError when a split has nothing left.
     """
-    _say(config, pairs, session)
+    _say(config, pairs, context_tokens, session)
     if config.method == "kto":
         pairs = _for_kto(pairs, session)
     for name, split in pairs.items():
@@ -32,11 +32,11 @@ def usable_pairs(
     return dict(pairs)
 
 
-def _say(config: DpoConfig, pairs: Mapping[str, Pairs], session: StageSession) -> None:
+def _say(config: DpoConfig, pairs: Mapping[str, Pairs], context_tokens: int, session: StageSession) -> None:
     counts = ", ".join(f"{len(split):,} {name}" for name, split in pairs.items())
     session.log(f"preference pairs: {counts}")
     if too_long := sum(split.num_too_long for split in pairs.values()):
-        session.warn(f"{too_long:,} pairs are longer than the model can read: left out")
+        session.warn(f"{too_long:,} rows have an answer that ends behind {context_tokens:,} tokens: left out")
     if equal := sum(split.num_equal for split in pairs.values()):
         session.warn(f"{equal:,} pairs have the same answer twice: left out")
     singles = sum(len(split.singles) for split in pairs.values())
@@ -75,14 +75,14 @@ def _check_both_sides(train: Pairs) -> None:
 
 
 def _why_none(config: DpoConfig, name: str, split: Pairs, context_tokens: int) -> str:
-    if split.num_too_long:
-        longer = f"{split.num_too_long} longer"
-        return f"there are no {name} pairs of at most {context_tokens} tokens ({longer}); {GIVE}"
-    if split.num_equal:
-        return f"all {split.num_equal} {name} pairs have the same answer twice; {GIVE}"
     if split.singles and config.method != "kto":
         return (
             f"all {len(split.singles)} {name} rows are answers without a partner, and {config.method} learns "
             "from pairs; set [dpo] method = 'kto'"
         )
+    if split.num_too_long:
+        longer = f"{split.num_too_long} longer"
+        return f"there are no {name} pairs of at most {context_tokens} tokens ({longer}); {GIVE}"
+    if split.num_equal:
+        return f"all {split.num_equal} {name} pairs have the same answer twice; {GIVE}"
     return f"there are no {name} pairs: the preferences have no row in that split; {GIVE}"

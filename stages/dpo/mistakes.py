@@ -24,5 +24,6 @@ def explained() -> Iterator[None]:
             raise
         raise UserError(
             f"memory ran out: {str(error).splitlines()[0]}",
-            hint="set [dpo] micro_batch_pairs lower: the result stays the same to rounding",
+            hint="set [dpo] micro_batch_pairs lower: the result stays the same to rounding; grpo and ppo "
+            "also hold prompts_per_step x group_size answers of max_answer_tokens",
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stages.dpo.guard import advice
 from stages.dpo.held_out import PairScore
 from stages.dpo.spec import DpoConfig
 from stages.dpo.watch import Scores, curve_points
@@ -96,8 +97,7 @@ def warn_of_endless_answers(config: DpoConfig, before: Scores, after: Scores, se
     if shares[1] > shares[0] + MORE_ENDLESS:
         session.warn(
             f"{shares[1]:.0%} of the answers to held-out prompts do not end within {config.answer_tokens} "
-            f"tokens, before it were {shares[0]:.0%}: "
-            "set [dpo] sft_term = 1 or more, learning_rate lower or beta higher"
+            f"tokens, before it were {shares[0]:.0%}: {advice(config, 'likely')}"
         )
 
 

@@ -6,6 +6,7 @@ Shapes: P pairs, B rows of a batch (two per pair: all chosen, then all rejected)
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,25 +75,37 @@ class Pairs:
         return replace(self, ids=ids, kinds=kinds, chosen=chosen, rejected=rejected)
 
 
-def read_pairs(folder: Path, tokenizer: Tokenizer, context_tokens: int, max_pairs: int) -> dict[str, Pairs]:
-    """Split -> pairs; of the training split at most `max_pairs`, drawn by hash.
+def read_pairs(
+    folder: Path, tokenizer: Tokenizer, context_tokens: int, max_pairs: int, method: str = "dpo"
+) -> dict[str, Pairs]:
+    """Split -> pairs; of the training split at most `max_pairs` that `method` learns from, drawn by hash.
 
     A pair that does not fit is left out whole and counted: cutting the answers would teach that they stop
     there. Rows with one answer become `singles`. Raises ValueError with the id for a prompt that cannot be
     rendered.
     """
-    chosen = _draw(folder, max_pairs)
+    not_drawn = _not_drawn(folder, max_pairs, method)
     pairs = {"train": Pairs(), "validation": Pairs()}
     for row in read_rows(folder):
-        if row["split"] == "validation" or row["pair_id"] in chosen:
+        if row["pair_id"] not in not_drawn:
             _add(pairs[row["split"]], row, tokenizer, context_tokens)
     return pairs
 
 
-def _draw(folder: Path, count: int) -> frozenset[str]:
-    rows = read_rows(folder, ["pair_id", "split"])
-    ids = [row["pair_id"] for row in rows if row["split"] == "train"]
-    return frozenset(sorted(ids, key=lambda i: hashlib.blake2b(i.encode(), digest_size=8).digest())[:count])
+def _not_drawn(folder: Path, count: int, method: str) -> frozenset[str]:
+    """What is over of the rows that the method can use; it is for others to count what it cannot."""
+    rows = [
+        (row["pair_id"], row["kind"], row["chosen"] is None or row["rejected"] is None)
+        for row in read_rows(folder, ["pair_id", "split", "kind", "chosen", "rejected"])
+        if row["split"] == "train"
+    ]
+    has_singles = any(is_single for *_, is_single in rows)
+    if method == "kto":  # beside single answers it wants no derived pairs
+        usable = [key for key, kind, _ in rows if kind == "own" or not has_singles]
+    else:
+        usable = [key for key, _, is_single in rows if not is_single]
+    by_hash = sorted(usable, key=lambda key: hashlib.blake2b(key.encode(), digest_size=8).digest())
+    return frozenset(by_hash[count:])
 
 
 def _add(pairs: Pairs, row: Mapping[str, Any], tokenizer: Tokenizer, context_tokens: int) -> None:
@@ -148,8 +161,9 @@ def rows_of(completions: Sequence[Completion], pad_id: int) -> dict[str, Tensor]
 class PairBatches:
     """Pairs in a new order each epoch; pairs of similar length share an update, to save padding.
 
-    Which pairs make an update follows from `update_pairs` and the seed alone. A micro batch is the largest
-    equal part of one that has at most `micro_batch_pairs`.
+    Which pairs make an update follows from `update_pairs` and the seed alone. An epoch shows every pair; what
+    its last update lacks are pairs that it has shown. A micro batch is the largest equal part of an update
+    that has at most `micro_batch_pairs`.
 
     Adds "reference_chosen" and "reference_rejected" (P float32) to what `batch_of` gives, where there is a
     reference.
@@ -169,13 +183,13 @@ class PairBatches:
         self.pairs, self.reference_2xP, self.pad_id, self.seed = pairs, reference_2xP, pad_id, seed
         self.update_pairs = min(update_pairs, len(pairs))
         self.batch_size = largest_part(self.update_pairs, micro_batch_pairs or self.update_pairs)
-        self.updates_per_epoch = len(pairs) // self.update_pairs
+        self.updates_per_epoch = math.ceil(len(pairs) / self.update_pairs)
         self.batches_per_update = self.update_pairs // self.batch_size
         self.batches_per_epoch = self.updates_per_epoch * self.batches_per_update
         self._drawn = 0
 
     def next_batch(self) -> dict[str, Tensor]:
-        """The next pairs; those that fill no update of their epoch fall out, others each time."""
+        """The next pairs."""
         picked = self._next_picked()
         batch = batch_of(self.pairs, picked, self.pad_id)
         if self.reference_2xP is None:
@@ -206,7 +220,8 @@ class PairBatches:
         return self._batches
 
     def _shuffle(self, generator: np.random.Generator) -> list[list[int]]:
-        order = generator.permutation(len(self.pairs))[: self.updates_per_epoch * self.update_pairs].tolist()
+        order = generator.permutation(len(self.pairs)).tolist()
+        order += order[: self.updates_per_epoch * self.update_pairs - len(order)]
         window = self.SORTED_UPDATES * self.update_pairs
         alike: list[int] = []
         for start in range(0, len(order), window):

@@ -39,7 +39,7 @@ def run(
         session.log(f"computing on {device.device.type} with {threads} threads: {device.reason}")
         tokenizer, model = open_model(inputs, device.device)
         context_tokens = choose_context(config, model)
-        found = read_pairs(inputs["preferences"], tokenizer, context_tokens, config.max_pairs)
+        found = read_pairs(inputs["preferences"], tokenizer, context_tokens, config.max_pairs, config.method)
         pairs = usable_pairs(config, found, context_tokens, session)
         config = with_micro_batches(config, pairs["train"])
         held_out = pairs["validation"].head(config.validation_pairs)

@@ -24,6 +24,8 @@ from stages.whitebox.tokenizer import Tokenizer
 from stages.whitebox.trainer import compute_in
 
 GREEDY = Sampling(temperature=0.0)
+ANSWERED_AT_ONCE = 128
+"""Rows with one cache: as many as one update asks for by default, but not all held-out tasks."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,20 @@ class Answerer:
             render([{"role": "user", "content": task.prompt}], tokenizer, add_generation_prompt=True).ids
             for task in tasks
         ]
+        seeds = [_seed(f"{seed_name}/{row}") for row in range(len(tasks))]
+        rollouts = []
         with compute_in(self.compute_dtype, self.model.output_weight().device):
-            rollouts = roll_out(
-                self.model,
-                prompts,
-                max_new_tokens=config.max_answer_tokens,
-                stop_ids=[tokenizer.special_id(IM_END), tokenizer.eos_id],
-                sampling=sampling,
-                seeds=[_seed(f"{seed_name}/{row}") for row in range(len(tasks))],
-                on_stop=Calculator(tokenizer, config.max_calls),
-            )
+            for start in range(0, len(tasks), ANSWERED_AT_ONCE):
+                some = slice(start, start + ANSWERED_AT_ONCE)
+                rollouts += roll_out(
+                    self.model,
+                    prompts[some],
+                    max_new_tokens=config.max_answer_tokens,
+                    stop_ids=[tokenizer.special_id(IM_END), tokenizer.eos_id],
+                    sampling=sampling,
+                    seeds=seeds[some],
+                    on_stop=Calculator(tokenizer, config.max_calls),
+                )
         return [self._judged(*row) for row in zip(tasks, prompts, rollouts, strict=True)]
 
     def _judged(self, task: Task, prompt_ids: list[int], rollout: Rollout) -> Answer:

@@ -31,19 +31,26 @@ class Answers:
 
 def answers_of(pairs: Pairs) -> Answers:
     """Pairs as two answers each, and then the single ones."""
-    completions = [answer for both in zip(pairs.chosen, pairs.rejected, strict=True) for answer in both]
-    is_desirable = [True, False] * len(pairs)
-    completions += [single.completion for single in pairs.singles]
-    is_desirable += [single.is_desirable for single in pairs.singles]
-    return Answers(completions, is_desirable, _mismatched(completions))
+    singles = [single.completion for single in pairs.singles]
+    longest = max((len(c.ids) for c in (*pairs.chosen, *pairs.rejected, *singles)), default=0)
+    # Chosen ones get chosen answers: with both in one list everybody's neighbour would be a rejected one.
+    mismatched = [_mismatched(side, longest) for side in (pairs.chosen, pairs.rejected, singles)]
+    return Answers(
+        _by_turns(pairs.chosen, pairs.rejected) + singles,
+        [True, False] * len(pairs) + [single.is_desirable for single in pairs.singles],
+        _by_turns(*mismatched[:2]) + mismatched[2],
+    )
 
 
-def _mismatched(completions: list[Completion]) -> list[Completion]:
+def _by_turns(chosen: list[Completion], rejected: list[Completion]) -> list[Completion]:
+    return [answer for both in zip(chosen, rejected, strict=True) for answer in both]
+
+
+def _mismatched(completions: list[Completion], longest: int) -> list[Completion]:
     """Each prompt with the answer of the nearest earlier completion (around the end) to another prompt.
 
     Where all prompts are one the answer stays: there is nothing to mismatch.
     """
-    longest = max((len(completion.ids) for completion in completions), default=0)
     found: list[Completion] = []
     previous = other = None
     for completion in (*completions, *completions):  # the first ones find theirs in the second round

@@ -19,11 +19,20 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 OF_METHODS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("beta",): ("dpo", "ipo", "orpo", "simpo", "kto"),
     ("label_smoothing", "robust", "length_normalised"): ("dpo",),
     ("sft_term",): ("dpo", "ipo", "simpo"),
     ("simpo_gamma",): ("simpo",),
     ("desirable_weight", "undesirable_weight"): ("kto",),
     ("reward_margin",): ("reward",),
+    ("updates", "prompts_per_step", "group_size", "updates_per_rollout", "max_answer_tokens", "max_calls"): (
+        "grpo",
+        "ppo",
+    ),
+    ("rollout_temperature", "rollout_top_p", "clip_low", "clip_high", "kl_coefficient"): ("grpo", "ppo"),
+    ("loss_mean", "overlong_tokens", "answer_reward", "format_reward", "tool_reward"): ("grpo", "ppo"),
+    ("answer_form", "multi_step_fraction", "own_phrasings_fraction", "validation_tasks"): ("grpo", "ppo"),
+    ("divide_by_std", "dynamic_sampling"): ("grpo",),
     ("discount", "gae_decay", "value_coefficient", "value_clip"): ("ppo",),
 }
 """Settings -> the methods that heed them."""
@@ -36,7 +45,8 @@ class DpoConfig(StageConfig):
     """What is learnt, and from what; the README's table says when to take which."""
     beta: PositiveFloat | Literal["auto"] = "auto"
     """How closely the policy is held to the reference: a larger one allows less change for the same loss.
-    "auto" is 0.1; for simpo, which has none and where it is the weight of the margin, 2."""
+    Two methods have no reference: in orpo it is the weight of the odds ratio, in simpo that of the margin.
+    "auto" is 0.1, for simpo 2. In grpo and ppo the price of the KL is `kl_coefficient`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of dpo's pairs that may be the wrong way round: such a share asks for less (conservative DPO)."""
     robust: bool = False
@@ -57,7 +67,7 @@ class DpoConfig(StageConfig):
     epochs: PositiveFloat = 1.0
     """How often each pair is seen."""
     max_pairs: PositiveInt = 4000
-    """Train on at most so many pairs, or single answers, drawn by hash."""
+    """Train on at most so many pairs, or single answers, of those that the method can use; drawn by hash."""
     context_tokens: PositiveInt | Literal["auto"] = "auto"
     """Longest prompt with its answer; "auto" is the longest text that the model can read."""
     batch_pairs: PositiveInt = 32

@@ -20,7 +20,10 @@ from stages.dpo.spec import DpoConfig
 from stages.dpo.turns import Turn
 from stages.whitebox.tool_results import format_number
 
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+NUMBER = re.compile(r"(?:(?<![\w)])-)?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+"""The minus of "12-2" is no sign."""
+LONGEST_WHOLE_NUMBER = 4_000
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,10 @@ def _tool_use(task: Task, turns: Sequence[Turn], said: str | None) -> float:
 
 def last_number(text: str) -> str | None:
     """The last number of a text as the calculator would write it; None where there is none."""
-    found = NUMBER.findall(text.replace(",", ""))
+    found = NUMBER.findall(THOUSANDS.sub("", text))
     if not found:
         return None
-    return str(int(found[-1])) if re.fullmatch(r"-?\d+", found[-1]) else format_number(float(found[-1]))
+    if not re.fullmatch(r"-?\d+", found[-1]):
+        return format_number(float(found[-1]))
+    # Python reads no whole numbers of over 4,300 digits; the calculator writes none.
+    return str(int(found[-1])) if len(found[-1]) <= LONGEST_WHOLE_NUMBER else found[-1]

@@ -58,9 +58,9 @@ class EarlyStop:
         }
         write_tensors(unfinished, tensors)
         unfinished.rename(self._path(step))
-        for other in self.folder.glob("best-*"):
-            if other != self._path(step):
-                other.unlink()
+        # The one before stays: a run that goes on from an older checkpoint may find that one the best again.
+        for other in sorted(self.folder.glob("best-*"))[:-2]:
+            other.unlink()
 
     def _path(self, step: int) -> Path:
         return self.folder / f"best-{step:08d}.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,6 +14,18 @@ from stages.sft.outside_files import external_digests, outside
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+OF_AN_ADAPTER = (
+    "adapter_rank",
+    "adapter_alpha",
+    "adapter_dropout",
+    "adapter_targets",
+    "adapter_embeddings",
+    "adapter_from",
+    "lora_plus_ratio",
+)
+OF_A_TEACHER = ("teacher_share", "teacher_temperature", "teacher_answers", "teacher_answer_tokens")
 
 
 class SftConfig(StageConfig):
@@ -110,23 +123,20 @@ class SftConfig(StageConfig):
     """At most so much training is lost by a kill."""
 
     @model_validator(mode="after")
-    def _answers_need_a_teacher(self) -> Self:
-        if self.teacher_answers and not self.teacher:
-            raise ValueError(
-                "teacher_answers is on, but no teacher is named: set teacher to a model's folder"
-            )
+    def _has_an_effect(self) -> Self:
+        """A setting that would not count is a mistake."""
+        if self.adapter == "none":
+            self._refuse(OF_AN_ADAPTER, "without an adapter: set adapter = 'lora'")
+        if not self.teacher:
+            self._refuse(OF_A_TEACHER, "without a teacher: set teacher to a model's folder")
+        if self.optimizer != "muon":
+            self._refuse(("matrix_learning_rate",), "without Muon: set optimizer = 'muon'")
         return self
 
-    @model_validator(mode="after")
-    def _going_on_needs_an_adapter(self) -> Self:
-        if self.adapter_from and self.adapter == "none":
-            raise ValueError('adapter_from is set, but adapter is "none": set it to the kind of that adapter')
-        if self.lora_plus_ratio != 1 and self.adapter == "none":
-            raise ValueError(
-                f"lora_plus_ratio = {self.lora_plus_ratio} has no effect without an adapter: set adapter = "
-                "'lora', or leave it out"
-            )
-        return self
+    def _refuse(self, names: Sequence[str], reason: str) -> None:
+        for name in names:
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} = {value!r} has no effect {reason}, or leave it out")
 
 
 SPEC = StageSpec(

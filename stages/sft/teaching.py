@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, Answer | None]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole, encoding="utf-8")
-    return dict(json.loads(line) for line in whole.splitlines())
+    return dict(json.loads(line) for line in whole.split("\n")[:-1])
 
 
 def _answer(row: Row, teacher: Teacher, tokenizer: Tokenizer, max_tokens: int) -> Answer | None:

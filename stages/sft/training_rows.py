@@ -23,7 +23,7 @@ def training_rows(
 ) -> PackedRows:
     """The rows of the training split; says what was packed, cut and left out."""
     training = repeat_by_kind(chats, config.kind_weights)
-    training += _replay(config, tokens, training, context_tokens)
+    training += _replay(config, tokens, training, context_tokens, session)
     rows = _packed("training", training, context_tokens, tokenizer)
     _say_what_was_packed(rows, training, session)
     return rows
@@ -46,12 +46,22 @@ def _packed(split: str, chats: list[RenderedChat], context_tokens: int, tokenize
 
 
 def _replay(
-    config: SftConfig, tokens: Path, training: list[RenderedChat], context_tokens: int
+    config: SftConfig,
+    tokens: Path,
+    training: list[RenderedChat],
+    context_tokens: int,
+    session: StageSession,
 ) -> list[RenderedChat]:
     wanted = count_tokens(training) * config.replay_fraction / (1 - config.replay_fraction)
     if wanted < 1:
         return []
-    return replayed_documents(TokenShards(tokens, "train"), int(wanted), context_tokens, config.seed)
+    replayed = replayed_documents(TokenShards(tokens, "train"), int(wanted), context_tokens, config.seed)
+    if (found := count_tokens(replayed)) < 0.9 * int(wanted):
+        session.warn(
+            f"the corpus has {found:,} tokens to replay, each document at most a row long, where "
+            f"replay_fraction = {config.replay_fraction} wants {int(wanted):,}"
+        )
+    return replayed
 
 
 def _say_what_was_packed(rows: PackedRows, training: list[RenderedChat], session: StageSession) -> None:

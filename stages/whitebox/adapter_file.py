@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.whitebox.checkpoint import drop_tied_output
 from stages.whitebox.lora import LoraConfig, adapters, embedding_weights, targeted
@@ -227,13 +227,22 @@ def _peft_fields(model: CausalLM, config: LoraConfig) -> dict[str, Any]:
         "lora_dropout": config.dropout,
         "use_rslora": config.rank_stabilized,
         "use_dora": config.magnitude,
-        "target_modules": _last_names(adapters(model)),
+        "target_modules": _target_names(model),
         "trainable_token_indices": list(config.token_ids) or None,
         "modules_to_save": _modules_to_save(model) if config.whole_embedding else None,
         "ensure_weight_tying": config.whole_embedding and model.config.tie_word_embeddings,
         "bias": "none",
         "fan_in_fan_out": False,
     }
+
+
+def _target_names(model: CausalLM) -> list[str]:
+    """The last part of the layers' names; the names themselves where that would mean other layers, too."""
+    names = list(adapters(model))
+    last = _last_names(names)
+    others = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    # The layer inside an adapter is called "base".
+    return sorted(names) if set(last) & set(_last_names(others)) else last
 
 
 def _last_names(names: Iterable[str]) -> list[str]:

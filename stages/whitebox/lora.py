@@ -149,9 +149,10 @@ def add_adapters(model: CausalLM, config: LoraConfig, seed: int = 0, four_bit: b
     for name in names:
         layer = model.get_submodule(name)
         base = Nf4Linear.from_dense(layer) if four_bit else layer
-        model.set_submodule(name, LoraLinear(base, config, random))
+        model.set_submodule(name, LoraLinear(base, config, random).train(model.training))
     if config.token_ids:
-        model.model.set_submodule("embed_tokens", TokenRows(model.model.embed_tokens, config.token_ids))
+        rows = TokenRows(model.model.embed_tokens, config.token_ids).train(model.training)
+        model.model.set_submodule("embed_tokens", rows)
     if config.whole_embedding:
         for parameter in embedding_weights(model).values():
             parameter.requires_grad_(True)

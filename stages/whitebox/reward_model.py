@@ -47,7 +47,9 @@ class RewardModel(nn.Module):
         """score_B in float32; rows are padded on the right behind `num_tokens_B` tokens."""
         hidden_BxTxD = self.language_model.hidden_states(ids_BxT)
         rows = torch.arange(len(ids_BxT), device=ids_BxT.device)
-        return self.score(hidden_BxTxD[rows, num_tokens_B - 1]).squeeze(-1).float()
+        with torch.autocast(ids_BxT.device.type, enabled=False):
+            score_Bx1: Tensor = self.score(hidden_BxTxD[rows, num_tokens_B - 1].float())
+        return score_Bx1.squeeze(-1)
 
 
 def save_reward_model(model: RewardModel, folder: Path) -> None:

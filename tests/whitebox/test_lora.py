@@ -73,7 +73,7 @@ def opened_by_peft(base: Path, adapter: Path) -> Any:
     return peft.PeftModel.from_pretrained(theirs, adapter, is_trainable=True).eval()
 
 
-@pytest.mark.parametrize("targets", [(), SOME])
+@pytest.mark.parametrize("targets", [(), SOME, ("layers.0.self_attn.q_proj", "down_proj")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_of_ours_opens_in_peft_with_the_same_logits_and_gradients(
     make_model: Make, tmp_path: Path, kind: LoraConfig, targets: tuple[str, ...]
@@ -84,6 +84,7 @@ def test_an_adapter_of_ours_opens_in_peft_with_the_same_logits_and_gradients(
     base = base_digest(model)
     add_adapters(model, kind)
     save_adapter(fill(model), kind, tmp_path / "adapter", base)
+    check_same_kind(make_model(qk_norm=False), kind, read_adapter_config(tmp_path / "adapter"), tmp_path)
     theirs = opened_by_peft(tmp_path / "base", tmp_path / "adapter")
     expected = theirs(IDS).logits
     assert relative_error(model(IDS), expected) < 1e-6
@@ -184,8 +185,9 @@ def test_an_untied_embedding_and_output_matrix_open_in_peft_and_here(
 def test_the_first_step_sees_the_model_as_it_was(make_model: Make) -> None:
     for kind in KINDS:
         model = make_model()
-        expected = model(IDS)
+        expected = model.eval()(IDS)
         add_adapters(model, kind)
+        assert not any(module.training for module in model.modules())  # no dropout before training begins
         torch.testing.assert_close(model(IDS), expected, rtol=0, atol=1e-5)
 
 

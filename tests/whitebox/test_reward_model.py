@@ -72,3 +72,11 @@ def test_an_architecture_without_such_a_head_is_refused() -> None:
     options = {**EXPERTS, "scoring_func": "sigmoid", "n_shared_experts": 1}
     with pytest.raises(ValueError, match="no reward model of architecture dots1"):
         reward_model(**options)
+
+
+def test_scores_are_float32_beside_products_in_bfloat16() -> None:
+    model = reward_model().eval()
+    ids_BxT, num_tokens_B = torch.arange(60).view(15, 4), torch.full((15,), 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        score_B = model(ids_BxT, num_tokens_B)
+    assert (score_B != score_B.bfloat16().float()).any()

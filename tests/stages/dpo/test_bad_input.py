@@ -161,6 +161,9 @@ def test_a_model_folder_without_a_tokenizer_is_believed(
             {"method": "grpo", "discount": 0.9},
             "discount = 0.9 has no effect with method = 'grpo'; it is",
         ),
+        ({"method": "grpo", "beta": 0.04}, "beta = 0.04 has no effect with method = 'grpo'; it is for dpo"),
+        ({"kl_coefficient": 0.1}, "kl_coefficient = 0.1 has no effect with method = 'dpo'; it is for grpo"),
+        ({"method": "ppo", "dynamic_sampling": False}, "dynamic_sampling = False has no effect"),
         ({"robust": True}, "robust = True has no effect without label_smoothing"),
     ],
 )

@@ -82,6 +82,7 @@ def test_k3_has_the_exact_kl_as_its_mean() -> None:
 def test_the_kl_grows_with_what_answers_lose() -> None:
     reference_N = torch.full((10,), -1.0)
     assert kl_to_reference(reference_N - 5, reference_N) == pytest.approx(math.exp(-5) + 4, rel=1e-5)
+    assert kl_to_reference(reference_N + 5, reference_N) == pytest.approx(math.e - 2)  # not e^5
     assert kl_to_reference(reference_N + 0.9, reference_N) == pytest.approx(math.exp(0.9) - 1.9, rel=1e-5)
 
 
@@ -99,7 +100,8 @@ def test_answers_that_no_longer_end_are_said(
     assert said == (
         [
             f"{after:.0%} of the answers to held-out prompts do not end within 128 tokens, before it were "
-            f"{before:.0%}: set [dpo] sft_term = 1 or more, learning_rate lower or beta higher"
+            f"{before:.0%}: set [dpo] learning_rate or epochs lower, beta higher, sft_term = 1 or more to "
+            "keep the chosen answers likely"
         ]
         if is_said
         else []

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data_contracts import PREFERENCES
-from data_contracts.tables import write_part
+from data_contracts.tables import read_rows, write_part
 from stages.dpo.pairs import Completion, PairBatches, Pairs, SingleAnswer, batch_of, complete, read_pairs
 from stages.dpo.setup import with_micro_batches
 from stages.dpo.spec import DpoConfig
@@ -79,21 +79,37 @@ def test_reading_draws_by_hash(preferences_part: Path, base_model: Any) -> None:
     assert pairs["validation"].head(2).ids == ["p000", "p077"]
 
 
+@pytest.mark.parametrize(
+    ("method", "pairs", "singles"), [("dpo", 10, 20), ("kto", 0, 10)], ids=["pairs alone", "single answers"]
+)
+def test_only_what_a_method_can_use_is_drawn(
+    method: str, pairs: int, singles: int, preferences_part: Path, base_model: Any, tmp_path: Path
+) -> None:
+    rows = [{**row, "kind": "truncated"} for row in read_rows(preferences_part) if row["split"] == "train"]
+    single = [{**row, "pair_id": f"s{i}", "kind": "own", "rejected": None} for i, row in enumerate(rows[:20])]
+    write_part(tmp_path, PREFERENCES, rows + single)
+    found = read_pairs(tmp_path, base_model.tokenizer, 128, 10, method)["train"]
+    of_method = found.of_kind("own") if method == "kto" else found
+    assert (len(of_method), len(found.singles)) == (pairs, singles)
+
+
 def many_pairs(count: int) -> Pairs:
     lengths = torch.randint(4, 30, (2, count), generator=torch.Generator().manual_seed(0)).tolist()
     chosen, rejected = ([Completion([1] * n, 2) for n in side] for side in lengths)
     return Pairs([f"p{i}" for i in range(count)], ["k"] * count, chosen, rejected)
 
 
-def test_every_pair_at_most_once_per_epoch_with_its_own_reference() -> None:
-    pairs = many_pairs(50)
-    reference = torch.arange(100.0).view(2, 50)
+@pytest.mark.parametrize("count", [50, 48, 9])
+def test_every_pair_in_every_epoch_with_its_own_reference(count: int) -> None:
+    pairs = many_pairs(count)
+    reference = torch.arange(2.0 * count).view(2, count)
     batches = PairBatches(pairs, reference, 8, 3, seed=0)
     for _ in range(2):
-        seen = torch.cat([batches.next_batch()["reference_chosen"] for _ in range(6)]).tolist()
-        assert len(set(seen)) == 48
+        drawn = [batches.next_batch()["reference_chosen"] for _ in range(batches.updates_per_epoch)]
+        seen = torch.cat(drawn).tolist()
+        assert set(seen) == set(range(count)) and len(seen) < count + 8
     batch = batches.next_batch()
-    assert (batch["reference_rejected"] - batch["reference_chosen"]).tolist() == [50.0] * 8
+    assert (batch["reference_rejected"] - batch["reference_chosen"]).tolist() == [float(count)] * 8
 
 
 def test_batches_of_similar_length_save_padding() -> None:

@@ -85,7 +85,7 @@ def test_pairs_that_do_not_fit_or_say_nothing_are_counted(
     found = run_dpo(inputs={"preferences": tmp_path}, epochs=1.0)
     messages = [event["message"] for event in found.events if event.get("level") == "warning"]
     assert messages[:2] == [
-        "1 pairs are longer than the model can read: left out",
+        "1 rows have an answer that ends behind 128 tokens: left out",
         "1 pairs have the same answer twice: left out",
     ]
 

@@ -123,7 +123,7 @@ def test_what_answers_earn(task: Task, turns: list[Turn], answer: float, form: f
     found = judge(task, turns)
     assert (found.answer, found.format) == (answer, form)
     assert found.tool == pytest.approx(tool)
-    weights = DpoConfig(answer_reward=2.0, format_reward=0.25, tool_reward=1.0)
+    weights = DpoConfig(method="grpo", answer_reward=2.0, format_reward=0.25, tool_reward=1.0)
     assert found.reward(weights) == pytest.approx(2 * answer + 0.25 * form + tool)
 
 
@@ -145,6 +145,9 @@ def test_a_form_can_be_asked_for() -> None:
         ("0.333333", "0.333333"),
         ("1e+20", "1e+20"),
         ("007", "7"),
+        ("That is 12-2.", "2"),
+        ("(3,4)", "4"),
+        ("9" * 5000, "9" * 5000),
         ("none", None),
     ],
 )

@@ -31,7 +31,8 @@ def test_it_waits_as_long_as_it_should_and_gives_the_best_weights(tmp_path: Path
     assert "2 evaluations without a held-out loss below 0.5000, that of step 4" in said[0]
     assert early.restore(summary)
     assert (model.weight == 4).all()
-    assert [path.name for path in tmp_path.iterdir()] == ["best-00000004.safetensors"]
+    kept = sorted(path.name for path in tmp_path.iterdir())  # an older checkpoint may want that one
+    assert kept == ["best-00000002.safetensors", "best-00000004.safetensors"]
 
 
 @pytest.fixture(scope="module")

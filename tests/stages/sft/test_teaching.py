@@ -14,6 +14,7 @@ import torch
 from stages.runtime.errors import StopRequested, UserError
 from stages.runtime.store import file_sha256
 from stages.sft.spec import SPEC, SftConfig
+from stages.sft.teaching import _read
 from stages.whitebox.chat_format import parse_completion, render
 from stages.whitebox.checkpoint import load_model, read_stop_ids, save_model
 from stages.whitebox.config import ModelConfig
@@ -86,7 +87,7 @@ def test_a_teacher_of_other_pieces_is_refused(
 def test_a_teacher_that_is_not_there_and_answers_of_none() -> None:
     with pytest.raises(UserError, match=r"teacher: .*nowhere is no folder"):
         SPEC.external_inputs(SftConfig(teacher="/nowhere"))  # type: ignore[misc]
-    with pytest.raises(UserError, match="no teacher is named"):
+    with pytest.raises(UserError, match="has no effect without a teacher"):
         SPEC.parse_config({"teacher_answers": True})
 
 
@@ -96,3 +97,9 @@ def test_the_teachers_content_counts_and_not_its_place(teacher: Path, tmp_path: 
     assert digests[0] == digests[1] and "teacher model.safetensors" in digests[0]
     assert "teacher" not in SPEC.key_config(SftConfig(teacher=str(teacher)))
     assert SPEC.external_inputs(SftConfig()) == {}  # type: ignore[misc]
+
+
+def test_answers_with_any_line_break_are_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps(["a", {"content": "x\u2028y\x85z"}], ensure_ascii=False) + "\n[cut", "utf-8")
+    assert _read(path) == {"a": {"content": "x\u2028y\x85z"}}
