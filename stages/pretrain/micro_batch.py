@@ -14,6 +14,7 @@ from stages.pretrain.spec import PretrainConfig
 from stages.runtime.session import StageSession
 from stages.whitebox.batches import positions_within
 from stages.whitebox.device import Device, memory_bytes
+from stages.whitebox.experts import MixtureOfExperts
 from stages.whitebox.memory_probe import count_rows_that_fit, largest_that_runs
 from stages.whitebox.model import CausalLM
 from stages.whitebox.trainer import StepLoss, compute_in, largest_part
@@ -45,11 +46,12 @@ def fit_micro_batch(
     if config.micro_batch_size != "auto":
         return recipe
     remembered = session.work_dir / REMEMBERED
-    size = _remembered_size(remembered, recipe)
+    where = _name_of(device.device)
+    size = _remembered_size(remembered, recipe, where)
     if size is None:
         size = _probe(recipe, _Step(config, recipe, model, loss_fn, device, num_processes), session)
         remembered.parent.mkdir(parents=True, exist_ok=True)
-        remembered.write_text(json.dumps({"micro_batch_size": size}), encoding="utf-8")
+        remembered.write_text(json.dumps({"micro_batch_size": size, "device": where}), encoding="utf-8")
     return replace(recipe, micro_batch_size=size)
 
 
@@ -79,12 +81,25 @@ class _Step:
         if self.config.separate_documents:
             batch |= {"document_ids": zeros_BxT, "positions": positions_within(zeros_BxT)}
         self.model.train()
+        is_on_gpu = self.device.device.type == "cuda"
+        # From the second micro batch on there are gradients while the next ones are computed.
+        num_passes = 2 if is_on_gpu and num_rows < self.recipe.rows_per_step else 1
         try:
-            with compute_in(self.device.compute_dtype, self.device.device):
-                loss_sum = self.loss_fn(self.model, batch).loss_sum
-            loss_sum.backward()  # type: ignore[no-untyped-call]
+            for _ in range(num_passes):
+                with compute_in(self.device.compute_dtype, self.device.device):
+                    loss_sum = self.loss_fn(self.model, batch).loss_sum
+                loss_sum.backward()  # type: ignore[no-untyped-call]
         finally:
             self.model.zero_grad(set_to_none=True)
+            self._forget()
+            if is_on_gpu:  # each size is compiled for itself, and after eight torch would compile no more
+                torch.compiler.reset()
+
+    def _forget(self) -> None:
+        """What routers remember of a pass that failed holds the activations of all of it."""
+        for module in self.model.modules():
+            if isinstance(module, MixtureOfExperts):
+                module.routing = None
 
 
 def _probe(recipe: Recipe, step: _Step, session: StageSession) -> int:
@@ -122,18 +137,27 @@ def _count_on_cpu(recipe: Recipe, step: _Step, session: StageSession) -> int:
 def _try_on_gpu(recipe: Recipe, step: _Step, session: StageSession) -> int:
     """Tries equal parts of an update, the largest first, beside as much memory as the moments will take."""
     sizes = [size for size in range(1, recipe.rows_per_step + 1) if recipe.rows_per_step % size == 0]
-    moments = torch.empty(MOMENT_BYTES * step.num_params, dtype=torch.uint8, device=step.device.device)
+    kept_bytes = MOMENT_BYTES + (2 * WEIGHT_BYTES if step.config.ema_decay else 0)  # an average, and its copy
+    moments = torch.empty(kept_bytes * step.num_params, dtype=torch.uint8, device=step.device.device)
     size = largest_that_runs(step, sizes)
     del moments
     session.log(f"memory probe: {size} rows at a time fit")
     return size
 
 
-def _remembered_size(path: Path, recipe: Recipe) -> int | None:
-    """What an earlier start of the same run chose; None where there was none."""
+def _name_of(device: torch.device) -> str:
+    """A GPU's name and memory: what fits one need not fit another."""
+    if device.type != "cuda":
+        return device.type
+    return f"{torch.cuda.get_device_name(device)}, {memory_bytes(device)} bytes"
+
+
+def _remembered_size(path: Path, recipe: Recipe, where: str) -> int | None:
+    """What an earlier start of the same run chose on such a device; None where there was none."""
     try:
-        size = json.loads(path.read_text(encoding="utf-8"))["micro_batch_size"]
+        remembered = json.loads(path.read_text(encoding="utf-8"))
+        size, device = remembered["micro_batch_size"], remembered["device"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    fits = isinstance(size, int) and size > 0 and recipe.rows_per_step % size == 0
+    fits = device == where and isinstance(size, int) and size > 0 and recipe.rows_per_step % size == 0
     return size if fits else None

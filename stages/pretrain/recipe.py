@@ -75,16 +75,13 @@ def make_recipe(config: PretrainConfig, model: ModelConfig, memory_bytes: int) -
     if batch_tokens == "auto":
         batch_tokens = step_law_batch_tokens(budget) * (MUON_BATCH if config.optimizer == "muon" else 1)
     rows = max(1, round(batch_tokens / config.context_tokens))
-    micro = config.micro_batch_size
-    by_hand = micro != "auto"
-    if micro == "auto":
-        micro = max(1, MICRO_BATCH_TOKENS // config.context_tokens)
-    rows_per_step, micro = _split(rows, micro)
-    if not by_hand:
-        # Memory divides an update and never changes it, so that every machine makes the same steps.
-        micro = largest_part(
-            rows_per_step, min(micro, _rows_within(model, config.context_tokens, memory_bytes))
-        )
+    rows_per_step, micro = _split(rows, max(1, MICRO_BATCH_TOKENS // config.context_tokens))
+    if config.micro_batch_size == "auto":
+        at_once = min(micro, _rows_within(model, config.context_tokens, memory_bytes))
+    else:
+        at_once = config.micro_batch_size
+    # Who or what divides an update never changes it, so that every machine makes the same steps.
+    micro = largest_part(rows_per_step, at_once)
     total_steps = max(1, round(budget / (rows_per_step * config.context_tokens)))
     again = config.continue_learning_rate_fraction if config.continue_from else 1.0
     return Recipe(

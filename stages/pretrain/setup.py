@@ -167,6 +167,7 @@ def trainer_settings(
         warmup_steps=recipe.warmup_steps,
         decay_fraction=config.decay_fraction,
         min_learning_rate_fraction=config.min_learning_rate_fraction,
+        decay_shape=config.decay_shape,
         weight_decay=config.weight_decay,
         grad_clip=config.grad_clip,
         ema_decay=config.ema_decay,

@@ -17,6 +17,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 WHO_WORKS = frozenset(
     {
+        "micro_batch_size",
         "gpus",
         "processes",
         "nodes",
@@ -80,7 +81,8 @@ class PretrainConfig(StageConfig):
     global_batch_tokens: PositiveInt | Literal["auto"] = "auto"
     """Tokens of one update; "auto" follows from the token budget (Step Law, arXiv:2503.04715)."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Rows in memory at once; "auto" probes the memory. The update stays the same, but for rounding."""
+    """Most rows in memory at once, of which the largest equal part of an update is taken; "auto" probes the
+    memory. The update stays the same, but for rounding (and for the balancing loss of experts)."""
     activation_checkpointing: bool = False
     """Compute each layer again in the backward pass: same gradients, less memory, a third more work."""
     optimizer: Literal["muon", "adamw"] = "muon"
@@ -92,7 +94,9 @@ class PretrainConfig(StageConfig):
     warmup_fraction: Fraction = 0.05
     """Share of the steps in which the learning rate rises to its peak."""
     decay_fraction: Fraction = 0.95
-    """Share of the steps in which it falls linearly; what is between the two is the stable part."""
+    """Share of the steps in which it falls; what is between the two is the stable part."""
+    decay_shape: Literal["linear", "cosine"] = "linear"
+    """How it falls: linear is best for a budget that is known (arXiv:2502.15938), cosine the usual one."""
     min_learning_rate_fraction: Fraction = 0.0
     """Where the learning rate ends, as a share of its peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -174,6 +178,14 @@ class PretrainConfig(StageConfig):
             self._refuse_beside("continue_from", ("architecture", *OF_THE_DIAL))
         elif self.architecture != "depth":
             self._refuse_beside("architecture", OF_THE_DIAL)
+        for name, is_heeded, needs in (
+            ("num_experts_per_tok", self.num_experts, "without num_experts"),
+            ("expert_balance", self.num_experts, "without num_experts"),
+            ("matrix_learning_rate", self.optimizer == "muon", 'with optimizer = "adamw"'),
+            ("rendezvous", self.nodes > 1, "with one node"),
+        ):
+            if not is_heeded and (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} = {value!r} has no effect {needs}; leave it out")
         if self.num_experts and not self.qk_norm:
             raise ValueError("num_experts needs qk_norm = true: no known architecture has experts without")
         if 0 < self.num_experts < self.num_experts_per_tok:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ GPU_PEAK_TFLOPS = {
     "B200": 2250.0,
     "H200": 989.0,
     "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
     "H100": 989.0,
     "A100": 312.0,
     "L40S": 362.0,
@@ -20,7 +22,7 @@ GPU_PEAK_TFLOPS = {
     "RTX 4090": 165.0,
     "RTX 3090": 71.0,
 }
-PROBE_SIZE = 1024
+PROBE_SIZES = {"cpu": 1024, "cuda": 8192}
 DATA_SHEET = "data sheet"
 
 
@@ -36,7 +38,7 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
     if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for known, tflops in GPU_PEAK_TFLOPS.items():
-            if known in name:
+            if re.search(rf"\b{known}\b", name):  # an A1000 is no A100, an L40 no L4
                 return Peak(tflops * 1e12, f"{DATA_SHEET} of {known}, bfloat16")
     return measure_peak(device, dtype)
 
@@ -50,13 +52,16 @@ def better_peak(known: Peak, device: torch.device, dtype: torch.dtype) -> Peak:
 
 def measure_peak(device: torch.device, dtype: torch.dtype, repeats: int = 10) -> Peak:
     """The best of `repeats` square matrix products; well under a second on a CPU."""
-    a, b = (torch.ones(PROBE_SIZE, PROBE_SIZE, device=device, dtype=dtype) for _ in range(2))
+    size = PROBE_SIZES[device.type]
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     best = min(_seconds_of_product(a, b) for _ in range(repeats))
     kind = str(dtype).removeprefix("torch.")
-    return Peak(2 * PROBE_SIZE**3 / best, f"best {PROBE_SIZE} x {PROBE_SIZE} {kind} matrix product here")
+    return Peak(2 * size**3 / best, f"best {size} x {size} {kind} matrix product here")
 
 
 def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:
+    if a.is_cuda:
+        torch.cuda.synchronize()
     started = time.perf_counter()
     product = a @ b
     if product.is_cuda:

@@ -122,7 +122,9 @@ def drop_tied_output(folder: Path, weights: dict[str, torch.Tensor]) -> None:
 
 def _converted(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     """Steps of a router's bias are smaller than 16 bits resolve, so it stays float32."""
-    return tensor if dtype is None or name.endswith("e_score_correction_bias") else tensor.to(dtype)
+    if name.endswith("e_score_correction_bias"):
+        return tensor.to(torch.float32)
+    return tensor if dtype is None else tensor.to(dtype)
 
 
 def _generation_config(config: ModelConfig, stop_ids: Sequence[int]) -> dict[str, object]:

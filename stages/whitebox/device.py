@@ -8,6 +8,7 @@ at less than float32's speed (tests/benchmarks/pretrain_step.py measures both).
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +151,12 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return any(phrase in str(error).lower() for phrase in _OUT_OF_MEMORY_PHRASES)
+
+
+@functools.cache
+def can_compile(kind: str) -> bool:
+    """Whether `torch.compile` works for devices of this kind; tried once."""
+    return not why_not_compile(torch.device(kind))
 
 
 def why_not_compile(device: torch.device) -> str:

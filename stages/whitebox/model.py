@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stages.whitebox.attention import Attention, Mask, block_mask, continuation_mask, document_mask
 from stages.whitebox.config import ModelConfig
+from stages.whitebox.device import can_compile
 from stages.whitebox.experts import Experts, MixtureOfExperts, load_balancing_loss
 from stages.whitebox.feed_forward import FeedForward
 from stages.whitebox.kv_cache import KVCache
@@ -272,8 +273,8 @@ class CausalLM(nn.Module):
             return None
         if num_tokens == 1 and document_ids_BxT is None:
             return None
-        can_flex = self.config.head_dim >= SMALLEST_FLEX_HEAD
-        if ids_BxT.is_cuda and self.training and cache is None and can_flex:
+        can_flex = ids_BxT.is_cuda and self.config.head_dim >= SMALLEST_FLEX_HEAD
+        if can_flex and self.training and cache is None and can_compile(device.type):
             return block_mask(document_ids_BxT, num_tokens, device, window)
         if document_ids_BxT is not None:
             # A compiled layer wants the same shapes always, and how many texts a row has changes.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import nn
 
 from stages.whitebox.muon import Muon
 
 ADAM_EPS = 1e-8
+DecayShape = Literal["linear", "cosine"]
 
 
 def build_adamw(
@@ -78,12 +82,14 @@ def warmup_decay(
     warmup_steps: int,
     decay_fraction: float,
     min_learning_rate_fraction: float = 0.0,
+    shape: DecayShape = "linear",
 ) -> float:
-    """Share of the peak learning rate at `step` (the first is 1): linear warm-up, stable, linear decay.
+    """Share of the peak learning rate at `step` (the first is 1): linear warm-up, stable, decay.
 
     Warmup-stable-decay (Hu et al. 2024, arXiv:2404.06395). Where the decay takes all steps that the warm-up
     leaves, there is no stable part: the linear decay that Bergsma et al. 2025, arXiv:2502.15938, found best
-    for a budget that is known. The share is never 0 before the last step is done.
+    for a budget that is known; or, with `shape` "cosine", the half wave of Loshchilov and Hutter 2017,
+    arXiv:1608.03983. The share is never 0 before the last step is done.
 
     Raises:
         ValueError: `step` is outside 1..total_steps.
@@ -96,4 +102,7 @@ def warmup_decay(
     steps_left = total_steps - step + 1
     if steps_left > decay_steps:
         return 1.0
-    return min_learning_rate_fraction + (1.0 - min_learning_rate_fraction) * steps_left / (decay_steps + 1)
+    share = steps_left / (decay_steps + 1)
+    if shape == "cosine":
+        share = 0.5 * (1.0 - math.cos(math.pi * share))
+    return min_learning_rate_fraction + (1.0 - min_learning_rate_fraction) * share

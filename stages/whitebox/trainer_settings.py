@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stages.whitebox.optim import build_adamw, build_muon, warmup_decay
+from stages.whitebox.optim import DecayShape, build_adamw, build_muon, warmup_decay
 from stages.whitebox.training_state import Keep
 from stages.whitebox.weight_average import keep_average
 
@@ -39,6 +39,7 @@ class TrainerSettings:
     warmup_steps: int = 0
     decay_fraction: float = 0.5
     min_learning_rate_fraction: float = 0.0
+    decay_shape: DecayShape = "linear"
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0
@@ -72,7 +73,12 @@ class TrainerSettings:
     def learning_rate_share(self, step: int) -> float:
         """What share of the peak a step takes; the first step is 1."""
         return warmup_decay(
-            step, self.total_steps, self.warmup_steps, self.decay_fraction, self.min_learning_rate_fraction
+            step,
+            self.total_steps,
+            self.warmup_steps,
+            self.decay_fraction,
+            self.min_learning_rate_fraction,
+            self.decay_shape,
         )
 
     def build_optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:

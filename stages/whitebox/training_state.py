@@ -80,7 +80,10 @@ def save_state(folder: Path, step: int, state: TrainingState, keep: Keep | None 
     )  # only a damaged one can stand here: a whole one would be resumed
     unfinished.rename(finished)
     _sync(folder)
-    for old in (keep or Keep()).outdated(list_checkpoints(folder)):
+    found = list_checkpoints(folder)
+    passed_over = [path for path in found if step_of(path) > step]  # damaged: this run began before them
+    kept = [path for path in found if path not in passed_over]
+    for old in (*passed_over, *(keep or Keep()).outdated(kept)):
         shutil.rmtree(old)
     return finished
 

@@ -97,3 +97,13 @@ def test_a_tensor_too_many_or_too_few_is_named(make_model: Make, tmp_path: Path)
     (tmp_path / "llama" / "config.json").write_bytes((tmp_path / "qwen" / "config.json").read_bytes())
     with pytest.raises(ValueError, match=r"q_norm\.weight has shape missing"):
         load_model(tmp_path / "llama")
+
+
+def test_a_routers_bias_is_float32_whatever_the_file_has(make_model: Make, tmp_path: Path) -> None:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    model = make_model(**experts, scoring_func="sigmoid", n_shared_experts=1)
+    save_model(model.bfloat16(), tmp_path)
+    for dtype in (None, torch.float32, torch.bfloat16):
+        again = load_model(tmp_path, dtype=dtype)
+        kinds = {name: tensor.dtype for name, tensor in again.state_dict().items() if "bias" in name}
+        assert kinds and set(kinds.values()) == {torch.float32}

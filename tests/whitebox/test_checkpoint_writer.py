@@ -19,7 +19,7 @@ from stages.whitebox.checkpoint_writer import CheckpointWriter
 from stages.whitebox.losses import cross_entropy_sum
 from stages.whitebox.model import CausalLM
 from stages.whitebox.trainer import StepLoss, TrainerSettings, train
-from stages.whitebox.training_state import Keep, TrainingState, list_checkpoints, load_newest
+from stages.whitebox.training_state import Keep, TrainingState, list_checkpoints, load_newest, save_state
 
 Make = Callable[..., CausalLM]
 
@@ -173,3 +173,15 @@ def test_the_copy_is_of_one_moment(make_model: Make, counting_shards: Path, tmp_
         steps = {float(t) for name, t in tensors.items() if name.startswith("optimizer.step.")}
         assert steps == {float(json.loads((path / "state.json").read_text())["step"])}
     assert messages == []
+
+
+@pytest.mark.parametrize("keep", [Keep(), Keep(1, every_steps=10)])
+def test_damaged_checkpoints_of_later_steps_make_room_for_a_whole_one(tmp_path: Path, keep: Keep) -> None:
+    for step in (190, 200):
+        save_state(tmp_path, step, state(), keep)
+    for path in list_checkpoints(tmp_path):
+        (path / "state.json").write_text("{", encoding="utf-8")
+    assert load_newest(tmp_path, lambda _: None) is None
+    written = save_state(tmp_path, 20, state(), keep)
+    assert list_checkpoints(tmp_path) == [written]
+    assert load_newest(tmp_path, lambda _: None) is not None

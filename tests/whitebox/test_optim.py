@@ -119,6 +119,16 @@ def test_warm_up_stable_decay(arguments: tuple[int, int, float], expected: list[
     assert shares(*arguments) == expected
 
 
+def test_the_cosine_is_torchs() -> None:
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=10, eta_min=0.1)
+    for step in range(1, 10):
+        sgd.step()
+        theirs.step()
+        assert warmup_decay(step, 9, 0, 1.0, 0.1, "cosine") == pytest.approx(theirs.get_last_lr()[0])
+    assert warmup_decay(2, 9, 2, 0.5, shape="cosine") == 1
+
+
 @pytest.mark.parametrize("step", [0, 9])
 def test_steps_outside_the_run_are_refused(step: int) -> None:
     with pytest.raises(ValueError, match=f"step is {step}, expected 1 to 8"):

@@ -90,3 +90,19 @@ def test_separate_documents_are_probed_with_their_masks(fit: Case) -> None:
 def test_a_size_set_by_hand_stays(fit: Case) -> None:
     assert fit(1 * MIB, micro_batch_size=6).micro_batch_size == 6
     assert not (fit.session.work_dir / REMEMBERED).exists()
+
+
+def test_a_pass_that_fails_leaves_no_activations_with_the_routers() -> None:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    shape = replace(ModelConfig.from_depth(1, 320, 32), **experts)
+    model = CausalLM(shape)
+    config = PretrainConfig(depth=1, context_tokens=32, global_batch_tokens=32 * 24, train_tokens=6000)
+
+    def out_of_memory(model: CausalLM, batch: dict[str, torch.Tensor]) -> Any:
+        next_token_loss(model, batch)
+        raise torch.OutOfMemoryError("in the backward pass")
+
+    step = micro_batch._Step(config, make_recipe(config, shape, 2**40), model, out_of_memory, CPU, 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        step(2)
+    assert [layer.mlp.routing for layer in model.model.layers] == [None]

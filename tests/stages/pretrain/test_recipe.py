@@ -73,6 +73,15 @@ def test_micro_batches_are_equal_and_make_up_the_batch(rows: int) -> None:
     assert rows <= recipe.rows_per_step <= rows + 3
 
 
+@pytest.mark.parametrize("micro", [1, 4, 5, 8, 100])
+def test_the_update_is_the_same_whatever_fits_at_once(micro: int) -> None:
+    config = PretrainConfig(context_tokens=256, train_tokens=1_200_000)
+    by_hand = config.model_copy(update={"micro_batch_size": micro})
+    recipes = [make_recipe(each, model_of(4), 16 * GIB) for each in (config, by_hand)]
+    assert [(r.rows_per_step, r.total_steps) for r in recipes] == [(13, 361)] * 2
+    assert recipes[1].micro_batch_size == (13 if micro == 100 else 1)
+
+
 def test_little_memory_makes_small_micro_batches_and_the_same_batch() -> None:
     config = PretrainConfig(depth=8, context_tokens=256, global_batch_tokens=16_384)
     large, small = (make_recipe(config, model_of(8), memory) for memory in (64 * GIB, GIB))
@@ -141,6 +150,20 @@ def test_a_known_model_is_taken_as_it_is_and_what_would_not_count_is_refused() -
         SPEC.parse_config({"architecture": "minimind-moe", "num_experts": 4})
     with pytest.raises(ValueError, match="qk_norm = False has no effect with architecture"):
         PretrainConfig(architecture="qwen3-0.6b", qk_norm=False)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_experts_per_tok": 1},
+        {"expert_balance": "bias"},
+        {"optimizer": "adamw", "matrix_learning_rate": 0.01},
+        {"rendezvous": "here:29500"},
+    ],
+)
+def test_a_setting_that_would_not_count_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{list(fields)[-1]} = .* has no effect with"):
+        PretrainConfig(**fields)
 
 
 def test_experts_at_work_are_as_wide_as_the_layer_that_they_replace() -> None:

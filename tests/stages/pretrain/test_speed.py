@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stages.pretrain import speed
 from stages.pretrain.speed import Peak, better_peak, peak_of
 
 
@@ -24,6 +25,13 @@ def test_known_gpus_have_their_data_sheets_figure(
     peak = peak_of(torch.device("cuda"), torch.bfloat16)
     assert peak.flops_per_second == tflops * 1e12
     assert peak.source.startswith("data sheet")
+
+
+@pytest.mark.parametrize("name", ["NVIDIA RTX A1000", "NVIDIA L40", "NVIDIA A10G"])
+def test_a_name_that_contains_a_known_one_is_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: name)
+    monkeypatch.setattr(speed, "measure_peak", lambda *_: Peak(1.0, "measured"))
+    assert peak_of(torch.device("cuda"), torch.bfloat16) == Peak(1.0, "measured")
 
 
 def test_a_higher_measurement_replaces_a_lower_one_and_no_data_sheet() -> None:
