@@ -401,7 +401,7 @@ def test_derived_pairs_keep_tools_and_reasoning(run_stage, tmp_path, sources) ->
     chosen = tuple(name for name in sources if "preferences" not in name and "dialogues" not in name)
     result = run_stage(sources=(*chosen, str(tmp_path / "talk.jsonl")), **SMALL)
     pairs = result.rows("preferences")
-    assert len(pairs) == 27 and {row["licence"] for row in pairs} == {"CC0"}
+    assert len(pairs) == 36 and {row["licence"] for row in pairs} == {"CC0"}
     sides = {(row["prompt"][0]["content"], row["split"]) for row in pairs}
     assert len(sides) == 9 and {split for _, split in sides} == {"train", "validation"}
     for row in pairs:
