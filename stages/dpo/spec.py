@@ -189,14 +189,10 @@ class DpoConfig(StageConfig):
     @model_validator(mode="after")
     def _heeded_by_the_method(self) -> Self:
         """A setting that would not count is a mistake."""
-        fields = type(self).model_fields
         for names, methods in OF_METHODS.items():
-            for name in names:
-                if getattr(self, name) != fields[name].default and self.method not in methods:
-                    raise ValueError(
-                        f"{name} = {getattr(self, name)!r} has no effect with method = {self.method!r}; "
-                        f"it is for {', '.join(methods)}"
-                    )
+            if self.method not in methods:
+                why = f"with method = {self.method!r}; it is for {', '.join(methods)}"
+                self.refuse_without_effect(names, why)
         if self.robust and not self.label_smoothing:
             raise ValueError(
                 "robust = True has no effect without label_smoothing, the share of wrong pairs: set it too"

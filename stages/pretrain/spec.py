@@ -178,14 +178,13 @@ class PretrainConfig(StageConfig):
             self._refuse_beside("continue_from", ("architecture", *OF_THE_DIAL))
         elif self.architecture != "depth":
             self._refuse_beside("architecture", OF_THE_DIAL)
-        for name, is_heeded, needs in (
-            ("num_experts_per_tok", self.num_experts, "without num_experts"),
-            ("expert_balance", self.num_experts, "without num_experts"),
-            ("matrix_learning_rate", self.optimizer == "muon", 'with optimizer = "adamw"'),
-            ("rendezvous", self.nodes > 1, "with one node"),
-        ):
-            if not is_heeded and (value := getattr(self, name)) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} = {value!r} has no effect {needs}; leave it out")
+        if not self.num_experts:
+            names = ("num_experts_per_tok", "expert_balance")
+            self.refuse_without_effect(names, "without num_experts; leave it out")
+        if self.optimizer != "muon":
+            self.refuse_without_effect(["matrix_learning_rate"], 'with optimizer = "adamw"; leave it out')
+        if self.nodes == 1:
+            self.refuse_without_effect(["rendezvous"], "with one node; leave it out")
         if self.num_experts and not self.qk_norm:
             raise ValueError("num_experts needs qk_norm = true: no known architecture has experts without")
         if 0 < self.num_experts < self.num_experts_per_tok:
@@ -196,13 +195,8 @@ class PretrainConfig(StageConfig):
         return self
 
     def _refuse_beside(self, whole: str, names: tuple[str, ...]) -> None:
-        fields = type(self).model_fields
-        for name in names:
-            if getattr(self, name) != fields[name].default:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)!r} has no effect with {whole} = "
-                    f"{getattr(self, whole)!r}; leave one of the two out"
-                )
+        why = f"with {whole} = {getattr(self, whole)!r}; leave one of the two out"
+        self.refuse_without_effect(names, why)
 
     @property
     def has_experts(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,15 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
     )
+
+    def refuse_without_effect(self, names: Iterable[str], why: str) -> None:
+        """For validators: a setting that would not count is a mistake.
+
+        Raises ValueError for the first of `names` that is not at its default: it "has no effect" and `why`.
+        """
+        for name in names:
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} = {value!r} has no effect {why}")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -126,17 +125,18 @@ class SftConfig(StageConfig):
     def _has_an_effect(self) -> Self:
         """A setting that would not count is a mistake."""
         if self.adapter == "none":
-            self._refuse(OF_AN_ADAPTER, "without an adapter: set adapter = 'lora'")
+            self.refuse_without_effect(
+                OF_AN_ADAPTER, "without an adapter: set adapter = 'lora', or leave it out"
+            )
         if not self.teacher:
-            self._refuse(OF_A_TEACHER, "without a teacher: set teacher to a model's folder")
+            self.refuse_without_effect(
+                OF_A_TEACHER, "without a teacher: set teacher to a model's folder, or leave it out"
+            )
         if self.optimizer != "muon":
-            self._refuse(("matrix_learning_rate",), "without Muon: set optimizer = 'muon'")
+            self.refuse_without_effect(
+                ["matrix_learning_rate"], "without Muon: set optimizer = 'muon', or leave it out"
+            )
         return self
-
-    def _refuse(self, names: Sequence[str], reason: str) -> None:
-        for name in names:
-            if (value := getattr(self, name)) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} = {value!r} has no effect {reason}, or leave it out")
 
 
 SPEC = StageSpec(

@@ -63,7 +63,6 @@ class HeldOut:
         return bits_per_byte(self.nats, self.num_bytes)
 
 
-@torch.no_grad()
 def document_bits_per_byte(model: WithConfig, documents: TokenShards, max_documents: int) -> float:
     """Of documents in windows as long as the model reads: what tuning makes a model forget."""
     context_tokens = model.config.max_position_embeddings
