@@ -44,7 +44,7 @@ def run_online(
     watch = OnlineWatch(config, answerer, batches, held_out, documents, inputs["model"], session)
     before = watch.measure()
     session.log(f"{100 * before.success:.1f} % of {len(held_out)} held-out tasks are answered right before")
-    watch.show_samples(0)
+    watch.show_samples(before, step=0)
     trained: nn.Module = critic or model
     parts = batches.batches_per_update
     settings = trainer_settings(config, model, config.updates, parts, device.compute_dtype)
@@ -70,7 +70,7 @@ def run_online(
     check_documents(config, before.bits_per_byte, after.bits_per_byte, session)
     save_model(model, outputs["model"], stop_ids)
     copy_tokenizer(inputs["tokenizer"], outputs["model"], tokenizer.reasoning)
-    return headline(before, after, summary)
+    return headline(before, after, summary, batches.stats)
 
 
 def set_tasks(config: DpoConfig, scenarios: Path) -> tuple[list[Task], TrainingTasks]:
@@ -95,8 +95,10 @@ def frozen_copy(config: DpoConfig, model: CausalLM, session: StageSession) -> Ca
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
-def headline(before: OnlineScores, after: OnlineScores, summary: TrainingSummary) -> dict[str, float]:
-    """The metrics of the stage."""
+def headline(
+    before: OnlineScores, after: OnlineScores, summary: TrainingSummary, stats: Mapping[str, float]
+) -> dict[str, float]:
+    """The metrics of the stage; stats: of the answers that were sampled last."""
     low, high = after.interval
     return {
         "validation_success": after.success,
@@ -110,7 +112,7 @@ def headline(before: OnlineScores, after: OnlineScores, summary: TrainingSummary
         "validation_kl": after.kl,
         "validation_entropy": after.entropy,
         "answer_tokens": after.tokens,
-        "groups_without_signal": summary.last.get("groups_without_signal", 0.0),
+        "groups_without_signal": stats["groups_without_signal"],
         "validation_bits_per_byte": after.bits_per_byte,
         "sft_validation_bits_per_byte": before.bits_per_byte,
         "bits_per_byte_increase": after.bits_per_byte - before.bits_per_byte,

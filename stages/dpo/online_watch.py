@@ -12,6 +12,7 @@ from stages.dpo.answers import fixed_texts, show_texts
 from stages.dpo.arithmetic_tasks import Task
 from stages.dpo.experience import ExperienceBatches
 from stages.dpo.kl import kl_per_token
+from stages.dpo.outcome import side_by_side
 from stages.dpo.sampled_answers import GREEDY, Answer, Answerer
 from stages.dpo.spec import DpoConfig
 from stages.runtime.session import StageSession
@@ -36,6 +37,9 @@ class OnlineScores:
     """Of the policy from the SFT model, on answers that the policy samples, in nats per token."""
     entropy: float
     """Of the distributions of such answers, in nats per token."""
+    documents: dict[str, str]
+    chats: dict[str, str]
+    """What it writes to the fixed prompts."""
 
     def right(self, phrasing: str = "") -> tuple[int, int]:
         """How many answers are right, and of how many; with a phrasing only the tasks that have it."""
@@ -95,8 +99,8 @@ class OnlineWatch:
         evaluated = "validation_success" in values
         if evaluated or step % max(1, self.config.updates // POINTS_PER_CURVE) == 0:
             self.session.metrics(step, **values)
-        if evaluated:
-            self.show_samples(step)
+        if evaluated and self.latest is not None:
+            self.show_samples(self.latest, step)
 
     def measure(self) -> OnlineScores:
         """Answer all held-out tasks, sample some for the KL, and read held-out documents."""
@@ -106,7 +110,8 @@ class OnlineWatch:
         forgotten = document_bits_per_byte(self.model, self.documents, self.config.validation_documents)
         kl = kl_per_token(self.batches, sampled, self.reference_folder)
         entropy = sum(answer.entropy for answer in sampled) / len(sampled)
-        return OnlineScores(answers, forgotten, kl, entropy)
+        texts = fixed_texts(self.config, self.model, self.tokenizer)
+        return OnlineScores(answers, forgotten, kl, entropy, *texts)
 
     def evaluate(self) -> dict[str, float]:
         """The curve points of `measure`."""
@@ -118,9 +123,9 @@ class OnlineWatch:
             "validation_bits_per_byte": scores.bits_per_byte,
         }
 
-    def show_samples(self, step: int) -> None:
+    def show_samples(self, scores: OnlineScores, step: int) -> None:
         """The fixed prompts of every training stage, and sampled answers with their rewards."""
-        show_texts(*fixed_texts(self.config, self.model, self.tokenizer), self.session, step)
+        show_texts(scores.documents, scores.chats, self.session, step)
         for answer in self.batches.latest[:: max(1, len(self.batches.latest) // SHOWN_ANSWERS)][
             :SHOWN_ANSWERS
         ]:
@@ -147,6 +152,8 @@ class OnlineWatch:
             ],
             caption="Tasks are answered greedily; entropy and KL are of sampled answers. Intervals are 95 %.",
         )
+        texts = [{**scores.documents, **scores.chats} for scores in pair]
+        side_by_side(f"{self.config.method}_prompts", f"after {name}", *texts, self.session)
         self.session.chart(
             f"{self.config.method}_reward",
             title="Reward of sampled answers, and held-out tasks that are answered right",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from stages.dpo.guard import advice
 from stages.dpo.held_out import PairScore
 from stages.dpo.spec import DpoConfig
@@ -40,7 +42,8 @@ def report(
     _before_after(name, before, after, session)
     warn_of_endless_answers(config, before, after, session)
     _by_kind(after, session)
-    _side_by_side(name, before, after, session)
+    texts = ({**scores.said.documents, **scores.said.chats} for scores in (before, after))
+    side_by_side("dpo_prompts", f"after {name}", *texts, session)
     session.chart(
         "dpo_margin",
         title="By how much the chosen answer gained on the rejected one",
@@ -112,13 +115,14 @@ def _by_kind(after: Scores, session: StageSession) -> None:
     )
 
 
-def _side_by_side(name: str, before: Scores, after: Scores, session: StageSession) -> None:
-    texts = {**before.said.documents, **before.said.chats}
-    later = {**after.said.documents, **after.said.chats}
+def side_by_side(
+    table: str, column: str, before: Mapping[str, str], after: Mapping[str, str], session: StageSession
+) -> None:
+    """The fixed prompts, what the SFT model writes to each, and what the tuned one does."""
     session.table(
-        "dpo_prompts",
-        ["prompt", "after SFT", f"after {name}"],
-        [[prompt, text, later[prompt]] for prompt, text in texts.items()],
+        table,
+        ["prompt", "after SFT", column],
+        [[prompt, text, after[prompt]] for prompt, text in before.items()],
         caption="The same prompts before and after, each with the likeliest tokens.",
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stages.dpo.held_out import answer_lengths
 from stages.dpo.pairs import PairBatches, Pairs, batch_of
 from stages.dpo.setup import trainer_settings, updates_on
 from stages.dpo.spec import DpoConfig
@@ -49,7 +50,7 @@ def run(
     batches = PairBatches(
         pairs, None, config.batch_pairs, tokenizer.pad_id, config.seed, config.micro_batch_pairs
     )
-    steps, parts = updates_on(config, batches), batches.batches_per_update
+    steps, parts = updates_on(config, batches, session.log), batches.batches_per_update
     settings = trainer_settings(config, watch.model, steps, parts, watch.compute_dtype)
     watch.total_steps = settings.total_steps
     before = judge.measure()
@@ -65,12 +66,13 @@ def run(
         log=session.log,
     )
     after = judge.latest or judge.measure()
-    _report(before, after, summary, session)
+    by_length = judged_by_length(held_out)
+    _report(before, after, by_length, bits_per_byte, summary, session)
     folder = outputs["model"] / FOLDER
     save_reward_model(model, folder)
     copy_tokenizer(inputs["tokenizer"], folder, tokenizer.reasoning)
     session.log(f"the model is that of sft, unchanged; the reward model is in its folder {FOLDER}")
-    return _headline(before, after, bits_per_byte, summary)
+    return _headline(before, after, by_length, bits_per_byte, summary)
 
 
 def pair_scores(model: RewardModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -127,6 +129,16 @@ class Verdict:
         }
 
 
+def judged_by_length(pairs: Pairs) -> Verdict:
+    """What a judge makes of them that counts an answer's tokens and knows nothing else."""
+    return _verdict(*(answer_lengths(side).double() for side in (pairs.chosen, pairs.rejected)))
+
+
+def _verdict(chosen_P: Tensor, rejected_P: Tensor) -> Verdict:
+    won = float(wins(chosen_P - rejected_P).sum())
+    return Verdict(float(chosen_P.mean()), float(rejected_P.mean()), won, len(chosen_P))
+
+
 class _Judge:
     """Scores the held-out pairs."""
 
@@ -143,26 +155,37 @@ class _Judge:
             batch = batch_of(self.held_out, picked, self.watch.tokenizer.pad_id)
             with compute_in(self.watch.compute_dtype, device):
                 both.append(pair_scores(self.model, {name: part.to(device) for name, part in batch.items()}))
-        chosen_P, rejected_P = (torch.cat(side) for side in zip(*both, strict=True))
-        won = float(wins(chosen_P - rejected_P).sum())
-        return Verdict(float(chosen_P.mean()), float(rejected_P.mean()), won, len(chosen_P))
+        return _verdict(*(torch.cat(side) for side in zip(*both, strict=True)))
 
     def evaluate(self) -> dict[str, float]:
         self.latest = self.measure()
         return self.latest.figures
 
 
-def _report(before: Verdict, after: Verdict, summary: TrainingSummary, session: StageSession) -> None:
+def _report(
+    before: Verdict,
+    after: Verdict,
+    by_length: Verdict,
+    bits_per_byte: float,
+    summary: TrainingSummary,
+    session: StageSession,
+) -> None:
     both = (before, after)
     session.table(
         "reward_before_after",
         ["on held-out pairs", "untrained head", "trained"],
         [
-            ["accuracy", *(share_with_interval(v.accuracy, v.interval, v.num_pairs) for v in both)],
+            ["accuracy", *(_accuracy(verdict) for verdict in both)],
+            ["accuracy of taking the longer answer", *[_accuracy(by_length)] * 2],
             ["mean score of the chosen answer", *(round(verdict.chosen_score, 4) for verdict in both)],
             ["mean score of the rejected answer", *(round(verdict.rejected_score, 4) for verdict in both)],
+            ["tokens of a chosen answer", *[round(by_length.chosen_score, 1)] * 2],
+            ["tokens of a rejected answer", *[round(by_length.rejected_score, 1)] * 2],
+            ["bits per byte of documents", *[round(bits_per_byte, 4)] * 2],
         ],
-        caption="Accuracy: how often the chosen answer has the higher score; chance is 0.5. Intervals: 95 %.",
+        caption="Accuracy: how often the chosen answer has the higher score; chance is 0.5. A judge that is "
+        "no better than taking the longer answer may have learnt just that. The assistant stays as SFT made "
+        "it: its answers, and its bits per byte, are the same before and after. Intervals: 95 %.",
     )
     session.chart(
         "reward_margin",
@@ -179,8 +202,12 @@ def _report(before: Verdict, after: Verdict, summary: TrainingSummary, session: 
     )
 
 
+def _accuracy(verdict: Verdict) -> str:
+    return share_with_interval(verdict.accuracy, verdict.interval, verdict.num_pairs)
+
+
 def _headline(
-    before: Verdict, after: Verdict, bits_per_byte: float, summary: TrainingSummary
+    before: Verdict, after: Verdict, by_length: Verdict, bits_per_byte: float, summary: TrainingSummary
 ) -> dict[str, float]:
     low, high = after.interval
     return {
@@ -189,6 +216,9 @@ def _headline(
         "validation_accuracy_low": low,
         "validation_accuracy_high": high,
         "num_validation_pairs": float(after.num_pairs),
+        "longer_answer_accuracy": by_length.accuracy,
+        "chosen_tokens": by_length.chosen_score,
+        "rejected_tokens": by_length.rejected_score,
         "validation_bits_per_byte": bits_per_byte,
         "sft_validation_bits_per_byte": bits_per_byte,
         "bits_per_byte_increase": 0.0,

@@ -51,7 +51,7 @@ def run(
         before = watch.measure()
         watch.show(before.said, step=0)
         batches, objective = training_task(pairs["train"], watch)
-        steps, parts = updates_on(config, batches), batches.batches_per_update
+        steps, parts = updates_on(config, batches, session.log), batches.batches_per_update
         settings = trainer_settings(config, model, steps, parts, device.compute_dtype)
         watch.total_steps = settings.total_steps
         stop_ids = [tokenizer.special_id(IM_END)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -21,6 +21,8 @@ MICRO_BATCH_TOKENS = 4096
 MOST_PAIRS = 16
 """At once, where the setting is left open; more are no faster."""
 LEARNING_RATE_AT_WIDTH_256 = 2.5e-5
+UPDATES_OF_FEW_PAIRS, MOST_EPOCHS = 40, 3.0
+"""How long few pairs are learnt from, where the setting is left open."""
 OF_OTHER_METHODS = {"reward": 10 * LEARNING_RATE_AT_WIDTH_256, "grpo": 1e-4, "ppo": 1e-4}
 """A head that knows nothing has further to go than an assistant that is to stay one."""
 
@@ -64,9 +66,14 @@ def with_micro_batches(config: DpoConfig, pairs: Pairs | None = None) -> DpoConf
     return config.model_copy(update={"micro_batch_pairs": fitting})
 
 
-def updates_on(config: DpoConfig, batches: PairBatches) -> int:
-    """Updates of a training on pairs."""
-    return max(1, math.ceil(config.epochs * batches.updates_per_epoch))
+def updates_on(config: DpoConfig, batches: PairBatches, say: Callable[[str], None]) -> int:
+    """Updates of a training on pairs; says how often each is seen."""
+    epochs = config.epochs
+    if epochs == "auto":
+        epochs = min(MOST_EPOCHS, max(1.0, UPDATES_OF_FEW_PAIRS / batches.updates_per_epoch))
+    updates = max(1, math.ceil(epochs * batches.updates_per_epoch))
+    say(f"{updates:,} updates of {batches.update_pairs} pairs: {epochs:.3g} times through the training pairs")
+    return updates
 
 
 def trainer_settings(

@@ -18,8 +18,11 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+TUNED_ON_PAIRS = ("dpo", "ipo", "orpo", "simpo", "kto")
 OF_METHODS: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("beta",): ("dpo", "ipo", "orpo", "simpo", "kto"),
+    ("beta", "max_chosen_drop", "answered_prompts", "answer_tokens"): TUNED_ON_PAIRS,
+    ("epochs", "batch_pairs", "context_tokens", "validation_pairs"): (*TUNED_ON_PAIRS, "reward"),
+    ("max_kl", "max_bits_per_byte_increase", "on_degradation"): (*TUNED_ON_PAIRS, "grpo", "ppo"),
     ("label_smoothing", "robust", "length_normalised"): ("dpo",),
     ("sft_term",): ("dpo", "ipo", "simpo"),
     ("simpo_gamma",): ("simpo",),
@@ -35,7 +38,7 @@ OF_METHODS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("divide_by_std", "dynamic_sampling"): ("grpo",),
     ("discount", "gae_decay", "value_coefficient", "value_clip"): ("ppo",),
 }
-"""Settings -> the methods that heed them."""
+"""Settings -> the methods that heed them; not those that a preset may set whatever the method is."""
 
 
 class DpoConfig(StageConfig):
@@ -64,8 +67,9 @@ class DpoConfig(StageConfig):
     """Weight of bad answers in kto."""
     reward_margin: Annotated[float, Field(ge=0)] = 0.0
     """By how much a reward model's score of the chosen answer is to be the higher one."""
-    epochs: PositiveFloat = 1.0
-    """How often each pair is seen."""
+    epochs: PositiveFloat | Literal["auto"] = "auto"
+    """How often each pair is seen; "auto" is as often as makes 40 updates, but once at least and three
+    times at most: few pairs teach too little in one pass."""
     max_pairs: PositiveInt = 4000
     """Train on at most so many pairs, or single answers, of those that the method can use; drawn by hash."""
     context_tokens: PositiveInt | Literal["auto"] = "auto"

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -150,19 +150,27 @@ def repeat_by_kind(chats: Chats, weights: Mapping[str, float]) -> list[RenderedC
     return epoch
 
 
-def replayed_documents(
-    shards: TokenShards, num_tokens: int, context_tokens: int, seed: int
-) -> list[RenderedChat]:
+class Replayed(NamedTuple):
+    """Documents among the conversations, and how many of them are only the beginning of a longer one."""
+
+    documents: list[RenderedChat]
+    num_cut: int
+
+
+def replayed_documents(shards: TokenShards, num_tokens: int, context_tokens: int, seed: int) -> Replayed:
     """Training documents, at most a row long each, of about `num_tokens` tokens; every token is a target."""
     replayed: list[RenderedChat] = []
+    num_cut = 0
     order = np.random.default_rng(seed).permutation(shards.num_documents)
     for index in order.tolist():
         if num_tokens <= 0:
             break
-        ids = shards.document(index)[:context_tokens].tolist()
+        document = shards.document(index)
+        num_cut += len(document) > context_tokens
+        ids = document[:context_tokens].tolist()
         replayed.append(RenderedChat(ids, [False] + [True] * (len(ids) - 1)))
         num_tokens -= len(ids)
-    return replayed
+    return Replayed(replayed, num_cut)
 
 
 def count_tokens(chats: Sequence[RenderedChat]) -> int:

@@ -55,7 +55,12 @@ def _replay(
     wanted = count_tokens(training) * config.replay_fraction / (1 - config.replay_fraction)
     if wanted < 1:
         return []
-    replayed = replayed_documents(TokenShards(tokens, "train"), int(wanted), context_tokens, config.seed)
+    replayed, num_cut = replayed_documents(
+        TokenShards(tokens, "train"), int(wanted), context_tokens, config.seed
+    )
+    session.log(
+        f"{len(replayed):,} documents are replayed, {num_cut:,} of them only up to the length of a row"
+    )
     if (found := count_tokens(replayed)) < 0.9 * int(wanted):
         session.warn(
             f"the corpus has {found:,} tokens to replay, each document at most a row long, where "

@@ -19,11 +19,6 @@ QUICK: dict[str, Any] = {
     "batch_pairs": 8,
     "micro_batch_pairs": 4,
     "learning_rate": 3e-3,
-    "max_bits_per_byte_increase": 9.0,
-    "max_kl": 1e6,
-    "max_chosen_drop": 1e6,
-    "answered_prompts": 2,
-    "answer_tokens": 6,
     "validation_documents": 2,
     "sample_prompts": ("The",),
     "chat_prompts": ("Hi",),
@@ -31,6 +26,14 @@ QUICK: dict[str, Any] = {
     "evaluations": 2,
     "num_threads": 1,
 }
+OF_A_POLICY: dict[str, Any] = {
+    "max_bits_per_byte_increase": 9.0,
+    "max_kl": 1e6,
+    "max_chosen_drop": 1e6,
+    "answered_prompts": 2,
+    "answer_tokens": 6,
+}
+"""For methods that change the model; a reward model heeds none of them."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def run_dpo(
             "tokens": base_model.tokens,
             "model": base_model.model,
         }
-        config = DpoConfig(**{**QUICK, **fields})
+        config = DpoConfig(**{**QUICK, **(OF_A_POLICY if fields.get("method") != "reward" else {}), **fields})
         outputs = {"model": root / "model"}
         metrics = run(config, folders | (inputs or {}), outputs, opened.session)
         return Tuned(outputs, metrics, opened.events, opened.session.work_dir)

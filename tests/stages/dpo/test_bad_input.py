@@ -92,7 +92,15 @@ def test_without_derived_pairs_a_couple_must_be_held_out(run_dpo: Callable[..., 
     [
         ({"answer_form": "("}, "answer_form = '(': '(' is no regular expression: missing )"),
         ({"beta": 0}, "[dpo] beta = 0: Input should be greater than 0; or Input should be 'auto'"),
-        ({"epochs": 0}, "[dpo] epochs = 0: Input should be greater than 0"),
+        ({"epochs": 0}, "[dpo] epochs = 0: Input should be greater than 0; or Input should be 'auto'"),
+        (
+            {"method": "grpo", "epochs": 2},
+            "epochs = 2.0 has no effect with method = 'grpo'; it is for dpo, ipo, orpo, simpo, kto, reward",
+        ),
+        (
+            {"method": "reward", "max_kl": 0.1},
+            "max_kl = 0.1 has no effect with method = 'reward'; it is for dpo, ipo, orpo, simpo, kto, grpo,",
+        ),
         ({"method": "dop"}, "[dpo] method = 'dop': Input should be 'dpo', 'ipo'"),
     ],
 )

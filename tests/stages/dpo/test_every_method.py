@@ -117,11 +117,29 @@ def test_the_reward_model_opens_in_transformers_with_the_same_scores(
     assert found.metrics["validation_chosen_score"] == pytest.approx(sum(scores) / 40, abs=1e-4)
     assert found.metrics["validation_margin"] == pytest.approx(sum(margins) / 40, abs=1e-4)
     assert found.metrics["validation_accuracy"] == sum(margin > 0 for margin in margins) / 40
+    (table,) = (event for event in found.events if event["event"] == "table")
+    rows = {row[0]: row[1:] for row in table["rows"]}
+    lengths = [lengths_of(row, tokenizer) for row in map(pair_row, range(80)) if row["split"] == "validation"]
+    assert rows["tokens of a chosen answer"] == [round(sum(pair[0] for pair in lengths) / 40, 1)] * 2
+    longer = sum((chosen > rejected) + 0.5 * (chosen == rejected) for chosen, rejected in lengths) / 40
+    assert found.metrics["longer_answer_accuracy"] == longer
+    assert rows["bits per byte of documents"] == [round(found.metrics["validation_bits_per_byte"], 4)] * 2
     # The model is still an assistant: the one that came.
     assistant = AutoModelForCausalLM.from_pretrained(folder)
     came = AutoModelForCausalLM.from_pretrained(base_model.model)
     for name, tensor in came.state_dict().items():
         assert torch.equal(assistant.state_dict()[name], tensor), name
+
+
+def lengths_of(row: dict[str, Any], tokenizer: Any) -> tuple[int, int]:
+    """Tokens of the two answers, as the published tokenizer counts them."""
+    asked = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+    both = [
+        tokenizer.apply_chat_template([*row["prompt"], row[side]], tokenize=False).rstrip("\n")
+        for side in ("chosen", "rejected")
+    ]
+    start, chosen, rejected = map(len, tokenizer([asked, *both], add_special_tokens=False)["input_ids"])
+    return chosen - start, rejected - start
 
 
 def many_answers() -> Pairs:

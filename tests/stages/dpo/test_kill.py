@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.runtime.store import file_sha256
-from tests.stages.dpo.conftest import QUICK
+from tests.stages.dpo.conftest import OF_A_POLICY, QUICK
 
 PROGRAM = """
     import json, sys
@@ -47,7 +47,7 @@ def test_kill_9_in_the_middle_costs_no_bit(
         "work": str(tmp_path / "work"),
         "inputs": {role: str(path) for role, path in inputs.items()},
         "outputs": {"model": str(tmp_path / "model")},
-        "config": {**QUICK, **fields, "checkpoint_every_seconds": 1e-3},
+        "config": {**QUICK, **OF_A_POLICY, **fields, "checkpoint_every_seconds": 1e-3},
     }
     killed = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps(given)],

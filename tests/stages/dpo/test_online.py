@@ -177,6 +177,9 @@ def test_it_reports_rewards_samples_table_and_chart(learned: Learned) -> None:
     table = next(event for event in learned.events if event["event"] == "table")
     assert table["name"] == "grpo_before_after"
     assert table["rows"][0][0] == "tasks with the right answer" and "n = 8" in table["rows"][0][2]
+    prompts = next(event for event in learned.events if event.get("name") == "grpo_prompts")
+    texts = {event["step"]: event["text"] for event in samples if event["prompt"] == prompts["rows"][0][0]}
+    assert prompts["rows"][0][1:] == [texts[0], texts[14]]
     chart = next(event for event in learned.events if event["event"] == "chart")
     assert len(chart["series"]["held-out tasks right"]) == 3
 

@@ -12,7 +12,7 @@ import torch
 from data_contracts import PREFERENCES
 from data_contracts.tables import read_rows, write_part
 from stages.dpo.pairs import Completion, PairBatches, Pairs, SingleAnswer, batch_of, complete, read_pairs
-from stages.dpo.setup import with_micro_batches
+from stages.dpo.setup import updates_on, with_micro_batches
 from stages.dpo.spec import DpoConfig
 from stages.whitebox.chat_format import render
 
@@ -127,6 +127,18 @@ def test_a_saved_place_goes_on_the_same() -> None:
     assert all(torch.equal(first.next_batch()["ids"], second.next_batch()["ids"]) for _ in range(9))
     with pytest.raises(ValueError, match="num_pairs 50, these have 40"):
         PairBatches(many_pairs(40), torch.zeros(2, 40), 8, 3, seed=1).load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("num_pairs", "epochs", "expected"),
+    [(10, "auto", 3), (446, "auto", 40), (990, "auto", 40), (2854, "auto", 90), (446, 2.0, 28), (64, 0.1, 1)],
+)
+def test_few_pairs_are_seen_more_often(num_pairs: int, epochs: Any, expected: int) -> None:
+    said = [Completion([1, 2, 3], 2)] * num_pairs
+    batches = PairBatches(Pairs(chosen=said, rejected=said), None, 32, pad_id=0, seed=0)
+    told: list[str] = []
+    assert updates_on(DpoConfig(epochs=epochs), batches, told.append) == expected
+    assert told[0].startswith(f"{expected} updates of {min(32, num_pairs)} pairs: ")
 
 
 @pytest.mark.parametrize(("micro", "size"), [(32, 12), (12, 12), (11, 6), (5, 4), (1, 1)])

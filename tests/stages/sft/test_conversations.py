@@ -92,9 +92,12 @@ def test_head_keeps_even_distances() -> None:
 
 def test_replayed_documents_train_on_every_token(base_model: Any) -> None:
     shards = TokenShards(base_model.tokens, "train")
-    replayed = replayed_documents(shards, 300, context_tokens=64, seed=0)
+    replayed, num_cut = replayed_documents(shards, 300, context_tokens=64, seed=0)
     assert 300 <= count_tokens(replayed) < 364
     for chat in replayed:
         assert chat.ids[0] == base_model.tokenizer.bos_id
         assert chat.is_target == [False] + [True] * (len(chat.ids) - 1)
-    assert replayed != replayed_documents(shards, 300, context_tokens=64, seed=1)
+    assert replayed != replayed_documents(shards, 300, context_tokens=64, seed=1).documents
+    lengths = sorted(len(shards.document(index)) for index in range(shards.num_documents))
+    everything = replayed_documents(shards, sum(lengths), context_tokens=64, seed=0)
+    assert everything.num_cut == sum(length > 64 for length in lengths) > num_cut
