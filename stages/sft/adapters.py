@@ -100,9 +100,7 @@ def _say_what_is_trained(config: SftConfig, model: CausalLM, num_all: int, sessi
         f"parameters are trained, {trained / num_all:.1%} of the model's {num_all:,}"
     )
     if model.config.num_experts:
-        session.log(
-            "the matrices of experts are no linear layers: they get no adapter, and stay in float32"
-        )
+        session.log("the matrices of experts are no linear layers: they get no adapter, and stay in float32")
     held = [*model.parameters(), *model.buffers()]
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in held)
     session.log(f"weights take {num_bytes / 1e6:.1f} MB, as float32 {4 * (num_all + trained) / 1e6:.1f} MB")

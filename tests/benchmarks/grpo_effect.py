@@ -2,10 +2,12 @@
 
     glassworks build                                            (the laptop preset; about ten minutes)
     python tests/benchmarks/grpo_effect.py --store STORE [--seeds 0 1 2] [--set updates=60 method=ppo]
+                                           [--models SFT_MODEL SFT_MODEL SFT_MODEL]
 
-A seed decides tasks, held-out tasks and samples. Half of the held-out tasks are phrased as no training ever
+A seed decides tasks, held-out tasks and samples; with --models each has an SFT model of its own seed, such as those
+that `alignment_effect.py` leaves in STORE/effect. Half of the held-out tasks are phrased as no training ever
 phrases them. One thread; CPU seconds with all evaluations. Before and after differ by more than luck where
-their 95 % intervals do not overlap.
+their 95 % intervals do not overlap, and over seeds where the interval of the gain lies above 0.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from muon_against_adamw import interval
 
 from stages.dpo.run import run
 from stages.dpo.spec import DpoConfig
@@ -79,20 +83,32 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
+    parser.add_argument(
+        "--models", type=Path, nargs="+", help="SFT models, one per seed; else the store's newest"
+    )
     options = parser.parse_args()
-    inputs = {part: newest(options.store, stage, part) for part, stage in INPUTS.items()}
+    if options.models and len(options.models) != len(options.seeds):
+        parser.error(
+            f"{len(options.models)} models and {len(options.seeds)} seeds; expected one model per seed"
+        )
+    parts = {part: stage for part, stage in INPUTS.items() if part != "model"}
+    inputs = {part: newest(options.store, stage, part) for part, stage in parts.items()}
+    models = options.models or [newest(options.store, "sft", "model")] * len(options.seeds)
     fields = {name: value_of(text) for name, text in (pair.split("=", 1) for pair in options.set)}
     settings = {"method": "grpo", "num_threads": 1, "on_degradation": "warn", **fields}
     gains = []
-    for seed in options.seeds:
-        rows, metrics, seconds = learn(inputs, {**settings, "seed": seed})
+    for seed, model in zip(options.seeds, models, strict=True):
+        rows, metrics, seconds = learn({**inputs, "model": model}, {**settings, "seed": seed})
         print(f"\nseed {seed}, {seconds:.0f} CPU seconds{'':14} after SFT{'':26} after {settings['method']}")
         for row in rows:
             if row[0] in SHOWN:
                 print(f"  {row[0]:30} {row[1]!s:35} {row[2]!s}", flush=True)
         gains.append(metrics["validation_success"] - metrics["sft_validation_success"])
     shown = ", ".join(f"{gain:+.3f}" for gain in gains)
-    print(f"\ngain in held-out success over seeds: {shown}; mean {sum(gains) / len(gains):+.3f}")
+    print(f"\ngain in held-out success over seeds: {shown}")
+    if len(gains) > 1:
+        mean, low, high = interval(gains)
+        print(f"mean {mean:+.3f} ({low:+.3f} to {high:+.3f}, Student's 95 % over seeds)")
 
 
 if __name__ == "__main__":
