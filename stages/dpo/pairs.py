@@ -170,6 +170,7 @@ class PairBatches:
     """
 
     SORTED_UPDATES = 8  # so many updates' pairs are sorted by length and then shuffled again
+    unit = "pairs"
 
     def __init__(
         self,

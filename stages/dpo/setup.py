@@ -72,7 +72,7 @@ def updates_on(config: DpoConfig, batches: PairBatches, say: Callable[[str], Non
     if epochs == "auto":
         epochs = min(MOST_EPOCHS, max(1.0, UPDATES_OF_FEW_PAIRS / batches.updates_per_epoch))
     updates = max(1, math.ceil(epochs * batches.updates_per_epoch))
-    say(f"{updates:,} updates of {batches.update_pairs} pairs: {epochs:.3g} times through the training pairs")
+    say(f"{updates:,} updates of {batches.update_pairs} {batches.unit}: {epochs:.3g} times through them")
     return updates
 
 

@@ -89,6 +89,8 @@ class AnswerBatches(PairBatches):
     baseline of the whole update: so the micro batches' size does not change it.
     """
 
+    unit = "answers"
+
     def __init__(
         self,
         answers: Answers,
