@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stages.pretrain.spec import PretrainConfig
-from stages.runtime.errors import UserError
 from stages.whitebox.experts import LoadBalancer
 from stages.whitebox.model import CausalLM
 from stages.whitebox.trainer import StepLoss
@@ -13,22 +11,11 @@ from stages.whitebox.trainer import StepLoss
 OnStep = Callable[[int, dict[str, float]], None]
 
 
-def refuse_experts(config: PretrainConfig) -> None:
-    """Raises UserError for experts in several processes: each would balance by its own tokens alone."""
-    refuse_experts_if(config.has_experts)
-
-
-def refuse_experts_if(are_divided: bool) -> None:
-    """The same, where the shape is known. Raises UserError."""
-    if are_divided:
-        raise UserError(
-            "a model with experts is trained in one process only, and more are asked for",
-            hint="set gpus, processes and nodes to 1, or take a model without experts",
-        )
-
-
 def with_router_loss(model: CausalLM, loss: StepLoss) -> StepLoss:
     """Adds the gradient of the load-balancing loss and not its value, so that losses compare.
+
+    The loss is that of the tokens at hand, as in transformers: of a micro batch, in each process of its own.
+    So the micro batch, alone of all models, has a part in the update; the bias counts the whole update.
 
     The metric `router_loss` is `num_experts_per_tok` when the loads are equal.
     """

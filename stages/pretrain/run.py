@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from stages.pretrain.balance import balancing, refuse_experts, refuse_experts_if, with_router_loss
+from stages.pretrain.balance import balancing, with_router_loss
 from stages.pretrain.launch import launch, processes_here
 from stages.pretrain.micro_batch import fit_micro_batch
 from stages.pretrain.mistakes import explained
@@ -45,7 +45,6 @@ def run(
     with explained():
         count = processes_here(config)
     if count * config.nodes > 1:
-        refuse_experts(config)
         return launch(config, inputs, outputs["model"], session, count)
     return train_base_model(config, inputs, outputs["model"], session, OneProcess())
 
@@ -63,7 +62,6 @@ def train_base_model(
         tokenizer = Tokenizer.from_folder(inputs["tokenizer"])
         training, validation = read_tokens(inputs["tokens"], tokenizer)
         recipe = make_recipe(config, model_config(config, tokenizer), memory_bytes(device.device))
-        refuse_experts_if(processes.size > 1 and recipe.model.num_experts > 0)
         references = measure_references(training, validation, tokenizer, config.final_validation_tokens)
         model = make_model(config, recipe, tokenizer, device.device, session)
         loss_fn = partial(next_token_loss, z_loss=config.z_loss)

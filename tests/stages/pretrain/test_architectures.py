@@ -3,6 +3,8 @@ elsewhere."""
 
 from __future__ import annotations
 
+import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from data_contracts.checkpoint import CHECKPOINT
 from stages.pretrain.balance import balancing
 from stages.pretrain.run import run
 from stages.pretrain.spec import PretrainConfig
-from stages.runtime.errors import StopRequested, UserError
+from stages.runtime.errors import StopRequested
 from stages.runtime.session import StageSession
 from stages.runtime.store import file_sha256
 from stages.whitebox.checkpoint import load_model
@@ -73,18 +75,36 @@ def test_trained_stopped_resumed_and_opened_elsewhere(
         assert (biases != 0).any()
 
 
-@pytest.mark.parametrize("kind", [{"num_experts": 4}, {"architecture": "minimind-moe"}])
-def test_experts_in_several_processes_are_refused(
-    kind: dict[str, Any],
+@pytest.mark.parametrize("balance", ["bias", "loss"])
+def test_experts_in_two_processes_come_out_as_in_one(
+    balance: str,
     config: PretrainConfig,
     inputs: dict[str, Path],
     tmp_path: Path,
     session: StageSession,
+    make_program: Callable[[PretrainConfig], Any],
 ) -> None:
-    config = PretrainConfig(**{**config.model_dump(), "processes": 2, **kind})
-    with pytest.raises(UserError, match="in one process only") as caught:
-        run(config, inputs, {"model": tmp_path}, session)
-    assert "processes" in caught.value.hint
+    """Begun with ddp, killed, ended with fsdp. One row at a time, so the balancing loss sees the same."""
+    fields: dict[str, Any] = {"num_experts": 4, "expert_balance": balance, "micro_batch_size": 1}
+    fields |= {"train_tokens": 12_000, "evaluations": 1, "precision": "float32"}
+    fields |= {"checkpoint_every_seconds": 0.2}
+    alone = PretrainConfig(**{**config.model_dump(), **fields})
+    program = make_program(PretrainConfig(**{**alone.model_dump(), "processes": 2, "data_parallel": "ddp"}))
+    code, text = program.end_with(signal.SIGKILL, after_step=5)
+    assert code == -signal.SIGKILL, text
+    other = PretrainConfig(**{**alone.model_dump(), "processes": 2, "data_parallel": "fsdp"})
+    assert "going on after step" in make_program(other).finish()
+    session.work_dir = tmp_path / "alone"
+    (tmp_path / "model").mkdir()
+    expected = run(alone, inputs, {"model": tmp_path / "model"}, session)
+    found = json.loads((program.output / "manifest.json").read_text())["metrics"]
+    assert found["validation_loss"] == pytest.approx(expected["validation_loss"], abs=1e-4)
+    both = (load_model(folder).state_dict() for folder in (tmp_path / "model", program.output / "model"))
+    one, two = both
+    for name, weights in one.items():
+        assert torch.allclose(weights, two[name], atol=1e-4), name
+        if name.endswith("correction_bias"):
+            assert torch.equal(weights, two[name]) and weights.any()
 
 
 def test_a_skipped_step_leaves_the_biases_of_experts_alone() -> None:
