@@ -37,6 +37,11 @@ def asks_for_several(config: StageConfig) -> bool:
     return gpus_asked(config) != 1 or _of(config, "processes") > 1
 
 
+def nodes_asked(config: StageConfig) -> int:
+    """The setting `nodes`: machines that work together; a stage that has none is for one."""
+    return _of(config, "nodes")
+
+
 def gpus_to_hold(spec: StageSpec, config: StageConfig, visible: Sequence[str]) -> int:
     """How many of the visible GPUs the stage gets. On a host without any that is none, whatever it asks for:
     the stage itself says whether it runs on the processor.
@@ -61,7 +66,7 @@ def gpus_to_hold(spec: StageSpec, config: StageConfig, visible: Sequence[str]) -
 def asks_for_devices(settings: BuildSettings) -> bool:
     """Whether any stage asks for more than one GPU of one machine; most builds need not be planned for it."""
     configs = settings.configs.values()
-    return any(gpus_asked(config) != 1 or _of(config, "nodes") > 1 for config in configs)
+    return any(gpus_asked(config) != 1 or nodes_asked(config) > 1 for config in configs)
 
 
 def refuse_devices(planned: Iterable[PlannedStage], settings: BuildSettings, backend: Backend) -> None:
@@ -70,7 +75,7 @@ def refuse_devices(planned: Iterable[PlannedStage], settings: BuildSettings, bac
         if stage.outcome != "RUN":
             continue
         config = settings.configs[stage.name]
-        if (nodes := _of(config, "nodes")) > 1 and backend.name.endswith("docker"):
+        if (nodes := nodes_asked(config)) > 1 and backend.name.endswith("docker"):
             raise UserError(
                 f"[{stage.name}] nodes is {nodes}, and from a container no other machine is reached",
                 hint=f"--backend process, or run the stage by itself: stages/{stage.name}/README.md",
