@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,16 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import gpu_slots
+from flows.build import Build
 from flows.gpu_slots import gpu_slot, limit_name
+from flows.job import Job
+from flows.launch import ProcessBackend
+from flows.settings import BuildSettings
+from flows.terminal import Terminal
 from stages.catalog import STAGES
 from stages.runtime.errors import UserError
-from stages.runtime.spec import StageSpec
+from stages.runtime.spec import StageConfig, StageSpec
+from stages.runtime.store import Artifact, Store
 
 AWAY = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
 
@@ -156,6 +163,41 @@ def test_all_gpus_are_those_that_are_visible(gpus: str) -> None:
     assert asyncio.run(run_all(["pretrain"], gpus="all"))[1] == ["0,2,3"]
 
 
+class Several(StageConfig):
+    """The settings of a stage that can use several GPUs."""
+
+    gpus: int = 1
+    """How many."""
+
+
+class Recorder(ProcessBackend):
+    """Keeps what it is told to start, and starts nothing."""
+
+    def __init__(self) -> None:
+        self.seen: list[Job] = []
+
+    def packages(self, spec: StageSpec) -> Mapping[str, str]:
+        return {}
+
+    async def launch(self, job: Job, on_event: Any) -> Artifact:
+        self.seen.append(job)
+        raise UserError("seen")
+
+
+@pytest.mark.parametrize("gpus", ["0,1,2"], indirect=True)
+def test_a_build_gives_a_stage_the_gpus_of_its_settings(gpus: str, tmp_path: Path) -> None:
+    fake = StageSpec("fake", 1, Several, writes={}, gpu="preferred")
+    backend = Recorder()
+    settings = BuildSettings("own", {"fake": Several(gpus=2)})
+    build = Build(Store(tmp_path / "store"), settings, Terminal(), specs=(fake,), backend=backend)
+    build.gpu_slot = gpu_slot
+    with temporary_settings(AWAY), pytest.raises(UserError, match="seen"):
+        asyncio.run(build.stage(fake, print))
+    assert backend.seen[0].environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    with gpu_slots._locked("0"), gpu_slots._locked("1"):
+        pass  # both are free again
+
+
 @pytest.mark.parametrize("gpus", ["0,1,2"], indirect=True)
 def test_several_gpus_are_taken_all_at_once_or_none_where_only_the_locks_decide(
     gpus: str, monkeypatch: pytest.MonkeyPatch
@@ -194,6 +236,7 @@ def test_builds_that_need_several_never_keep_each_other_waiting_for_ever(gpus: s
 
 BUILD = """
 import asyncio, sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from flows import gpu_slots
