@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flows.forecast import Forecast
+from flows.gpus import asks_for_devices, refuse_devices
 from flows.job import Backend, Job
 from flows.launch import ProcessBackend
 from flows.plan import (
@@ -37,7 +38,7 @@ from flows.transfer import DamagedError
 from stages.catalog import STAGES
 from stages.runtime.errors import GlassworksError, StopRequested, disk_full, is_disk_full
 from stages.runtime.fingerprint import fingerprint
-from stages.runtime.spec import Read, StageSpec
+from stages.runtime.spec import Read, StageConfig, StageSpec
 from stages.runtime.store import Artifact, Store
 
 #: A stage that runs beside an earlier one takes what that leaves over. Two that share the cores evenly are
@@ -71,13 +72,15 @@ class GpuSlot(Protocol):
     """What keeps the stages that use a GPU from meeting on one."""
 
     def __call__(
-        self, spec: StageSpec, say: Callable[[str], None]
+        self, spec: StageSpec, config: StageConfig, say: Callable[[str], None]
     ) -> AbstractAsyncContextManager[Mapping[str, str]]:
-        """Hold a GPU while the stage runs."""
+        """Hold the GPUs that its settings ask for while the stage runs."""
 
 
 @asynccontextmanager
-async def without_gpu_slot(spec: StageSpec, say: Callable[[str], None]) -> AsyncIterator[Mapping[str, str]]:
+async def without_gpu_slot(
+    spec: StageSpec, config: StageConfig, say: Callable[[str], None]
+) -> AsyncIterator[Mapping[str, str]]:
     """Where nobody else runs stages: nothing to wait for."""
     yield {}
 
@@ -118,7 +121,7 @@ class Build:
     stop_exit_code: int = 130
     """What the command line ends with when it was: 130 after Ctrl-C, 143 after SIGTERM, as shells have it."""
     gpu_slot: GpuSlot = field(default=without_gpu_slot)
-    """Waits until the stage may have a GPU for itself; gives the environment that names it."""
+    """Waits until the stage may have its GPUs for itself; gives the environment that names them."""
     sharing: Sharing = field(init=False)
     """What is to be done beside building where other hosts use the store too."""
     _mending: dict[str, asyncio.Lock] = field(default_factory=dict)
@@ -136,6 +139,8 @@ class Build:
 
     async def check(self) -> None:
         """Raise GlassworksError where the backend, or a later stage, cannot do what this build asks for."""
+        if asks_for_devices(self.settings):
+            refuse_devices(self._to_run(), self.settings, self.backend)
         await self.backend.check(self._expected_to_run)
         if asks_for_experts(self.settings):  # otherwise there is nothing to plan for
             refuse_in_vain(self._to_run(), self.settings)
@@ -279,7 +284,7 @@ class Build:
         note_begun(self.store, self.run_id, spec.name, job.fingerprint)
 
         async def launch(asked: Job) -> Artifact:
-            async with self.gpu_slot(spec, self.audience.say) as environment:
+            async with self.gpu_slot(spec, config, self.audience.say) as environment:
                 with_gpu = replace(asked, environment={**asked.environment, **environment})
                 return await self.backend.launch(with_gpu, both)
 

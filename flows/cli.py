@@ -21,6 +21,7 @@ from flows.commands import build_command, chat_command, plan_rows, rerun_command
 from flows.compare import compare_runs
 from flows.dropped import show_dropped
 from flows.garbage import find_garbage, remove
+from flows.gpus import refuse_devices
 from flows.images_cli import app as images_app
 from flows.operations_cli import app as operations
 from flows.plan import plan_build, refuse_in_vain, rerun_set
@@ -129,6 +130,7 @@ def plan(
     where = backend_named(backend)
     planned = plan_build(settings, open_store(store), where.packages, specs)
     refuse_in_vain(planned, settings)
+    refuse_devices(planned, settings, where)
     for line in plan_rows(planned):
         print(line)
     known = [stage.estimated_seconds for stage in planned if stage.outcome == "RUN"]

@@ -17,6 +17,7 @@ from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from data_contracts.manifest import MANIFEST_NAME
 from flows.docker_engine import NO_NETWORK, EngineFacts
+from flows.gpus import GPU_VARIABLE, asks_for_several, gpus_asked
 from flows.host_paths import HostRoots, on_host
 from flows.job import Job
 from stages.runtime.delivery import DELIVERED_NAME
@@ -30,7 +31,9 @@ STORE_LABEL = "glassworks.store"
 NOBODY = "10001:10001"
 """Who stages run as when root starts them: the user of the images."""
 GIB = 2**30
-GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+SHARED_MEMORY_BYTES = 8 * GIB
+"""The most of /dev/shm for a stage of several processes; what is used counts as its memory. Engines give
+64 MiB; NCCL's guide asks for 1 GiB and for pinned memory without limit (troubleshooting, "Docker")."""
 #: What a process would inherit and results or figures depend on.
 INHERITED = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", PRICE_VARIABLE),
@@ -95,7 +98,7 @@ def request(
     """
     mounts = list(_mounts(job, outside, documents, roots))
     environment = {name: inherited[name] for name in INHERITED if name in inherited}
-    # Which GPU it gets is said by the device request: inside, that one is the first.
+    # Which GPUs it gets is said by the device request: inside, they are counted from 0.
     asked_for = {name: value for name, value in job.environment.items() if name != GPU_VARIABLE}
     environment |= {IMAGE_VARIABLE: digest, **asked_for, **outside.environment}
     if commit:
@@ -160,10 +163,22 @@ def _host(
     if facts.remaps_users:
         asked["userns_mode"] = "host"
     if job.spec.gpu != "none" and facts.has_gpus:
-        gpu = job.environment.get(GPU_VARIABLE)
-        which = {"device_ids": [gpu]} if gpu else {"count": 1}
-        asked["device_requests"] = [DeviceRequest(driver="nvidia", capabilities=[["gpu"]], **which)]
+        asked["device_requests"] = [
+            DeviceRequest(driver="nvidia", capabilities=[["gpu"]], **_which_gpus(job))
+        ]
+    if asks_for_several(job.config):
+        asked["shm_size"] = SHARED_MEMORY_BYTES
+        if "device_requests" in asked and not facts.is_rootless:  # that one may not raise its own limits
+            asked["ulimits"].append(Ulimit(name="memlock", soft=-1, hard=-1))
     return asked
+
+
+def _which_gpus(job: Job) -> dict[str, Any]:
+    """Those that are held, else as many as the settings ask for; -1 is all."""
+    if held := job.environment.get(GPU_VARIABLE):
+        return {"device_ids": held.split(",")}
+    asked = gpus_asked(job.config)
+    return {"count": -1 if asked == "all" else asked}
 
 
 def cpu_shares(niceness: int) -> int:

@@ -13,15 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flows.gpus import asks_for_several, gpus_asked, nodes_asked
 from flows.image_locks import locked_packages
 from flows.plan import plan_build
 from flows.settings import BuildSettings
 from stages.runtime.errors import ContractError, GlassworksError, UserError
 from stages.runtime.fingerprint import fingerprint as fingerprint_of
-from stages.runtime.spec import StageSpec
+from stages.runtime.spec import StageConfig, StageSpec
 from stages.runtime.store import Store, write_durably
 
-STORE, INPUTS, SCRATCH = "/store", "/inputs", "/tmp"
+STORE, INPUTS, SCRATCH, SHARED_MEMORY = "/store", "/inputs", "/tmp", "/dev/shm"
 #: A stage has this long for its checkpoint, as everywhere (flows/launch.py), and a little more to end.
 GRACE_SECONDS = 30
 #: Nothing that these mean gets better by trying again.
@@ -50,25 +51,35 @@ class Cluster:
 
 
 def render_job(
-    spec: StageSpec, fingerprint: str, inputs: Mapping[str, str], cluster: Cluster, force: bool = False
+    spec: StageSpec,
+    config: StageConfig,
+    fingerprint: str,
+    inputs: Mapping[str, str],
+    cluster: Cluster,
+    force: bool = False,
 ) -> dict[str, Any]:
     """The Job that makes the artifact `fingerprint`; `inputs` is stage -> fingerprint of what it reads.
 
-    The stage's settings are read from the store, where `glassworks job` puts them.
+    The stage reads its settings from the store, where `glassworks job` puts them; here they say how many GPUs
+    it gets. Raises UserError for those that one pod cannot have.
     """
+    _refuse_devices(spec, config)
     name = f"glassworks-{spec.name.replace('_', '-')}-{fingerprint[:12]}"
     labels = {"app.kubernetes.io/name": "glassworks", "glassworks/stage": spec.name.replace("_", "-")}
+    volumes: list[dict[str, Any]] = [
+        {"name": "store", "persistentVolumeClaim": {"claimName": cluster.claim}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": cluster.scratch}},
+    ]
+    if asks_for_several(config):  # a pod has 64 MiB, with which NCCL does not start
+        volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory"}})
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": _pod_security(cluster.user),
-        "containers": [_container(spec, fingerprint, inputs, cluster, force)],
-        "volumes": [
-            {"name": "store", "persistentVolumeClaim": {"claimName": cluster.claim}},
-            {"name": "scratch", "emptyDir": {"sizeLimit": cluster.scratch}},
-        ],
+        "containers": [_container(spec, config, fingerprint, inputs, cluster, force)],
+        "volumes": volumes,
     }
     return {
         "apiVersion": "batch/v1",
@@ -105,7 +116,7 @@ def job_of_plan(stage: str, settings: BuildSettings, store: Store, cluster: Clus
         artifact = planned[read.stage].artifact
         assert artifact is not None
         inputs[read.stage] = artifact.manifest.fingerprint
-    return render_job(wanted.spec, key, inputs, cluster)
+    return render_job(wanted.spec, settings.configs[stage], key, inputs, cluster)
 
 
 def _pod_security(user: int) -> dict[str, Any]:
@@ -130,8 +141,22 @@ def _failure_rules(container: str) -> list[dict[str, Any]]:
     ]
 
 
+def _refuse_devices(spec: StageSpec, config: StageConfig) -> None:
+    if gpus_asked(config) == "all":
+        hint = f"--set {spec.name}.gpus=4, or as many as a node of the cluster has"
+        raise UserError(f"[{spec.name}] gpus is 'all', and a cluster gives GPUs by their number", hint=hint)
+    if (nodes := nodes_asked(config)) > 1:
+        hint = f"run the stage by itself on these machines: stages/{spec.name}/README.md"
+        raise UserError(f"[{spec.name}] nodes is {nodes}, and a Job is one pod on one of them", hint=hint)
+
+
 def _container(
-    spec: StageSpec, fingerprint: str, inputs: Mapping[str, str], cluster: Cluster, force: bool
+    spec: StageSpec,
+    config: StageConfig,
+    fingerprint: str,
+    inputs: Mapping[str, str],
+    cluster: Cluster,
+    force: bool,
 ) -> dict[str, Any]:
     limits = {"cpu": cluster.cpus, "memory": cluster.memory}
     if spec.gpu == "required" or (spec.gpu == "preferred" and cluster.gpu):
@@ -139,12 +164,13 @@ def _container(
             raise UserError(
                 f"{spec.name} needs a GPU", hint="name the cluster's resource: --gpu nvidia.com/gpu"
             )
-        limits[cluster.gpu] = "1"
+        limits[cluster.gpu] = str(gpus_asked(config))
     # Whole artifacts, not parts: the manifest beside the parts is what they are verified by.
     read_only = [
         {"name": "store", "mountPath": f"{INPUTS}/{stage}", "subPath": f"artifacts/{stage}/{key}"}
         for stage, key in inputs.items()
     ]
+    shared_memory = {"name": "shared-memory", "mountPath": SHARED_MEMORY}
     return {
         "name": spec.name.replace("_", "-"),
         "image": cluster.image,
@@ -159,6 +185,7 @@ def _container(
         "volumeMounts": [
             {"name": "store", "mountPath": STORE},
             {"name": "scratch", "mountPath": SCRATCH},
+            *([shared_memory] if asks_for_several(config) else []),
             *({**mount, "readOnly": True} for mount in read_only),
         ],
     }

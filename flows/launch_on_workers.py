@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from flows.job import Backend, Job, OnEvent, notice
 from flows.prefect_rest import PrefectRest
@@ -55,8 +56,17 @@ class WorkersBackend:
         return await run_on_a_worker(order, job, on_event)
 
     async def _launch_here(self, job: Job, on_event: OnEvent) -> Artifact:
-        sharing = Sharing(job.store, lambda text: on_event(notice(text)))
-        artifact, _ = await sharing.make(job, lambda asked: self._inner.launch(asked, on_event))
+        from flows.gpu_slots import gpu_slot  # imports Prefect
+
+        def say(text: str) -> None:
+            on_event(notice(text))
+
+        async def launch(asked: Job) -> Artifact:
+            async with gpu_slot(asked.spec, asked.config, say) as gpu:
+                with_gpu = replace(asked, environment={**asked.environment, **gpu})
+                return await self._inner.launch(with_gpu, on_event)
+
+        artifact, _ = await Sharing(job.store, say).make(job, launch)
         return artifact
 
 

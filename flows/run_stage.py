@@ -26,6 +26,7 @@ from prefect.states import Cancelled, Completed
 from flows.after_a_crash import stop_containers
 from flows.backends import backend_named
 from flows.gpu_slots import gpu_slot
+from flows.gpus import gpus_to_hold, visible_gpus
 from flows.job import Job
 from flows.live_progress import LiveProgress, Logger, Screen
 from flows.shared_build import Sharing
@@ -150,13 +151,14 @@ async def _run(order: StageOrder, pulse: Pulse) -> Artifact:
     backend = backend_named(order.backend, order.limits)
     asked = (order, store, inputs, backend.packages, flow_run.name)
     job = await asyncio.to_thread(lambda: job_of(*asked, alone=alone))
+    gpus_to_hold(job.spec, job.config, visible_gpus())  # refused before anything is brought here
     await backend.check(lambda: [job.spec])
     sharing = Sharing(store, pulse.say)
     for artifact in inputs.values():  # one after the other: two roles may be parts of one artifact
         await sharing.at_hand(artifact)
 
     async def launch(asked: Job) -> Artifact:
-        async with gpu_slot(asked.spec, pulse.say) as gpu:
+        async with gpu_slot(asked.spec, asked.config, pulse.say) as gpu:
             return await backend.launch(replace(asked, environment={**asked.environment, **gpu}), pulse.event)
 
     artifact, _ = await sharing.make(job, launch)

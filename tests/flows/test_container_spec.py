@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -38,27 +38,39 @@ class Config(StageConfig):
     """No settings."""
 
 
+class Several(StageConfig):
+    """The settings of a stage that can use several devices."""
+
+    gpus: int | Literal["all"] = 1
+    """How many."""
+    processes: int = 1
+    """How many without GPUs."""
+
+
 def ask(
     store: Path,
     gpu: Any = "none",
     outside: Outside | None = None,
     cores: Collection[int] = (),
     roots: HostRoots = None,
+    config: StageConfig | None = None,
+    facts: EngineFacts | None = None,
     **options: Any,
 ) -> Request:
     """A request for a stage with one input."""
-    spec = StageSpec(name="fake", version=1, config=Config, writes={}, gpu=gpu)
+    config = config or Config()
+    spec = StageSpec(name="fake", version=1, config=type(config), writes={}, gpu=gpu)
     part = store / "artifacts" / "first" / "aa" / "text"
     part.mkdir(parents=True, exist_ok=True)
     (part.parent / "manifest.json").touch()
     job = Job(
-        spec, Config(), key_parts(spec, Config(), {}), {"text": part}, Store(store), run_id="run-1", **options
+        spec, config, key_parts(spec, config, {}), {"text": part}, Store(store), run_id="run-1", **options
     )
     return request(
         job,
         "glassworks/fake:dev",
         "sha256:11",
-        GPUS if gpu != "none" else FACTS,
+        facts or (GPUS if gpu != "none" else FACTS),
         USER,
         limits=Limits(memory_gib=2, num_cpus=1.5, num_processes=99, scratch_gib=0.5),
         outside=outside or Outside(),
@@ -177,6 +189,37 @@ def test_the_gpu_of_a_slot_is_asked_for_by_name(tmp_path: Path) -> None:
     assert (found["DeviceIDs"], found["Count"]) == (["1"], 0)
     assert asked.container["environment"]["OMP_WAIT_POLICY"] == "PASSIVE"
     assert "CUDA_VISIBLE_DEVICES" not in asked.container["environment"]
+
+
+def test_all_gpus_that_are_held_are_asked_for_by_name(tmp_path: Path) -> None:
+    several = {"CUDA_VISIBLE_DEVICES": "0,2,GPU-8f1c"}
+    asked = ask(tmp_path, "preferred", config=Several(gpus=3), environment=several)
+    (found,) = asked.host["device_requests"]
+    assert (found["DeviceIDs"], found["Count"]) == (["0", "2", "GPU-8f1c"], 0)
+    assert "CUDA_VISIBLE_DEVICES" not in asked.container["environment"]
+
+
+@pytest.mark.parametrize(("gpus", "count"), [(1, 1), (3, 3), ("all", -1)])
+def test_where_nobody_holds_any_as_many_are_asked_for_as_are_set(
+    tmp_path: Path, gpus: Any, count: int
+) -> None:
+    (found,) = ask(tmp_path, "preferred", config=Several(gpus=gpus)).host["device_requests"]
+    assert found["Count"] == count
+
+
+def test_several_processes_have_room_for_what_they_exchange(tmp_path: Path) -> None:
+    def room(gpu: str, config: StageConfig, facts: EngineFacts | None = None) -> tuple[int | None, bool]:
+        host = ask(tmp_path, gpu, config=config, facts=facts).host
+        pinned = [each for each in host["ulimits"] if each["Name"] == "memlock"]
+        assert all((each["Soft"], each["Hard"]) == (-1, -1) for each in pinned)
+        assert "ipc_mode" not in host  # its memory is its own
+        return host.get("shm_size"), bool(pinned)
+
+    assert room("preferred", Several(gpus=2)) == room("preferred", Several(gpus="all")) == (8 * 2**30, True)
+    assert room("none", Several(processes=2)) == (8 * 2**30, False)
+    assert room("preferred", Several()) == room("none", Config()) == (None, False)
+    rootless = EngineFacts(8, True, is_rootless=True)
+    assert room("preferred", Several(gpus=2), rootless) == (8 * 2**30, False)
 
 
 def test_stages_have_the_rights_of_the_user_and_never_those_of_root() -> None:

@@ -25,10 +25,10 @@ POOL_TEMPLATE = Path(__file__).parents[2] / "flows" / "pools" / "kubernetes.json
 FINGERPRINT = "0123456789abcdef01234567"
 
 
-def job(spec: StageSpec, **changes: Any) -> dict[str, Any]:
+def job(spec: StageSpec, settings: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     cluster = Cluster(**({"image": f"registry.example/{spec.name}@sha256:{'0' * 64}"} | changes))
     inputs = {read.stage: "f" * 24 for read in spec.reads.values()}
-    return render_job(spec, FINGERPRINT, inputs, cluster)
+    return render_job(spec, spec.parse_config(settings or {}), FINGERPRINT, inputs, cluster)
 
 
 def each_stage() -> pytest.MarkDecorator:
@@ -78,6 +78,30 @@ def test_a_gpu_where_one_is_of_use(spec: StageSpec) -> None:
 
     assert limits().get("nvidia.com/gpu") == (None if spec.gpu == "none" else "1")
     assert set(limits(gpu="")) == {"cpu", "memory"}
+
+
+def test_a_pod_gets_as_many_gpus_as_are_asked_for_and_room_for_what_they_exchange() -> None:
+    [pretrain] = [spec for spec in STAGES if spec.name == "pretrain"]
+    asked = job(pretrain, {"gpus": 4})
+    V1Job.model_validate(asked)
+    pod = asked["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    [shared] = [m for m in container["volumeMounts"] if m["mountPath"] == "/dev/shm"]
+    assert {"name": shared["name"], "emptyDir": {"medium": "Memory"}} in pod["volumes"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gpus": "all"}, "gpus is 'all', and a cluster gives GPUs by their number"),
+        ({"nodes": 2, "rendezvous": "a:1"}, "nodes is 2, and a Job is one pod"),
+    ],
+)
+def test_what_one_pod_cannot_have_is_refused(settings: dict[str, Any], message: str) -> None:
+    [pretrain] = [spec for spec in STAGES if spec.name == "pretrain"]
+    with pytest.raises(UserError, match=message):
+        job(pretrain, settings)
 
 
 def test_names_are_such_as_a_cluster_takes() -> None:

@@ -31,7 +31,7 @@ from stages.runtime.errors import (
     StopRequested,
     UserError,
 )
-from stages.runtime.spec import StageSpec
+from stages.runtime.spec import StageConfig, StageSpec
 from stages.runtime.store import Artifact, Store
 from tests.flows.stage_workers import BACKEND, cancelled_once, die, job, launched, run, told, worker
 
@@ -265,7 +265,7 @@ def test_what_trains_is_taken_first_whatever_the_clocks_say(tmp_path: Path) -> N
 @pytest.mark.usefixtures("prefect_api")
 def test_gpus_are_taken_where_the_stage_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @asynccontextmanager
-    async def slot(spec: StageSpec, say: Any) -> AsyncIterator[dict[str, str]]:
+    async def slot(spec: StageSpec, config: StageConfig, say: Any) -> AsyncIterator[dict[str, str]]:
         say("waits for a GPU")
         yield {"CUDA_VISIBLE_DEVICES": "7"}
 
