@@ -52,12 +52,12 @@ def open_teacher(config: SftConfig, tokenizer: Tokenizer, device: torch.device) 
 
 
 def check_reach(teacher: Teacher | None, context_tokens: int) -> None:
-    """Raises ValueError where rows are longer than the teacher can read."""
-    limit = context_tokens if teacher is None else teacher.model.config.context_limit
+    """Raises ValueError where the teacher is to read rows that are longer than it can."""
+    limit = context_tokens if teacher is None or not teacher.share else teacher.model.config.context_limit
     if limit < context_tokens:
         raise ValueError(
             f"rows have {context_tokens} tokens, the teacher reads at most {limit}; set [sft] "
-            f"context_tokens = {limit}"
+            f"context_tokens = {limit}, or teacher_share = 0 to learn from its answers alone"
         )
 
 

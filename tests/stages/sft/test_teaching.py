@@ -84,6 +84,20 @@ def test_a_teacher_of_other_pieces_is_refused(
         run_sft(teacher=str(tmp_path / "wide"))
 
 
+def test_a_teacher_of_short_texts_is_refused_where_it_reads_whole_rows(
+    run_sft: Callable[..., Any], base_model: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    short = ModelConfig(600, 32, 64, 2, 2, 1, 16, max_position_embeddings=32)
+    save_model(CausalLM(short), tmp_path / "short")
+    copy_tokenizer(base_model.tokenizer_folder, tmp_path / "short")
+    fields = {"teacher": str(tmp_path / "short"), "max_steps": 1, "context_tokens": 64}
+    with pytest.raises(UserError, match="rows have 64 tokens, the teacher reads at most 32") as caught:
+        run_sft(**fields)
+    assert "teacher_share = 0" in caught.value.message
+    run_sft(**fields, teacher_share=0.0)
+
+
 def test_a_teacher_that_is_not_there_and_answers_of_none() -> None:
     with pytest.raises(UserError, match=r"teacher: .*nowhere is no folder"):
         SPEC.external_inputs(SftConfig(teacher="/nowhere"))  # type: ignore[misc]
