@@ -37,7 +37,7 @@ PATH_SETTINGS = frozenset(
 #: The same for settings of other stages that name one file or folder each; "" is none.
 ONE_PATH = {
     "tokenizer": frozenset({"extend", "import_from"}),
-    "pretrain": frozenset({"continue_from"}),
+    "pretrain": frozenset({"continue_from", "shape_from"}),
     "sft": frozenset({"teacher", "adapter_from"}),
 }
 

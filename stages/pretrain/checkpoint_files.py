@@ -1,4 +1,5 @@
-"""The files of a model that a run goes on from, for planning: what they are, and what is in them."""
+"""The files of a model that a run goes on from, or takes the shape of, for planning: what they are, and what
+is in them."""
 
 from __future__ import annotations
 
@@ -16,11 +17,15 @@ MODEL_PART = "model"
 
 
 class Continued(Protocol):
-    """The setting that says where the weights are."""
+    """The settings that say where weights or a shape are."""
 
     @property
     def continue_from(self) -> str:
         """A folder, or "" for fresh weights."""
+
+    @property
+    def shape_from(self) -> str:
+        """A config.json, or a folder with one; "" for a shape by other settings."""
 
 
 def model_folder(config: Continued) -> Path:
@@ -42,6 +47,22 @@ def model_folder(config: Continued) -> Path:
     )
 
 
+def shape_file(config: Continued) -> Path:
+    """The `config.json` that was named, itself or by its folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    named = Path(config.shape_from).expanduser().absolute()
+    for path in (named, named / CONFIG_FILE, named / MODEL_PART / CONFIG_FILE):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"[pretrain] shape_from: {named} {'has no config.json' if named.is_dir() else 'is no file'}",
+        hint="name a config.json of Hugging Face, or a folder that holds one",
+    )
+
+
 def _no_weights(folder: Path) -> UserError:
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
     if pickled:
@@ -57,7 +78,9 @@ def _no_weights(folder: Path) -> UserError:
 
 
 def external_files(config: Continued) -> dict[str, Path]:
-    """Name -> file outside the store that decides the first weights; empty for fresh ones."""
+    """Name -> file outside the store that decides the first weights or the shape; empty for neither."""
+    if config.shape_from:
+        return {f"shape_from {CONFIG_FILE}": shape_file(config)}
     if not config.continue_from:
         return {}
     folder = model_folder(config)

@@ -1,4 +1,5 @@
-"""First weights from an earlier model: its shape, its vocabulary, and rows for what the vocabulary grew by.
+"""A shape from a file; and first weights from an earlier model: its shape, its vocabulary, and rows for what
+the vocabulary grew by.
 
 Only weights are taken over. The optimizer begins anew, so its moments are those of the new text, and the
 learning rate warms up again and decays again (Ibrahim et al. 2024, arXiv:2403.08763): without it a model that
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stages.pretrain.checkpoint_files import CONFIG_FILE, model_folder
+from stages.pretrain.checkpoint_files import CONFIG_FILE, model_folder, shape_file
 from stages.pretrain.spec import PretrainConfig
 from stages.runtime.session import StageSession
 from stages.whitebox.checkpoint import load_model
@@ -35,14 +36,37 @@ def continued_shape(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig
             not one that the tokenizer's begins with.
     """
     folder = model_folder(config)
-    shape = ModelConfig.from_hf(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
-    limit = shape.context_limit
-    if config.context_tokens > limit:
+    shape = _read_shape(folder / CONFIG_FILE, config.context_tokens)
+    _check_vocabulary(folder, shape, tokenizer)
+    return _with_vocabulary(shape, tokenizer)
+
+
+def shape_of_file(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The shape in the `config.json` of `shape_from`, with the vocabulary and special tokens of `tokenizer`.
+
+    Raises:
+        ValueError: it is no shape that we compute, or reads fewer tokens than a row has.
+    """
+    return _with_vocabulary(_read_shape(shape_file(config), config.context_tokens), tokenizer)
+
+
+def _read_shape(path: Path, context_tokens: int) -> ModelConfig:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError("is no JSON object")
+        shape = ModelConfig.from_hf(fields)
+    except (ValueError, TypeError) as problem:  # TypeError: a size that is no number
+        raise ValueError(f"{path}: {problem}") from problem
+    if context_tokens > (limit := shape.context_limit):
         raise ValueError(
-            f"context_tokens is {config.context_tokens}, the model in {folder} reads at most {limit}; set "
+            f"context_tokens is {context_tokens}, the model in {path.parent} reads at most {limit}; set "
             f"context_tokens = {limit} or less"
         )
-    _check_vocabulary(folder, shape, tokenizer)
+    return shape
+
+
+def _with_vocabulary(shape: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
     named = {f"{name}_token_id": token for name, token in ids.items() if token >= 0}
     return replace(shape, vocab_size=tokenizer.vocab_size, **named)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from stages.pretrain.continuing import continued_model, continued_shape
+from stages.pretrain.continuing import continued_model, continued_shape, shape_of_file
 from stages.pretrain.recipe import Recipe
 from stages.pretrain.spec import PretrainConfig
 from stages.runtime.session import StageSession
@@ -86,9 +86,11 @@ def make_batches(
 
 
 def model_config(config: PretrainConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The shape of the model to go on from, of a known model, or what follows from `depth`."""
+    """The shape of the model to go on from, of a file, of a known model, or what follows from `depth`."""
     if config.continue_from:
         return continued_shape(config, tokenizer)
+    if config.shape_from:
+        return shape_of_file(config, tokenizer)
     if config.architecture != "depth":
         return SHAPES[config.architecture].config(tokenizer.vocab_size, config.context_tokens)
     dense = ModelConfig.from_depth(

@@ -65,6 +65,9 @@ class PretrainConfig(StageConfig):
     where `architecture` names a known model."""
     architecture: Architecture = "depth"
     """The shape: what follows from `depth`, or that of a known model (stages/whitebox/shapes.py)."""
+    shape_from: str = ""
+    """A Hugging Face config.json, or a folder with one, to take the shape of: RoPE's base and scaling,
+    biases, key-value heads, windows, experts. The vocabulary is the tokenizer's; the weights are fresh."""
     sliding_window: PositiveInt | None = None
     """A token sees only this many tokens, itself included; None is all before it."""
     num_experts: Annotated[int, Field(ge=0)] = 0
@@ -120,7 +123,8 @@ class PretrainConfig(StageConfig):
     continue_from: str = ""
     """A model folder, ours or Hugging Face's, to go on from: its weights, in its shape."""
     continue_learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """A model that goes on warms up again to this share of the peak that a fresh one would have."""
+    """A model that goes on warms up again to this share of the peak that a fresh one would have, also where
+    that is set by hand."""
     seed: int = 0
     """Of the first weights and of the order of the documents."""
     num_threads: Annotated[int, Field(ge=0)] = 0
@@ -175,7 +179,9 @@ class PretrainConfig(StageConfig):
     def _one_source_of_the_shape(self) -> PretrainConfig:
         """A known or an earlier model has all of its shape; a setting that would not count is a mistake."""
         if self.continue_from:
-            self._refuse_beside("continue_from", ("architecture", *OF_THE_DIAL))
+            self._refuse_beside("continue_from", ("architecture", "shape_from", *OF_THE_DIAL))
+        elif self.shape_from:
+            self._refuse_beside("shape_from", ("architecture", *OF_THE_DIAL))
         elif self.architecture != "depth":
             self._refuse_beside("architecture", OF_THE_DIAL)
         if not self.num_experts:
@@ -200,8 +206,9 @@ class PretrainConfig(StageConfig):
 
     @property
     def has_experts(self) -> bool:
-        """Whether a fresh model will choose among experts; one to go on from is not looked into."""
-        return not self.continue_from and (self.num_experts > 0 or self.architecture in WITH_EXPERTS)
+        """Whether a fresh model will choose among experts; files that are named are not looked into."""
+        is_of_a_file = bool(self.continue_from or self.shape_from)
+        return not is_of_a_file and (self.num_experts > 0 or self.architecture in WITH_EXPERTS)
 
 
 SPEC = StageSpec(
@@ -217,6 +224,6 @@ SPEC = StageSpec(
     writes={"model": CHECKPOINT},
     external_inputs=external_digests,
     outside=outside,
-    not_in_key=WHO_WORKS | {"continue_from"},
+    not_in_key=WHO_WORKS | {"continue_from", "shape_from"},
     summary="train the base model: a hand-written decoder, one size dial, resumable bit for bit",
 )

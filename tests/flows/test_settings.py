@@ -54,7 +54,10 @@ def test_every_file_in_a_change_is_the_users(scratch: Path, name: str) -> None:
     assert getattr(settings.configs["corpus_prep"], name) == (str(scratch / "own" / "a.txt"), "/b.txt")
 
 
-@pytest.mark.parametrize("setting", ["pretrain.continue_from", "tokenizer.extend", "tokenizer.import_from"])
+@pytest.mark.parametrize(
+    "setting",
+    ["pretrain.continue_from", "pretrain.shape_from", "tokenizer.extend", "tokenizer.import_from"],
+)
 def test_a_single_file_or_folder_is_the_users_too(scratch: Path, setting: str) -> None:
     stage, _, name = setting.partition(".")
     for given, expected in (("own/m", str(scratch / "own" / "m")), ("/m", "/m"), ("", "")):

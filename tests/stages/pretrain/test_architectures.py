@@ -24,12 +24,22 @@ from stages.whitebox.checkpoint import load_model
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.model import CausalLM
 
+SIZES = {"vocab_size": 999, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+LLAMA_3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_type": "llama3"}
+LLAMA_3 |= {"original_max_position_embeddings": 32}
+YARN = {"factor": 4.0, "original_max_position_embeddings": 32, "rope_type": "yarn"}
+FILES: dict[str, dict[str, Any]] = {
+    "Llama": {"model_type": "llama", **SIZES, "rope_theta": 5e5, "rope_scaling": LLAMA_3},
+    "Qwen2 with YaRN": {"model_type": "qwen2", **SIZES, "tie_word_embeddings": True, "rope_scaling": YARN},
+}
 KINDS: dict[str, dict[str, Any]] = {
     "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2},
     "Dots1": {"num_experts": 4, "num_experts_per_tok": 2, "expert_balance": "bias"},
     "Qwen2": {"architecture": "tiny-llm-zh-16m"},
     "Qwen3": {"sliding_window": 8, "separate_documents": True},
     "Mistral": {"sliding_window": 8, "qk_norm": False, "optimizer": "adamw"},
+    **{kind: {"shape_from": "config.json"} for kind in FILES},
 }
 
 
@@ -44,7 +54,11 @@ def test_trained_stopped_resumed_and_opened_elsewhere(
     read_events: Callable[[str], list[dict[str, Any]]],
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    config = PretrainConfig(**{**config.model_dump(), "train_tokens": 2_500, **KINDS[kind]})
+    fields = dict(KINDS[kind])
+    if kind in FILES:
+        (tmp_path / "config.json").write_text(json.dumps(FILES[kind]))
+        fields["shape_from"] = str(tmp_path)
+    config = PretrainConfig(**{**config.model_dump(), "train_tokens": 2_500, **fields})
     folders = [tmp_path / name for name in ("resumed", "whole")]
     for folder in folders:
         folder.mkdir()
@@ -62,7 +76,7 @@ def test_trained_stopped_resumed_and_opened_elsewhere(
     assert CHECKPOINT.check(folders[0]) == []
 
     peer = transformers.AutoModelForCausalLM.from_pretrained(folders[0])
-    assert type(peer).__name__ == f"{kind}ForCausalLM"
+    assert type(peer).__name__ == f"{kind.partition(' ')[0]}ForCausalLM"
     model, ids_BxT = load_model(folders[0]), torch.arange(4, 34)[None]
     with torch.no_grad():
         expected = peer(ids_BxT).logits
@@ -70,6 +84,11 @@ def test_trained_stopped_resumed_and_opened_elsewhere(
     assert metrics["num_params"] == model.config.num_params()
     reported = {name for event in read_events("metrics") for name in event["values"]}
     assert ("router_loss" in reported) == bool(model.config.num_experts)
+    if kind in FILES:
+        wanted = ModelConfig.from_hf({**FILES[kind], "vocab_size": 320})
+        ids = {name: getattr(wanted, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        assert replace(model.config, **ids) == wanted
+        assert peer.config.rope_parameters["rope_type"] == FILES[kind]["rope_scaling"]["rope_type"]
     if kind == "Dots1":
         biases = torch.stack([block.mlp.gate.e_score_correction_bias for block in model.model.layers])
         assert (biases != 0).any()

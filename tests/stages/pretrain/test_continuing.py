@@ -184,6 +184,36 @@ def test_the_weights_and_not_their_place_are_in_the_key(
     assert SPEC.external_inputs(here) != SPEC.external_inputs(there)
 
 
+def test_the_shape_in_a_file_is_in_the_key_and_not_its_place(config: PretrainConfig, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"model_type": "llama"}')
+    assert SPEC.external_inputs is not None and SPEC.outside is not None
+    here, there = (changed(config, shape_from=str(tmp_path / name)) for name in ("a", "b/config.json"))
+    assert SPEC.key_config(here) == SPEC.key_config(there) == SPEC.key_config(config)
+    assert SPEC.external_inputs(here) == SPEC.external_inputs(there) != {}
+    assert SPEC.outside(there).same_place == (tmp_path / "b" / "config.json",)
+    (tmp_path / "b" / "config.json").write_text('{"model_type": "qwen2"}')
+    assert SPEC.external_inputs(here) != SPEC.external_inputs(there)
+
+
+def test_a_shape_that_cannot_be_taken_is_named(
+    config: PretrainConfig, inputs: dict[str, Path], session: StageSession, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"\[pretrain\] shape_from: .*none is no file"):
+        SPEC.external_inputs(changed(config, shape_from=str(tmp_path / "none")))  # type: ignore[misc]
+    path = tmp_path / "config.json"
+    for content, problem in (
+        ("{", "Expecting property name"),
+        ("[]", "is no JSON object"),
+        ('{"model_type": "gpt2"}', "has model_type 'gpt2', expected one of"),
+        ('{"model_type": "llama"}', "config.json lacks vocab_size"),
+    ):
+        path.write_text(content)
+        error = refused(changed(config, shape_from=str(path)), inputs, session, tmp_path)
+        assert str(path) in error.message and problem in error.message
+
+
 def refused(
     config: PretrainConfig, inputs: dict[str, Path], session: StageSession, folder: Path
 ) -> UserError:

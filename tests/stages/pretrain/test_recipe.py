@@ -146,6 +146,10 @@ def test_a_known_model_is_taken_as_it_is_and_what_would_not_count_is_refused() -
     assert (model.vocab_size, model.max_position_embeddings) == (500, 128)
     with pytest.raises(ValueError, match="architecture = 'tinyllama3' has no effect with continue_from"):
         PretrainConfig(architecture="tinyllama3", continue_from="a-model")
+    with pytest.raises(ValueError, match=r"qk_norm = False has no effect with shape_from = 'config\.json'"):
+        PretrainConfig(shape_from="config.json", qk_norm=False)
+    with pytest.raises(ValueError, match=r"shape_from = 'config\.json' has no effect with continue_from"):
+        PretrainConfig(shape_from="config.json", continue_from="a-model")
     with pytest.raises(UserError, match=r"^\[pretrain\] num_experts = 4 has no effect with architecture"):
         SPEC.parse_config({"architecture": "minimind-moe", "num_experts": 4})
     with pytest.raises(ValueError, match="qk_norm = False has no effect with architecture"):
