@@ -37,7 +37,7 @@ def balancing(model: CausalLM, on_step: OnStep) -> OnStep:
         if "train_loss" in values:
             balancer.update()
         else:  # a skipped step changes nothing
-            balancer.loads.clear()
+            balancer.forget()
         on_step(step, values)
 
     return balance_and_tell

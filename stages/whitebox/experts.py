@@ -46,6 +46,8 @@ class Router(nn.Module):
     """Which k experts a token takes, and with which weights; in float32 whatever comes in."""
 
     e_score_correction_bias: Tensor
+    load_E: Tensor | None
+    """Tokens that took each expert in training since a `LoadBalancer` asked last; None where there is none."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -54,6 +56,7 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
         if self.is_sigmoid:
             self.register_buffer("e_score_correction_bias", torch.zeros(config.num_experts))
+        self.register_buffer("load_E", None, persistent=False)
 
     def forward(self, x_MxD: Tensor) -> tuple[Tensor, Tensor, Routing]:
         """Returns weights_Mxk, experts_Mxk, and what the balance needs."""
@@ -67,6 +70,8 @@ class Router(nn.Module):
         if self.normalize:
             weights_Mxk = weights_Mxk / (weights_Mxk.sum(dim=-1, keepdim=True) + 1e-20)
         counts_E = _counts(experts_Mxk, logits_MxE.shape[1])
+        if self.training and self.load_E is not None:
+            self.load_E += counts_E
         routing = Routing(counts_E, scores_MxE.sum(dim=0), logits_MxE.shape[0])
         return weights_Mxk * self.scale, experts_Mxk, routing
 
@@ -179,23 +184,23 @@ class LoadBalancer:
             module for module in model.modules() if isinstance(module, Router) and module.is_sigmoid
         ]
         self.step = step
-        self.loads: dict[Router, Tensor] = {}
+        # In the routers and not here: a hook of its own for each layer would be compiled for each layer.
         for router in self.routers:
-            router.register_forward_hook(self._count)
+            router.load_E = torch.zeros_like(router.e_score_correction_bias)
 
-    def _count(self, router: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Routing]) -> None:
-        assert isinstance(router, Router)
-        if router.training:
-            counts_E = output[2].counts_E.float()
-            self.loads[router] = self.loads[router] + counts_E if router in self.loads else counts_E
+    def forget(self) -> None:
+        """What was chosen since the last update counts no more."""
+        for load_E in self._loads():
+            load_E.zero_()
+
+    def _loads(self) -> list[Tensor]:
+        return [router.load_E for router in self.routers if router.load_E is not None]
 
     @torch.no_grad()
     def update(self) -> None:
         """An expert with less than the mean load is preferred a little more, one with more a little less."""
-        for router in self.routers:
-            load_E = self.loads.pop(router, None)
-            if load_E is None:
-                continue
+        for router, load_E in zip(self.routers, self._loads(), strict=True):
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.all_reduce(load_E)
             router.e_score_correction_bias += self.step * (load_E.mean() - load_E).sign()
+        self.forget()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 from stages.whitebox.experts import (
@@ -164,3 +165,32 @@ def test_compiled_layers_give_the_same_and_the_loss_comes_out(make_model: Make) 
     torch.testing.assert_close(model.router_loss().detach(), loss)
     model.router_loss().backward()
     assert model.model.layers[0].mlp.gate.weight.grad is not None
+
+
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_a_balancer_makes_no_layer_compile_for_itself(
+    make_model: Make, activation_checkpointing: bool
+) -> None:
+    """The layers are the same but for their weights: what one compiles to serves all."""
+    model, ids_BxT = make_model(**SIGMOID).train(), random_ids(2, 8)
+    model.activation_checkpointing = activation_checkpointing
+    balancer = LoadBalancer(model)
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    model.compile_blocks(backend=counter)  # type: ignore[arg-type]
+    for _ in range(2):
+        model(ids_BxT).sum().backward()
+        loads = [block.mlp.gate.load_E for block in model.model.layers]
+        # Activations that are computed again choose again, every layer as often: only signs are looked at.
+        assert all(float(load_E.sum()) in (32.0, 64.0) for load_E in loads)
+        graphs = counter.frame_count
+        balancer.update()
+        assert all(float(load_E.sum()) == 0 for load_E in loads)
+    alone = make_model(**SIGMOID, num_hidden_layers=1).train()
+    alone.activation_checkpointing = activation_checkpointing
+    LoadBalancer(alone)
+    torch._dynamo.reset()
+    of_one_layer = CompileCounter()
+    alone.compile_blocks(backend=of_one_layer)  # type: ignore[arg-type]
+    alone(ids_BxT).sum().backward()
+    assert len(model.model.layers) > 1 and graphs == counter.frame_count == of_one_layer.frame_count
