@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from stages.pretrain.recipe import MICRO_BATCH_TOKENS, Recipe
 from stages.pretrain.spec import PretrainConfig
 from stages.runtime.session import StageSession
 from stages.whitebox.batches import positions_within
-from stages.whitebox.device import Device, memory_bytes
+from stages.whitebox.device import Device, is_out_of_memory, memory_bytes
 from stages.whitebox.experts import MixtureOfExperts
 from stages.whitebox.memory_probe import count_rows_that_fit, largest_that_runs
 from stages.whitebox.model import CausalLM
@@ -53,6 +54,33 @@ def fit_micro_batch(
         remembered.parent.mkdir(parents=True, exist_ok=True)
         remembered.write_text(json.dumps({"micro_batch_size": size, "device": where}), encoding="utf-8")
     return replace(recipe, micro_batch_size=size)
+
+
+@contextmanager
+def smaller_after_a_lack_of_memory(
+    config: PretrainConfig, recipe: Recipe, session: StageSession
+) -> Iterator[None]:
+    """Where memory runs out all the same, the remembered size is halved, so that building again goes on.
+
+    A probe cannot see all: what others take of the memory later, and what a fragmented heap has no room for.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        size = recipe.micro_batch_size
+        if is_out_of_memory(error) and config.micro_batch_size == "auto" and size > 1:
+            _remember_smaller(session.work_dir / REMEMBERED, recipe, session)
+        raise
+
+
+def _remember_smaller(path: Path, recipe: Recipe, session: StageSession) -> None:
+    smaller = largest_part(recipe.rows_per_step, recipe.micro_batch_size // 2)
+    remembered = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**remembered, "micro_batch_size": smaller}), encoding="utf-8")
+    session.warn(
+        f"memory ran out with {recipe.micro_batch_size} rows at a time: build again, and it goes on from its "
+        f"checkpoint with {smaller}"
+    )
 
 
 class _Step:

@@ -12,7 +12,7 @@ import torch
 
 from stages.pretrain.balance import balancing, with_router_loss
 from stages.pretrain.launch import launch, processes_here
-from stages.pretrain.micro_batch import fit_micro_batch
+from stages.pretrain.micro_batch import fit_micro_batch, smaller_after_a_lack_of_memory
 from stages.pretrain.mistakes import explained
 from stages.pretrain.recipe import Recipe, make_recipe, recipe_rows
 from stages.pretrain.references import References, measure_references
@@ -76,18 +76,19 @@ def train_base_model(
         with processes.reading(model):
             model.eval()  # the probe left it in training mode, in which layers are compiled
             watch.before()
-        summary = train(
-            model,
-            batches,
-            loss_fn,
-            trainer_settings(config, recipe, accumulation_steps, device.compute_dtype),
-            checkpoint_dir=session.work_dir / "checkpoints",
-            on_step=balancing(model, watch.on_step),
-            evaluate=watch.evaluate,
-            should_stop=session.should_stop,
-            log=session.log,
-            processes=processes,
-        )
+        with smaller_after_a_lack_of_memory(config, recipe, session):
+            summary = train(
+                model,
+                batches,
+                loss_fn,
+                trainer_settings(config, recipe, accumulation_steps, device.compute_dtype),
+                checkpoint_dir=session.work_dir / "checkpoints",
+                on_step=balancing(model, watch.on_step),
+                evaluate=watch.evaluate,
+                should_stop=session.should_stop,
+                log=session.log,
+                processes=processes,
+            )
         watch.draw(summary, references)
         with processes.reading(model):
             held_out = watch.held_out(config.final_validation_tokens)

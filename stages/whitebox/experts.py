@@ -47,7 +47,7 @@ class Router(nn.Module):
 
     e_score_correction_bias: Tensor
     load_E: Tensor | None
-    """Tokens that took each expert in training since a `LoadBalancer` asked last; None where there is none."""
+    """How many tokens took each expert in training since a `LoadBalancer` asked; None where none asks."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

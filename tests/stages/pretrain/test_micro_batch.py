@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from stages.pretrain import micro_batch
+from stages.pretrain import run as running
 from stages.pretrain.micro_batch import REMEMBERED, fit_micro_batch
 from stages.pretrain.recipe import Recipe, make_recipe
 from stages.pretrain.run import next_token_loss
 from stages.pretrain.spec import PretrainConfig
+from stages.runtime.errors import UserError
 from stages.runtime.session import StageSession
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.device import Device
@@ -106,3 +109,33 @@ def test_a_pass_that_fails_leaves_no_activations_with_the_routers() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         step(2)
     assert [layer.mlp.routing for layer in model.model.layers] == [None]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("no device")])
+def test_memory_that_runs_out_after_the_probe_makes_the_next_start_smaller(
+    config: PretrainConfig,
+    inputs: dict[str, Path],
+    session: StageSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    read_events: Events,
+    error: Exception,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    config = PretrainConfig(**{**config.model_dump(), "micro_batch_size": "auto"})
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "train", fail)
+        with pytest.raises((UserError, RuntimeError)) as caught:
+            running.run(config, inputs, {"model": tmp_path / "model"}, session)
+    remembered = json.loads((session.work_dir / REMEMBERED).read_text())
+    is_memory = isinstance(error, torch.OutOfMemoryError)
+    assert remembered["micro_batch_size"] == (4 if is_memory else 8)
+    assert isinstance(caught.value, UserError) == is_memory
+    warned = [event["message"] for event in read_events("log") if event["level"] == "warning"]
+    assert any("memory ran out with 8 rows at a time" in text for text in warned) == is_memory
+    (tmp_path / "model").mkdir()
+    running.run(config, inputs, {"model": tmp_path / "model"}, session)
+    recipes = [event["rows"] for event in read_events("table") if event["name"] == "pretrain_recipe"]
+    assert f"x {remembered['micro_batch_size']} rows" in dict(recipes[-1])["one update"]
