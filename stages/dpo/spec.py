@@ -122,7 +122,7 @@ class DpoConfig(StageConfig):
     """Questions to answer at each evaluation; the same as in sft."""
     sample_tokens: PositiveInt = 48
     """Tokens of one sample."""
-    updates: PositiveInt = 40
+    updates: PositiveInt = 80
     """How many updates grpo and ppo make."""
     prompts_per_step: PositiveInt = 16
     """Different tasks that are answered for one update."""
