@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from stages.dpo.run import run
@@ -25,8 +26,11 @@ polls = iter(range(1, 10**6))
 
 
 def poll() -> bool:
-    """Asked after every step; the checkpoint of the step before is written by then."""
+    """Asked after every step. Checkpoints are written by a thread: the kill waits until one is there."""
     if next(polls) == int(kill_after):
+        waits_until = time.monotonic() + 60
+        while not any(Path(work).glob("checkpoints/step-*")) and time.monotonic() < waits_until:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     return False
 
