@@ -16,6 +16,7 @@ MICRO_BATCH_TOKENS = 4096
 MEMORY_SHARE_FOR_ACTIVATIONS = 0.25
 MUON_BATCH = 2
 """Muon loses less by large batches (Shah et al. 2025, arXiv:2505.02222), and its updates cost more."""
+MATRIX_LEARNING_RATE = 0.02
 EMBEDDING_LEARNING_RATE, EMBEDDING_WIDTH = 0.02, 256
 """Measured at this width beside Muon; it falls with the root of the width, as each row grows longer."""
 
@@ -83,12 +84,11 @@ def make_recipe(config: PretrainConfig, model: ModelConfig, memory_bytes: int) -
     # Who or what divides an update never changes it, so that every machine makes the same steps.
     micro = largest_part(rows_per_step, at_once)
     total_steps = max(1, round(budget / (rows_per_step * config.context_tokens)))
-    again = config.continue_learning_rate_fraction if config.continue_from else 1.0
     return Recipe(
         model=model,
         context_tokens=config.context_tokens,
-        learning_rate=again * _learning_rate(config, model, budget),
-        matrix_learning_rate=again * config.matrix_learning_rate if config.optimizer == "muon" else None,
+        learning_rate=_learning_rate(config, model, budget),
+        matrix_learning_rate=_matrix_learning_rate(config) if config.optimizer == "muon" else None,
         rows_per_step=rows_per_step,
         micro_batch_size=micro,
         total_steps=total_steps,
@@ -183,8 +183,21 @@ def _learning_rate(config: PretrainConfig, model: ModelConfig, train_tokens: int
     if config.learning_rate != "auto":
         return config.learning_rate
     if config.optimizer == "muon":
-        return EMBEDDING_LEARNING_RATE * math.sqrt(EMBEDDING_WIDTH / model.hidden_size)
-    return step_law_learning_rate(model.num_matrix_params(), train_tokens)
+        fresh = EMBEDDING_LEARNING_RATE * math.sqrt(EMBEDDING_WIDTH / model.hidden_size)
+    else:
+        fresh = step_law_learning_rate(model.num_matrix_params(), train_tokens)
+    return _share_of_peak(config) * fresh
+
+
+def _matrix_learning_rate(config: PretrainConfig) -> float:
+    if config.matrix_learning_rate != "auto":
+        return config.matrix_learning_rate
+    return _share_of_peak(config) * MATRIX_LEARNING_RATE
+
+
+def _share_of_peak(config: PretrainConfig) -> float:
+    """For peaks that are left to us: a model that goes on forgets less with a smaller one."""
+    return config.continue_learning_rate_fraction if config.continue_from else 1.0
 
 
 def _rows_within(model: ModelConfig, context_tokens: int, memory_bytes: int) -> int:

@@ -92,8 +92,9 @@ class PretrainConfig(StageConfig):
     """Of the layers' matrices; embeddings and norms always have AdamW."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
     """AdamW's peak; "auto" follows from the width, or without Muon from the Step Law (arXiv:2503.04715)."""
-    matrix_learning_rate: PositiveFloat = 0.02
-    """Muon's peak. It is the length of an update whatever the width, so it follows from nothing."""
+    matrix_learning_rate: PositiveFloat | Literal["auto"] = "auto"
+    """Muon's peak; "auto" is 0.02: it is the length of an update whatever the width, so it follows from
+    nothing."""
     warmup_fraction: Fraction = 0.05
     """Share of the steps in which the learning rate rises to its peak."""
     decay_fraction: Fraction = 0.95
@@ -123,8 +124,8 @@ class PretrainConfig(StageConfig):
     continue_from: str = ""
     """A model folder, ours or Hugging Face's, to go on from: its weights, in its shape."""
     continue_learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """A model that goes on warms up again to this share of the peak that a fresh one would have, also where
-    that is set by hand."""
+    """A model that goes on warms up again to this share of a fresh one's peak. Only of peaks that are "auto":
+    one that is set by hand is taken as it is."""
     seed: int = 0
     """Of the first weights and of the order of the documents."""
     num_threads: Annotated[int, Field(ge=0)] = 0
@@ -189,6 +190,9 @@ class PretrainConfig(StageConfig):
             self.refuse_without_effect(names, "without num_experts; leave it out")
         if self.optimizer != "muon":
             self.refuse_without_effect(["matrix_learning_rate"], 'with optimizer = "adamw"; leave it out')
+        if self.continue_from and self._peaks_are_by_hand:
+            why = "where every learning rate is set by hand: these are taken as they are; leave it out"
+            self.refuse_without_effect(["continue_learning_rate_fraction"], why)
         if self.nodes == 1:
             self.refuse_without_effect(["rendezvous"], "with one node; leave it out")
         if self.num_experts and not self.qk_norm:
@@ -199,6 +203,11 @@ class PretrainConfig(StageConfig):
                 f"{self.num_experts}"
             )
         return self
+
+    @property
+    def _peaks_are_by_hand(self) -> bool:
+        has_muon = self.optimizer == "muon"
+        return self.learning_rate != "auto" and not (has_muon and self.matrix_learning_rate == "auto")
 
     def _refuse_beside(self, whole: str, names: tuple[str, ...]) -> None:
         why = f"with {whole} = {getattr(self, whole)!r}; leave one of the two out"

@@ -164,8 +164,26 @@ def test_a_model_that_goes_on_takes_a_smaller_peak_and_warms_up(
     fresh = make_recipe(config, shape, 2**33)
     going_on = make_recipe(changed(config, continue_from=str(earlier)), shape, 2**33)
     assert going_on.learning_rate == fresh.learning_rate / 4
-    assert going_on.matrix_learning_rate == config.matrix_learning_rate / 4
+    assert fresh.matrix_learning_rate is not None and going_on.matrix_learning_rate is not None
+    assert going_on.matrix_learning_rate == fresh.matrix_learning_rate / 4
     assert going_on.warmup_steps == fresh.warmup_steps
+
+
+def test_a_peak_that_is_set_by_hand_is_taken_as_it_is(config: PretrainConfig, earlier: Path) -> None:
+    def peaks(**fields: object) -> tuple[float, float | None]:
+        going_on = changed(config, **{"continue_from": str(earlier), **fields})
+        recipe = make_recipe(going_on, ModelConfig.from_depth(1, 320), 2**33)
+        return recipe.learning_rate, recipe.matrix_learning_rate
+
+    automatic, of_muon = peaks()
+    assert peaks(learning_rate=0.003) == (0.003, of_muon)
+    assert peaks(matrix_learning_rate=0.02) == (automatic, 0.02)  # what a fresh model would have, by name
+    assert peaks(learning_rate=0.003, optimizer="adamw") == (0.003, None)
+    assert peaks(learning_rate=0.003, continue_learning_rate_fraction=0.5) == (0.003, 0.01)
+    both: dict[str, object] = {"learning_rate": 0.003, "matrix_learning_rate": 0.01}
+    for by_hand in (both, {"learning_rate": 0.003, "optimizer": "adamw"}):
+        with pytest.raises(ValueError, match=r"continue_learning_rate_fraction = 0\.5 has no effect where"):
+            peaks(**by_hand, continue_learning_rate_fraction=0.5)
 
 
 def test_the_weights_and_not_their_place_are_in_the_key(
