@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 
 from stages.pretrain.recipe import MICRO_BATCH_TOKENS, Recipe
 from stages.pretrain.spec import PretrainConfig
+from stages.runtime.errors import RetryableError
 from stages.runtime.session import StageSession
 from stages.whitebox.batches import positions_within
 from stages.whitebox.device import Device, is_out_of_memory, memory_bytes
@@ -63,24 +65,38 @@ def smaller_after_a_lack_of_memory(
     """Where memory runs out all the same, the remembered size is halved, so that building again goes on.
 
     A probe cannot see all: what others take of the memory later, and what a fragmented heap has no room for.
+
+    Raises:
+        RetryableError: memory ran out, and the next start takes fewer rows at a time; in every process, as
+            any may be the one that is heard.
+        RuntimeError: as it came, where that cannot be: one row at a time, a size set by hand, or a process of
+            another machine than that which remembers.
     """
     try:
         yield
     except RuntimeError as error:
         size = recipe.micro_batch_size
-        if is_out_of_memory(error) and config.micro_batch_size == "auto" and size > 1:
-            _remember_smaller(session.work_dir / REMEMBERED, recipe, session)
-        raise
+        if not is_out_of_memory(error) or config.micro_batch_size != "auto" or size == 1:
+            raise
+        smaller = largest_part(recipe.rows_per_step, size // 2)
+        if not _remember_instead(session.work_dir / REMEMBERED, smaller):
+            raise
+        raise RetryableError(
+            f"memory ran out with {size} rows at a time: {str(error).splitlines()[0]}",
+            hint=f"build again: it goes on from its checkpoint with {smaller} rows at a time",
+        ) from error
 
 
-def _remember_smaller(path: Path, recipe: Recipe, session: StageSession) -> None:
-    smaller = largest_part(recipe.rows_per_step, recipe.micro_batch_size // 2)
-    remembered = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**remembered, "micro_batch_size": smaller}), encoding="utf-8")
-    session.warn(
-        f"memory ran out with {recipe.micro_batch_size} rows at a time: build again, and it goes on from its "
-        f"checkpoint with {smaller}"
-    )
+def _remember_instead(path: Path, size: int) -> bool:
+    """Whether it could be done. In one step, as other processes may do the same at this moment."""
+    try:
+        remembered = json.loads(path.read_text(encoding="utf-8"))
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps({**remembered, "micro_batch_size": size}), encoding="utf-8")
+        partial.replace(path)
+    except (OSError, ValueError):  # it must not hide the lack of memory
+        return False
+    return True
 
 
 class _Step:

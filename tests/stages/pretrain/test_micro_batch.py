@@ -13,11 +13,11 @@ import torch
 
 from stages.pretrain import micro_batch
 from stages.pretrain import run as running
-from stages.pretrain.micro_batch import REMEMBERED, fit_micro_batch
+from stages.pretrain.micro_batch import REMEMBERED, fit_micro_batch, smaller_after_a_lack_of_memory
 from stages.pretrain.recipe import Recipe, make_recipe
 from stages.pretrain.run import next_token_loss
 from stages.pretrain.spec import PretrainConfig
-from stages.runtime.errors import UserError
+from stages.runtime.errors import RetryableError
 from stages.runtime.session import StageSession
 from stages.whitebox.config import ModelConfig
 from stages.whitebox.device import Device
@@ -127,15 +127,48 @@ def test_memory_that_runs_out_after_the_probe_makes_the_next_start_smaller(
     config = PretrainConfig(**{**config.model_dump(), "micro_batch_size": "auto"})
     with monkeypatch.context() as patch:
         patch.setattr(running, "train", fail)
-        with pytest.raises((UserError, RuntimeError)) as caught:
+        with pytest.raises((RetryableError, RuntimeError)) as caught:
             running.run(config, inputs, {"model": tmp_path / "model"}, session)
     remembered = json.loads((session.work_dir / REMEMBERED).read_text())
     is_memory = isinstance(error, torch.OutOfMemoryError)
     assert remembered["micro_batch_size"] == (4 if is_memory else 8)
-    assert isinstance(caught.value, UserError) == is_memory
-    warned = [event["message"] for event in read_events("log") if event["level"] == "warning"]
-    assert any("memory ran out with 8 rows at a time" in text for text in warned) == is_memory
+    assert isinstance(caught.value, RetryableError) == is_memory
+    assert ("memory ran out with 8 rows at a time: CUDA out of memory" in str(caught.value)) == is_memory
+    assert ("goes on from its checkpoint with 4 rows at a time" in str(caught.value)) == is_memory
     (tmp_path / "model").mkdir()
     running.run(config, inputs, {"model": tmp_path / "model"}, session)
     recipes = [event["rows"] for event in read_events("table") if event["name"] == "pretrain_recipe"]
     assert f"x {remembered['micro_batch_size']} rows" in dict(recipes[-1])["one update"]
+
+
+@pytest.mark.parametrize("rows", [24, 12, 9, 8, 3, 2, 1])
+def test_a_lack_of_memory_halves_the_size_down_to_one_row(
+    fit: Case, rows: int, session: StageSession
+) -> None:
+    config = PretrainConfig(depth=1, context_tokens=32, global_batch_tokens=32 * 72, train_tokens=6000)
+    recipe = replace(make_recipe(config, fit.shape, 2**40), micro_batch_size=rows)
+    path = session.work_dir / REMEMBERED
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"micro_batch_size": rows, "device": "cpu"}))
+    with pytest.raises((RetryableError, torch.OutOfMemoryError)) as caught:
+        _run_out(config, recipe, session)
+    assert isinstance(caught.value, RetryableError) == (rows > 1)
+    expected = {24: 12, 12: 6, 9: 4, 8: 4, 3: 1, 2: 1, 1: 1}[rows]
+    assert json.loads(path.read_text()) == {"micro_batch_size": expected, "device": "cpu"}
+    assert list(path.parent.glob("*micro_batch*")) == [path]
+
+
+def test_a_lack_of_memory_is_raised_as_it_is_where_nothing_is_remembered(
+    fit: Case, session: StageSession
+) -> None:
+    """A size that was set by hand, and a process of a machine that is not the first."""
+    config = PretrainConfig(depth=1, context_tokens=32, global_batch_tokens=32 * 72, train_tokens=6000)
+    for chosen in (config, PretrainConfig(**{**config.model_dump(), "micro_batch_size": 24})):
+        with pytest.raises(torch.OutOfMemoryError):
+            _run_out(chosen, make_recipe(chosen, fit.shape, 2**40), session)
+    assert not (session.work_dir / REMEMBERED).exists()
+
+
+def _run_out(config: PretrainConfig, recipe: Recipe, session: StageSession) -> None:
+    with smaller_after_a_lack_of_memory(config, recipe, session):
+        raise torch.OutOfMemoryError("CUDA out of memory")
