@@ -14,8 +14,11 @@ OnStep = Callable[[int, dict[str, float]], None]
 def with_router_loss(model: CausalLM, loss: StepLoss) -> StepLoss:
     """Adds the gradient of the load-balancing loss and not its value, so that losses compare.
 
-    The loss is that of the tokens at hand, as in transformers: of a micro batch, in each process of its own.
-    So the micro batch, alone of all models, has a part in the update; the bias counts the whole update.
+    The loss is that of the tokens of this call, one micro batch in one process. It is a product of two means,
+    so the losses of parts do not add up to that of the whole: the number of rows at a time, and of processes,
+    has a part in the gradient (of weight `router_aux_loss_coef`), which it has in no other model. So it is in
+    transformers, whose models add the loss of the tokens of one forward pass.
+    With the sigmoid router there is no such loss: its bias counts the tokens of the whole update.
 
     The metric `router_loss` is `num_experts_per_tok` when the loads are equal.
     """

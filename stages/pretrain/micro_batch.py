@@ -44,7 +44,8 @@ def fit_micro_batch(
     """The recipe with the micro batch that memory has room for; a size set by hand stays.
 
     The gradient of an update is a float32 sum over its micro batches, so another size changes the last bits
-    and nothing else. For a resume to be exact in these too the size is remembered in the working folder.
+    and nothing else, but for the balancing loss of experts (`with_router_loss`). For a resume to be exact in
+    these too the size is remembered in the working folder.
     """
     if config.micro_batch_size != "auto":
         return recipe
