@@ -62,7 +62,7 @@ class PretrainConfig(StageConfig):
 
     depth: Annotated[int, Field(ge=1, le=64)] = 4
     """Layers. Width (64 per layer), heads, learning rate, batch and token budget follow from it. Passed over
-    where `architecture` names a known model."""
+    where `architecture`, `shape_from` or `continue_from` has the shape."""
     architecture: Architecture = "depth"
     """The shape: what follows from `depth`, or that of a known model (stages/whitebox/shapes.py)."""
     shape_from: str = ""
@@ -78,7 +78,8 @@ class PretrainConfig(StageConfig):
     """What keeps the experts' loads equal: a loss (the model is a Qwen3-MoE), or DeepSeek-V3's bias beside
     one shared expert (a dots1; arXiv:2408.15664)."""
     context_tokens: Annotated[int, Field(ge=8)] = 512
-    """Tokens of one training row, and the longest text that the model can read."""
+    """Tokens of one training row, and the longest text that the model can read; where its shape is that of a
+    file or of an earlier model, it keeps the context that this names, which must be no shorter."""
     train_tokens: PositiveInt | Literal["chinchilla"] = "chinchilla"
     """Tokens to train on; "chinchilla" is 20 per parameter (Hoffmann et al. 2022, arXiv:2203.15556)."""
     global_batch_tokens: PositiveInt | Literal["auto"] = "auto"

@@ -88,7 +88,13 @@ def test_trained_stopped_resumed_and_opened_elsewhere(
         wanted = ModelConfig.from_hf({**FILES[kind], "vocab_size": 320})
         ids = {name: getattr(wanted, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         assert replace(model.config, **ids) == wanted
-        assert peer.config.rope_parameters["rope_type"] == FILES[kind]["rope_scaling"]["rope_type"]
+        named = transformers.AutoConfig.for_model(**FILES[kind])
+        assert peer.config.rope_parameters.items() >= named.rope_parameters.items()
+        for name in SIZES.keys() - {"vocab_size"} | {"tie_word_embeddings"}:
+            assert getattr(peer.config, name) == getattr(named, name), name
+        attention = peer.model.layers[0].self_attn
+        biases = [part.bias for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        assert all((bias is not None and bias.any()) == kind.startswith("Qwen2") for bias in biases)
     if kind == "Dots1":
         biases = torch.stack([block.mlp.gate.e_score_correction_bias for block in model.model.layers])
         assert (biases != 0).any()
