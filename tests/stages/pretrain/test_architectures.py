@@ -111,11 +111,11 @@ def test_experts_in_two_processes_come_out_as_in_one(
 ) -> None:
     """Begun with ddp, killed, ended with fsdp. One row at a time, so the balancing loss sees the same."""
     fields: dict[str, Any] = {"num_experts": 4, "expert_balance": balance, "micro_batch_size": 1}
-    fields |= {"train_tokens": 12_000, "evaluations": 1, "precision": "float32"}
+    fields |= {"train_tokens": 5_000, "evaluations": 1, "precision": "float32"}
     fields |= {"checkpoint_every_seconds": 0.2}
     alone = PretrainConfig(**{**config.model_dump(), **fields})
     program = make_program(PretrainConfig(**{**alone.model_dump(), "processes": 2, "data_parallel": "ddp"}))
-    code, text = program.end_with(signal.SIGKILL, after_step=5)
+    code, text = program.end_with(signal.SIGKILL, after_step=3)
     assert code == -signal.SIGKILL, text
     other = PretrainConfig(**{**alone.model_dump(), "processes": 2, "data_parallel": "fsdp"})
     assert "going on after step" in make_program(other).finish()
